@@ -1,0 +1,32 @@
+"""Every table, imported here so that `SQLModel.metadata` is complete for Alembic."""
+
+from sqlmodel import SQLModel
+
+from db.models import (
+    cart,
+    conversation,
+    idempotency,
+    inventory,
+    notification,
+    order,
+    outbox,
+    payment,
+    product,
+    user,
+)
+
+metadata = SQLModel.metadata
+
+__all__ = [
+    "cart",
+    "conversation",
+    "idempotency",
+    "inventory",
+    "metadata",
+    "notification",
+    "order",
+    "outbox",
+    "payment",
+    "product",
+    "user",
+]

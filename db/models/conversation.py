@@ -1,0 +1,60 @@
+"""Conversations with agents, and the risky actions that wait in them for a person."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Index, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+from db.types import ActionId, ConversationId, UserId, UtcDateTime, enum_field, new_id
+
+
+class Conversation(SQLModel, table=True):
+    """`state` is Pydantic AI's serialised conversation (history and usage); `transcript` is what
+    people saw. A guest's conversation belongs to the holder of its secret."""
+
+    __tablename__ = "conversation"
+    __table_args__ = (Index("ix_conversation_user_id_id", "user_id", "id"),)
+
+    id: ConversationId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    user_id: UserId | None = Field(default=None, sa_type=Uuid)
+    secret_sha256: str | None = Field(default=None, max_length=64)
+    title: str = Field(default="", max_length=200)
+    state: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB)
+    transcript: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSONB)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ActionStatus(StrEnum):
+    PENDING = "pending"
+    EXECUTING = "executing"
+    EXECUTED = "executed"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+class PendingAction(SQLModel, table=True):
+    """What an agent proposed and a person has to approve: single-use, bound to actor and
+    sha256 of the canonical arguments, expiring."""
+
+    __tablename__ = "pending_action"
+    __table_args__ = (Index("ix_pending_action_actor_id_id", "actor_id", "id"),)
+
+    id: ActionId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    conversation_id: ConversationId | None = Field(default=None, index=True, sa_type=Uuid)
+    actor_id: UUID = Field(sa_type=Uuid, description="User, or the cart of a guest.")
+    actor_role: str = Field(max_length=32)
+    operation: str = Field(max_length=100)
+    arguments: dict[str, Any] = Field(sa_type=JSONB)
+    arguments_sha256: str = Field(max_length=64)
+    preview: dict[str, Any] = Field(sa_type=JSONB)
+    status: ActionStatus = enum_field(ActionStatus.PENDING)
+    result: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    decided_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    decided_by: UUID | None = Field(default=None, sa_type=Uuid)

@@ -1,0 +1,107 @@
+"""Orders: three independent states, their transitions, and lines copied at the time of sale."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Identity, Index, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+from db.types import CartId, Money, OrderId, UserId, UtcDateTime, enum_field, new_id
+
+
+class OrderStatus(StrEnum):
+    PENDING = "pending"
+    PLACED = "placed"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+ORDER_TRANSITIONS: Mapping[OrderStatus, frozenset[OrderStatus]] = {
+    OrderStatus.PENDING: frozenset({OrderStatus.PLACED, OrderStatus.CANCELLED}),
+    OrderStatus.PLACED: frozenset({OrderStatus.COMPLETED, OrderStatus.CANCELLED}),
+    OrderStatus.COMPLETED: frozenset(),
+    OrderStatus.CANCELLED: frozenset(),
+}
+assert ORDER_TRANSITIONS.keys() == set(OrderStatus)
+
+
+class PaymentStatus(StrEnum):
+    PENDING = "pending"
+    AUTHORIZED = "authorized"
+    CAPTURED = "captured"
+    FAILED = "failed"
+    VOIDED = "voided"
+    REFUNDED = "refunded"
+
+
+class FulfillmentStatus(StrEnum):
+    UNFULFILLED = "unfulfilled"
+    FULFILLED = "fulfilled"
+
+
+class Order(SQLModel, table=True):
+    """A sale. `cart_id` is unique: one cart makes one order, whatever races."""
+
+    __tablename__ = "orders"
+    __table_args__ = (
+        CheckConstraint(
+            "total_amount = subtotal_amount + shipping_amount + tax_amount - discount_amount",
+            name="total_adds_up",
+        ),
+        CheckConstraint("total_amount >= 0", name="total_not_negative"),
+        Index("ix_orders_customer_id_id", "customer_id", "id"),
+        Index("ix_orders_status_id", "status", "id"),
+        Index("ix_orders_placed_at", "placed_at"),
+    )
+
+    id: OrderId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    number: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger, Identity(start=1001), unique=True, nullable=False),
+    )
+    cart_id: CartId | None = Field(
+        default=None, foreign_key="cart.id", unique=True, sa_type=Uuid
+    )
+    customer_id: UserId | None = Field(default=None, foreign_key="app_user.id", sa_type=Uuid)
+    email: str = Field(max_length=254)
+    status: OrderStatus = enum_field(OrderStatus.PENDING)
+    payment_status: PaymentStatus = enum_field(PaymentStatus.PENDING)
+    fulfillment_status: FulfillmentStatus = enum_field(FulfillmentStatus.UNFULFILLED)
+    currency: str = Field(max_length=3)
+    subtotal_amount: int = Field(sa_type=BigInteger)
+    shipping_amount: int = Field(default=0, sa_type=BigInteger)
+    tax_amount: int = Field(default=0, sa_type=BigInteger)
+    discount_amount: int = Field(default=0, sa_type=BigInteger)
+    total_amount: int = Field(sa_type=BigInteger)
+    shipping_address: dict[str, Any] = Field(sa_type=JSONB)
+    shipping_method: str = Field(max_length=64)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    placed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    cancelled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+    @property
+    def total(self) -> Money:
+        return Money(self.total_amount, self.currency)
+
+
+class OrderLine(SQLModel, table=True):
+    __tablename__ = "order_line"
+    __table_args__ = (
+        CheckConstraint("quantity > 0", name="quantity_positive"),
+        CheckConstraint("total_amount = unit_price_amount * quantity", name="line_adds_up"),
+    )
+
+    id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    order_id: OrderId = Field(
+        foreign_key="orders.id", ondelete="CASCADE", index=True, sa_type=Uuid
+    )
+    sku: str = Field(max_length=64, index=True)
+    product_id: UUID = Field(sa_type=Uuid)
+    title: str = Field(max_length=600)
+    quantity: int
+    unit_price_amount: int = Field(sa_type=BigInteger)
+    total_amount: int = Field(sa_type=BigInteger)

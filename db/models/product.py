@@ -1,0 +1,86 @@
+"""The catalogue: categories, products and the variants that are sold."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Computed, Index, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlmodel import Field, SQLModel
+
+from db.types import ProductId, UtcDateTime, enum_field, new_id
+
+
+class ProductStatus(StrEnum):
+    DRAFT = "draft"
+    ACTIVE = "active"
+    ARCHIVED = "archived"
+
+
+class Category(SQLModel, table=True):
+    __tablename__ = "category"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    slug: str = Field(max_length=120, unique=True)
+    name: str = Field(max_length=200)
+    parent_id: UUID | None = Field(
+        default=None, foreign_key="category.id", index=True, sa_type=Uuid
+    )
+
+
+class Product(SQLModel, table=True):
+    """What a shopper sees. `handle` is the merchant's stable key and the key of imports."""
+
+    __tablename__ = "product"
+    __table_args__ = (
+        Index("ix_product_search", "search", postgresql_using="gin"),
+        Index("ix_product_category_id_id", "category_id", "id"),
+        Index("ix_product_title_trgm", "title", postgresql_using="gin",
+              postgresql_ops={"title": "gin_trgm_ops"}),
+    )
+
+    id: ProductId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    handle: str = Field(max_length=200, unique=True)
+    title: str = Field(max_length=300)
+    description: str = Field(default="", sa_type=Text)
+    brand: str = Field(default="", max_length=200)
+    category_id: UUID | None = Field(default=None, foreign_key="category.id", sa_type=Uuid)
+    attributes: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB)
+    tags: str = Field(default="", sa_type=Text, description="Space-separated, for search.")
+    image_url: str | None = Field(default=None, max_length=2000)
+    status: ProductStatus = enum_field(ProductStatus.ACTIVE)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+    search: Any = Field(
+        default=None,
+        sa_column=Column(
+            TSVECTOR,
+            Computed(
+                "setweight(to_tsvector('english', title || ' ' || brand), 'A') || "
+                "setweight(to_tsvector('english', tags), 'B') || "
+                "setweight(to_tsvector('english', description), 'C')",
+                persisted=True,
+            ),
+        ),
+    )
+
+
+class Variant(SQLModel, table=True):
+    """One sellable SKU of a product."""
+
+    __tablename__ = "variant"
+    __table_args__ = (CheckConstraint("price_amount >= 0", name="price_not_negative"),)
+
+    sku: str = Field(primary_key=True, max_length=64)
+    product_id: ProductId = Field(
+        foreign_key="product.id", ondelete="CASCADE", index=True, sa_type=Uuid
+    )
+    title: str = Field(default="", max_length=300, description="What sets it apart: `Blue / M`.")
+    options: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB)
+    price_amount: int = Field(sa_type=BigInteger, description="Minor units of `currency`.")
+    currency: str = Field(max_length=3)
+    barcode: str | None = Field(default=None, max_length=64)
+    weight_g: int | None = None
+    is_active: bool = True
+    position: int = 0

@@ -1,0 +1,49 @@
+"""People and programs that sign in, and the refresh tokens they hold."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import Uuid
+from sqlmodel import Field, SQLModel
+
+from db.types import UserId, UtcDateTime, enum_field, new_id
+
+
+class Role(StrEnum):
+    CUSTOMER = "customer"
+    MERCHANT = "merchant"
+    ADMIN = "admin"
+    SYSTEM = "system"
+
+
+class User(SQLModel, table=True):
+    """One sign-in. `email` is stored lower-case, so its unique index is case-blind."""
+
+    __tablename__ = "app_user"
+
+    id: UserId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    email: str = Field(max_length=254, unique=True)
+    name: str = Field(max_length=200)
+    password_hash: str
+    role: Role = enum_field(Role.CUSTOMER)
+    is_active: bool = True
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class RefreshToken(SQLModel, table=True):
+    """One link of a rotation chain. Presenting a rotated one again revokes its whole family
+    (RFC 9700, section 4.14.2)."""
+
+    __tablename__ = "refresh_token"
+
+    id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    family_id: UUID = Field(index=True, sa_type=Uuid)
+    user_id: UserId = Field(
+        foreign_key="app_user.id", ondelete="CASCADE", index=True, sa_type=Uuid
+    )
+    token_sha256: str = Field(max_length=64, unique=True)
+    issued_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    rotated_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

@@ -1,0 +1,70 @@
+"""Settings from the environment (and `.env`); every variable starts with `SHOPKEEPER_` except the
+two addresses and the model key that other tools share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PLACEHOLDER_SECRET = "development-only-secret-change-me-please"
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="SHOPKEEPER_", env_file=".env", extra="ignore", populate_by_name=True
+    )
+
+    environment: Environment = Environment.DEVELOPMENT
+    data_dir: Path = Field(default=Path(".shopkeeper"), description="Embedded servers' home.")
+    database_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("DATABASE_URL", "SHOPKEEPER_DATABASE_URL")
+    )
+    redis_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("REDIS_URL", "SHOPKEEPER_REDIS_URL")
+    )
+    secret: SecretStr = SecretStr(PLACEHOLDER_SECRET)
+    currency: str = Field(default="EUR", pattern="^[A-Z]{3}$")
+    shop_name: str = "Harbour & Pine"
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    database_pool_size: int = Field(default=10, ge=1, le=200)
+    statement_timeout_ms: int = Field(default=10_000, ge=100)
+    access_token_ttl_s: int = Field(default=900, ge=30)
+    refresh_token_ttl_s: int = Field(default=30 * 86_400, ge=60)
+    smtp_host: str = "127.0.0.1"
+    smtp_port: int = 1025
+    smtp_username: str | None = None
+    smtp_password: SecretStr | None = None
+    smtp_starttls: bool = False
+    mail_from: str = "orders@shop.example"
+    openai_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("OPENAI_API_KEY", "SHOPKEEPER_OPENAI_API_KEY")
+    )
+    openai_base_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OPENAI_BASE_URL", "SHOPKEEPER_OPENAI_BASE_URL"),
+    )
+    models: str = Field(
+        default="gpt-5-mini", description="Model names, comma-separated: the fallback chain."
+    )
+    otlp_endpoint: str | None = None
+    request_body_bytes_max: int = 1_048_576
+    request_timeout_s: float = 30.0
+
+    @model_validator(mode="after")
+    def _refuse_placeholder_secrets(self) -> Self:
+        if self.environment is Environment.PRODUCTION:
+            secret = self.secret.get_secret_value()
+            if secret == PLACEHOLDER_SECRET or len(secret) < 32:
+                raise ValueError(
+                    "SHOPKEEPER_SECRET must be set to at least 32 random characters in production "
+                    "(make one with: openssl rand -hex 32)"
+                )
+        return self

@@ -1,0 +1,113 @@
+"""Every fact the shop announces, in the past tense. `tools/handlers.py` says who reacts to which.
+
+Fields are only ever added, with a default; `tests/tools/test_events.py` holds old payloads.
+"""
+
+from uuid import UUID
+
+from db.types import OrderId, PaymentId, ProductId, UserId
+from deps.core import Event
+
+
+class UserRegistered(Event):
+    aggregate = "user"
+    user_id: UserId
+    role: str
+
+
+class RefreshTokenReused(Event):
+    aggregate = "user"
+    user_id: UserId
+    family_id: UUID
+
+
+class ProductSaved(Event):
+    aggregate = "product"
+    product_id: ProductId
+    handle: str
+    created: bool
+
+
+class StockAdjusted(Event):
+    aggregate = "product"
+    product_id: ProductId
+    sku: str
+    location: str
+    delta: int
+    on_hand: int
+    reason: str
+
+
+class StockLow(Event):
+    aggregate = "product"
+    product_id: ProductId
+    sku: str
+    available: int
+
+
+class StockReserved(Event):
+    aggregate = "order"
+    order_id: OrderId
+    units: dict[str, int]
+
+
+class StockReleased(Event):
+    aggregate = "order"
+    order_id: OrderId
+    reason: str
+
+
+class OrderCreated(Event):
+    aggregate = "order"
+    order_id: OrderId
+    total_amount: int
+    currency: str
+
+
+class PaymentAuthorized(Event):
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+    amount: int
+    currency: str
+
+
+class PaymentCaptured(Event):
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+    amount: int
+    currency: str
+
+
+class PaymentFailed(Event):
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+    code: str
+
+
+class PaymentVoided(Event):
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+
+
+class OrderPlaced(Event):
+    aggregate = "order"
+    order_id: OrderId
+    number: int
+    customer_id: UserId | None
+    total_amount: int
+    currency: str
+
+
+class OrderCancelled(Event):
+    aggregate = "order"
+    order_id: OrderId
+    reason: str
+
+
+EVENTS: dict[str, type[Event]] = {
+    event.__name__: event for event in Event.__subclasses__() if event.__module__ == __name__
+}
