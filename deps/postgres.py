@@ -1,0 +1,228 @@
+"""The database: its engine with limits on everything, and its migrations."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, NullPool, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from deps.settings import Settings
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "db" / "migrations"
+# "shopkeep" in ASCII: the lock that lets one process at a time migrate a database.
+MIGRATION_LOCK = int.from_bytes(b"shopkeep", "big") & 0x7FFF_FFFF_FFFF_FFFF
+LOCK_TIMEOUT = "5s"
+MIGRATION_LOCK_TIMEOUT = "120s"
+IDLE_IN_TRANSACTION_TIMEOUT = "15s"
+CONNECT_TIMEOUT_S = 5.0
+POOL_TIMEOUT_S = 10.0
+DUPLICATE_DATABASE = "42P04"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be used. The message is one sentence without the password."""
+
+
+class MigrationError(Exception):
+    """Migrations cannot be applied, or do not make what the models say."""
+
+
+def normalise(url: str) -> URL:
+    """Return `url` for the asyncpg driver; `postgres://…?sslmode=…` as platforms hand it out too.
+
+    Raises:
+        DatabaseUnavailable: It is not the address of a PostgreSQL database.
+    """
+    try:
+        parsed = make_url(url)
+    except Exception as error:  # SQLAlchemy raises its own and ValueError, depending on the fault.
+        raise DatabaseUnavailable("DATABASE_URL is not a database address.") from error
+    if parsed.drivername.partition("+")[0] not in ("postgres", "postgresql"):
+        raise DatabaseUnavailable(f"DATABASE_URL names {parsed.drivername}, not postgresql.")
+    query = dict(parsed.query)
+    if "sslmode" in query:
+        query["ssl"] = query.pop("sslmode")
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
+
+
+def create_engine(url: str, settings: Settings, *, name: str = "shopkeeper") -> AsyncEngine:
+    """Make the engine of one process; it connects on first use.
+
+    Args:
+        url: Any PostgreSQL address.
+        settings: For the pool's size and the longest statement.
+        name: Shown in `pg_stat_activity`.
+    """
+    return create_async_engine(
+        normalise(url),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_recycle=1800,
+        pool_pre_ping=False,  # Costs a round trip each time; a broken connection fails one request.
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "server_settings": {
+                "application_name": name,
+                "statement_timeout": str(settings.statement_timeout_ms),
+                "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT,
+                "lock_timeout": LOCK_TIMEOUT,
+                "timezone": "UTC",
+                "jit": "off",
+            },
+        },
+    )
+
+
+def session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Return the factory of sessions; objects stay readable after the commit."""
+    return async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
+
+
+async def ensure_database(url: str) -> bool:
+    """Create the database `url` names, by way of `postgres` on the same server, if it is absent."""
+    target = normalise(url)
+    assert target.database
+    async with _connect(target.set(database="postgres"), autocommit=True) as connection:
+        found = await connection.scalar(
+            text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": target.database}
+        )
+        if found:
+            return False
+        quoted = target.database.replace('"', '""')
+        try:
+            await connection.execute(text(f'CREATE DATABASE "{quoted}"'))
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != DUPLICATE_DATABASE:
+                raise
+            return False  # Another process was faster.
+    return True
+
+
+async def drop_database(url: str) -> None:
+    """Drop the database `url` names and end the sessions in it."""
+    target = normalise(url)
+    assert target.database
+    async with _connect(target.set(database="postgres"), autocommit=True) as connection:
+        quoted = target.database.replace('"', '""')
+        await connection.execute(text(f'DROP DATABASE IF EXISTS "{quoted}" WITH (FORCE)'))
+
+
+async def probe(url: str) -> str:
+    """Connect and return the server's version.
+
+    Raises:
+        DatabaseUnavailable: No connection.
+    """
+    async with _connect(normalise(url)) as connection:
+        return str(await connection.scalar(text("SHOW server_version")))
+
+
+async def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the schema to `revision`. Several processes may call it: one migrates, others wait.
+
+    Raises:
+        DatabaseUnavailable: No connection.
+        MigrationError: A migration failed; it was rolled back.
+    """
+    await _migrate(url, lambda config: command.upgrade(config, revision))
+
+
+async def downgrade(url: str, revision: str) -> None:
+    """Take the schema back to `revision`: `-1` is one step, `base` is empty.
+
+    Raises: As `upgrade`.
+    """
+    await _migrate(url, lambda config: command.downgrade(config, revision))
+
+
+async def check(url: str) -> None:
+    """Assert that the migrated schema is what the models declare.
+
+    Raises:
+        MigrationError: They differ, or the database is not at the newest revision.
+    """
+    await _migrate(url, command.check)
+
+
+async def revisions(url: str) -> tuple[str | None, str | None]:
+    """Return the database's revision and the newest there is."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    async with _connect(normalise(url)) as connection:
+        if not await connection.scalar(text("SELECT to_regclass('alembic_version')")):
+            return None, head
+        current = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return (str(current) if current else None), head
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+async def _migrate(url: str, run: Callable[[Config], None]) -> None:
+    config = _config()
+
+    def within(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        run(config)
+
+    async with _connect(normalise(url)) as connection:
+        # Session-level, so that it spans the transactions of all migrations; the connection is
+        # closed afterwards, which releases it even if we are killed.
+        try:
+            await connection.execute(text(f"SET lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'"))
+            await connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+            # A migration that waits for a table lock stalls every reader behind it.
+            await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+            await connection.commit()
+            await connection.run_sync(within)
+            await connection.commit()
+        except (CommandError, DBAPIError) as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise MigrationError(f"The migration failed: {reason}") from error
+
+
+@asynccontextmanager
+async def _connect(url: URL, *, autocommit: bool = False) -> AsyncIterator[AsyncConnection]:
+    engine = create_async_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={"timeout": CONNECT_TIMEOUT_S},
+        **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
+    )
+    try:
+        try:
+            connection = await engine.connect()
+        except (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, TypeError) as error:
+            raise DatabaseUnavailable(_unavailable(url, error)) from error
+        try:
+            yield connection
+        finally:
+            await connection.close()
+    finally:
+        await engine.dispose()
+
+
+def _unavailable(url: URL, error: BaseException) -> str:
+    place = url.render_as_string(hide_password=True).replace("+asyncpg", "")
+    cause = getattr(error, "orig", None) or error
+    lines = (getattr(cause, "strerror", None) or str(cause)).splitlines()
+    reason = lines[0].partition(">: ")[2] or lines[0] if lines else "no answer in time"
+    return f"The database at {place} cannot be used: {reason.rstrip('.')}."

@@ -1,0 +1,40 @@
+"""The dependencies of a whole process, opened once and closed in order."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from deps.cache import Cache
+from deps.core import Deps
+from deps.gateway import ScriptedGateway
+from deps.mail import SmtpMailer
+from deps.postgres import create_engine, session_factory
+from deps.settings import Settings
+
+
+@asynccontextmanager
+async def open_deps(
+    settings: Settings, *, database_url: str, redis_url: str | None, name: str = "shopkeeper"
+) -> AsyncIterator[Deps]:
+    """Yield dependencies with a guest as the actor; whoever authenticates replaces it.
+
+    Nothing is connected yet: a database that is away fails the first request, not the start.
+
+    Args:
+        settings: Of this process.
+        database_url: Any PostgreSQL address.
+        redis_url: Of Valkey or Redis, or None to run without a cache.
+        name: Shown in `pg_stat_activity`.
+    """
+    engine = create_engine(database_url, settings, name=name)
+    cache = Cache.connect(redis_url) if redis_url else Cache(None)
+    try:
+        yield Deps(
+            db=session_factory(engine),
+            cache=cache,
+            gateway=ScriptedGateway(),
+            mailer=SmtpMailer(settings),
+            settings=settings,
+        )
+    finally:
+        await cache.aclose()
+        await engine.dispose()
