@@ -113,6 +113,18 @@ async def ensure_database(url: str) -> bool:
     return True
 
 
+async def clone_database(url: str, template: str) -> None:
+    """Create the database `url` names as a copy of `template`, to which nobody may be connected."""
+    target = normalise(url)
+    assert target.database
+    async with _connect(target.set(database="postgres"), autocommit=True) as connection:
+        new, old = (name.replace('"', '""') for name in (target.database, template))
+        # Copying files beats logging every block when durability does not matter: 50 to 400 ms.
+        await connection.execute(
+            text(f'CREATE DATABASE "{new}" TEMPLATE "{old}" STRATEGY file_copy')
+        )
+
+
 async def drop_database(url: str) -> None:
     """Drop the database `url` names and end the sessions in it."""
     target = normalise(url)
