@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = None
     request_body_bytes_max: int = 1_048_576
     request_timeout_s: float = 30.0
+    rate_limits: bool = Field(default=True, description="Off for benchmarks and tests only.")
+    trace_sample_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
 
     @model_validator(mode="after")
     def _refuse_placeholder_secrets(self) -> Self:

@@ -1,0 +1,77 @@
+"""Counters of this process, and gauges of the shop read when they are scraped.
+
+Served open, like health: it names routes, statuses and totals, never people or money. An operator
+who wants it private keeps /metrics off the public proxy.
+"""
+
+from typing import Final
+
+from fastapi import APIRouter, Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from starlette.requests import Request
+
+from api.caller import deps_of
+from tools import health
+
+REGISTRY: Final = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+REQUESTS: Final = Counter(
+    "http_requests_total", "Requests answered.", ("method", "route", "status"), registry=REGISTRY
+)
+DURATION: Final = Histogram(
+    "http_request_duration_seconds",
+    "Time until the answer was complete.",
+    ("method", "route"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+IN_FLIGHT: Final = Gauge("http_requests_in_flight", "Requests being handled.", registry=REGISTRY)
+_POOL: Final = Gauge(
+    "db_pool_connections", "Connections of this process, by state.", ("state",), registry=REGISTRY
+)
+_OUTBOX_PENDING: Final = Gauge(
+    "outbox_pending", "Events committed and not yet announced.", registry=REGISTRY
+)
+_OUTBOX_LAG: Final = Gauge(
+    "outbox_lag_seconds", "Age of the oldest event not yet announced.", registry=REGISTRY
+)
+_DEAD_LETTERS: Final = Gauge(
+    "dead_letters", "Deliveries given up and not replayed.", registry=REGISTRY
+)
+_UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ("name",), registry=REGISTRY)
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Return every metric in the Prometheus text format."""
+    deps = deps_of(request.scope)
+    for state, count in health.pool(deps).items():
+        _POOL.labels(state).set(count)
+    report = await health.check(deps)
+    for check in report.checks:
+        _UP.labels(check.name).set(check.ok)
+    if report.is_ready:
+        backlog = await health.backlog(deps)
+        _OUTBOX_PENDING.set(backlog.pending)
+        _OUTBOX_LAG.set(backlog.lag_s)
+        _DEAD_LETTERS.set(backlog.dead_letters)
+    return Response(generate_latest(REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})

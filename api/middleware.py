@@ -1,0 +1,346 @@
+"""What every request passes on its way in and out, outermost first.
+
+    Edge         request id, trace, security headers, metrics, access log, the last resort: 500
+    Bounds       body size (413) and time (504)
+    RateLimits   429
+    Idempotency  `api.idempotency`
+    Etags        304 for what the caller has already
+
+Plain ASGI: Starlette's BaseHTTPMiddleware costs a task a request and breaks context variables.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+from time import perf_counter
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.answer import problem
+from api.caller import address, caller, deps_of, owner_of_limits
+from api.idempotency import WRITES, IdempotencyMiddleware
+from api.metrics import DURATION, IN_FLIGHT, REQUESTS
+from deps.ratelimit import EndpointClass, RateLimiter, Verdict
+from deps.settings import Settings
+from deps.telemetry import begin_trace
+
+log = logging.getLogger("shopkeeper.access")
+errors = logging.getLogger("shopkeeper.error")
+
+STREAMS: Final = ("/v1/chat", "/v1/feed")
+QUIET: Final = ("/health/", "/metrics", "/static/")
+# Read so often that their traces would be most of the bill and none of the news.
+HOT: Final = ("/v1/products", "/v1/categories")
+ETAG_BODY_BYTES_MAX: Final = 1_048_576
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"}) | WRITES
+
+_CSP: Final = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+# FastAPI's page starts Swagger UI from an inline script, and Swagger UI styles inline.
+_DOCS_CSP: Final = _CSP + "; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+_SECURITY_HEADERS: Final = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "strict-origin-when-cross-origin",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+def is_stream(path: str) -> bool:
+    return path in STREAMS
+
+
+def route_template(scope: Scope) -> str:
+    """Return `/v1/orders/{number}`, never the path: each id would be a time series of its own."""
+    context = scope.get("fastapi", {}).get("effective_route_context")
+    for route in (context, scope.get("route")):
+        template = getattr(route, "path_format", None) or getattr(route, "path", None)
+        if isinstance(template, str):
+            return template
+    return "/static" if scope["path"].startswith("/static/") else "unmatched"
+
+
+class EdgeMiddleware:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        incoming = Headers(scope=scope)
+        given = incoming.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        scope.setdefault("state", {})["request_id"] = request_id
+        began, status = perf_counter(), 0
+
+        async def send_dressed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _dress(MutableHeaders(scope=message), scope, request_id)
+            await send(message)
+
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        with (
+            IN_FLIGHT.track_inprogress(),
+            begin_trace(f"{method} request", incoming.get("traceparent"), record=_is_traced(scope)),
+        ):
+            try:
+                await self.app(scope, receive, send_dressed)
+            except Exception:
+                # The edge: a bug ends here, as one log line with a trace and an answer without.
+                errors.exception("unhandled error", extra={"request_id": request_id})
+                if status:
+                    raise  # Half an answer is out; only closing the connection tells the client.
+                refusal = problem(500, "internal_error", "Something went wrong on our side.")
+                await refusal(scope, receive, send_dressed)
+            finally:
+                elapsed_s = perf_counter() - began
+                route = route_template(scope)
+                # No answer at all is a client that left.
+                REQUESTS.labels(method, route, str(status or 499)).inc()
+                if not is_stream(scope["path"]):
+                    DURATION.labels(method, route).observe(elapsed_s)
+                if not scope["path"].startswith(QUIET):
+                    _log_access(scope, method, route, status or 499, elapsed_s, request_id)
+
+
+def _is_traced(scope: Scope) -> bool:
+    path = scope["path"]
+    return not path.startswith(QUIET) and not (scope["method"] == "GET" and path.startswith(HOT))
+
+
+def _dress(headers: MutableHeaders, scope: Scope, request_id: str) -> None:
+    headers["x-request-id"] = request_id
+    for name, value in _SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    is_docs = scope["path"].startswith("/docs")
+    headers.setdefault("content-security-policy", _DOCS_CSP if is_docs else _CSP)
+    if scope.get("scheme") == "https":
+        headers.setdefault("strict-transport-security", "max-age=31536000; includeSubDomains")
+    if scope["path"].startswith("/v1/"):
+        headers.setdefault("cache-control", "no-store")
+
+
+def _log_access(
+    scope: Scope, method: str, route: str, status: int, elapsed_s: float, request_id: str
+) -> None:
+    # The template and not the path, no query, no address: neither holds what a person typed.
+    actor = caller(scope)
+    log.info(
+        "request",
+        extra={
+            "method": method,
+            "route": route,
+            "status": status,
+            "elapsed_ms": round(elapsed_s * 1_000, 1),
+            "request_id": request_id,
+            "role": actor.label,
+        },
+    )
+
+
+class BoundsMiddleware:
+    """Bounds what one request may send and how long it may take. Streams take as long as talk."""
+
+    def __init__(self, app: ASGIApp, *, body_bytes_max: int, timeout_s: float) -> None:
+        self.app = app
+        self.body_bytes_max = body_bytes_max
+        self.timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        too_large = problem(
+            413, "body_too_large", f"A body may have {self.body_bytes_max} bytes at most."
+        )
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.body_bytes_max:
+            await too_large(scope, receive, send)
+            return
+        received, is_exceeded, is_started = 0, False, False
+
+        async def receive_counted() -> Message:
+            nonlocal received, is_exceeded
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self.body_bytes_max:
+                    # A chunked body names no length. To the application the client has left;
+                    # what it answers to that is replaced below.
+                    is_exceeded = True
+                    return {"type": "http.disconnect"}
+            return message
+
+        async def send_unless_exceeded(message: Message) -> None:
+            nonlocal is_started
+            if is_exceeded and not is_started:
+                return
+            is_started = True
+            await send(message)
+
+        timeout_s = None if is_stream(scope["path"]) else self.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                await self.app(scope, receive_counted, send_unless_exceeded)
+        except TimeoutError:
+            if not deadline.expired() or is_started:
+                raise
+            detail = "This took too long. Whether it happened is unknown: ask before repeating."
+            await problem(504, "timeout", detail)(scope, receive, send)
+        except Exception:
+            if not is_exceeded or is_started:
+                raise
+        if is_exceeded and not is_started:
+            await too_large(scope, receive, send)
+
+
+def endpoint_class(method: str, path: str) -> EndpointClass | None:
+    """Return what a request counts as, or None for what is not limited: pages and health."""
+    if not path.startswith("/v1/") or method == "OPTIONS":
+        return None
+    if method == "POST" and path in ("/v1/auth/login", "/v1/auth/register"):
+        return EndpointClass.AUTH
+    if method == "POST" and path == "/v1/chat":
+        return EndpointClass.CHAT
+    return EndpointClass.WRITE if method in WRITES else EndpointClass.READ
+
+
+class RateLimitMiddleware:
+    def __init__(self, app: ASGIApp, limiter: RateLimiter | None = None) -> None:
+        self.app = app
+        self.limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        counted = (
+            endpoint_class(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        )
+        if counted is None:
+            await self.app(scope, receive, send)
+            return
+        if self.limiter is None:
+            self.limiter = RateLimiter(deps_of(scope).cache)
+        # Password guesses count by address, signed in or not.
+        is_auth = counted is EndpointClass.AUTH
+        owner = f"ip:{address(scope)}" if is_auth else owner_of_limits(scope)
+        verdict = await self.limiter.take(counted, owner)
+        if not verdict.allowed:
+            headers = _limit_headers(counted, verdict)
+            headers["Retry-After"] = str(verdict.retry_after_s)
+            detail = f"Wait {verdict.retry_after_s} s and try again."
+            await problem(429, "too_many_requests", detail, headers=headers)(scope, receive, send)
+            return
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_limit_headers(counted, verdict))
+            await send(message)
+
+        await self.app(scope, receive, send_counted)
+
+
+def _limit_headers(counted: EndpointClass, verdict: Verdict) -> dict[str, str]:
+    """As https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/ writes them."""
+    limit, window_s = verdict.limit.limit, verdict.limit.window_s
+    return {
+        "RateLimit-Policy": f'"{counted}";q={limit};w={window_s}',
+        "RateLimit": f'"{counted}";r={verdict.remaining};t={verdict.retry_after_s}',
+    }
+
+
+class EtagMiddleware:
+    """Adds a weak validator to JSON answers of GET, and saves sending what the caller has."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] != "http"
+            or scope["method"] != "GET"
+            or not scope["path"].startswith("/v1/")
+            or is_stream(scope["path"])
+        ):
+            await self.app(scope, receive, send)
+            return
+        start: Message | None = None
+        body = bytearray()
+
+        async def send_tagged(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                if _is_taggable(message):
+                    start = message
+                else:
+                    await send(message)
+                return
+            if start is None or message["type"] != "http.response.body":
+                await send(message)
+                return
+            body.extend(message.get("body", b""))
+            if message.get("more_body", False) and len(body) <= ETAG_BODY_BYTES_MAX:
+                return
+            held, start = start, None
+            if message.get("more_body", False):
+                await send(held)
+                await send({**message, "body": bytes(body)})
+                return
+            await _send_with_etag(scope, held, bytes(body), send)
+
+        await self.app(scope, receive, send_tagged)
+
+
+def _is_taggable(start: Message) -> bool:
+    headers = Headers(raw=start["headers"])
+    return (
+        start["status"] == 200
+        and headers.get("content-type", "").startswith("application/json")
+        and "etag" not in headers
+        and "set-cookie" not in headers
+    )
+
+
+async def _send_with_etag(scope: Scope, start: Message, body: bytes, send: Send) -> None:
+    etag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = MutableHeaders(scope=start)
+    headers["etag"] = etag
+    # Stored by the caller alone, and asked about every time.
+    headers.setdefault("cache-control", "private, no-cache")
+    headers.add_vary_header("Authorization, Cookie, X-Guest-Token")
+    candidates = Headers(scope=scope).get("if-none-match", "")
+    opaque = etag.removeprefix("W/")
+    if candidates.strip() == "*" or opaque in (
+        tag.strip().removeprefix("W/") for tag in candidates.split(",")
+    ):
+        del headers["content-length"]
+        del headers["content-type"]
+        await send({**start, "status": 304})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Add every middleware. The last one added is the outermost."""
+    app.add_middleware(EtagMiddleware)
+    app.add_middleware(IdempotencyMiddleware)
+    if settings.rate_limits:
+        app.add_middleware(RateLimitMiddleware)
+    app.add_middleware(
+        BoundsMiddleware,
+        body_bytes_max=settings.request_body_bytes_max,
+        timeout_s=settings.request_timeout_s,
+    )
+    app.add_middleware(EdgeMiddleware)
