@@ -121,12 +121,15 @@ class UnitOfWork:
         )
 
 
+# The place is taken first: its row lock, kept until the commit, makes `seq` follow the commit order
+# within an aggregate. In VALUES the identity would be drawn before the lock.
 _INSERT_EVENT = text("""
+    WITH place AS MATERIALIZED (SELECT next_aggregate_seq(:aggregate_id) AS aggregate_seq)
     INSERT INTO outbox (id, type, schema_version, aggregate_type, aggregate_id, aggregate_seq,
                         payload, actor_id, actor_role, trace_id, occurred_at)
-    VALUES (:id, :type, :schema_version, :aggregate_type, :aggregate_id,
-            next_aggregate_seq(:aggregate_id),
-            CAST(:payload AS jsonb), :actor_id, :actor_role, :trace_id, :occurred_at)
+    SELECT :id, :type, :schema_version, :aggregate_type, :aggregate_id, place.aggregate_seq,
+           CAST(:payload AS jsonb), :actor_id, :actor_role, :trace_id, :occurred_at
+    FROM place
 """)
 
 

@@ -35,6 +35,7 @@ class Gateway(Protocol):
     async def authorize(self, key: str, amount: Money, method_token: str) -> Outcome: ...
     async def capture(self, key: str, reference: str, amount: Money) -> Outcome: ...
     async def void(self, key: str, reference: str) -> Outcome: ...
+    async def refund(self, key: str, reference: str, amount: Money) -> Outcome: ...
     async def find(self, key: str) -> Outcome | None:
         """Return the outcome recorded under `key`, or None if the call never arrived."""
         ...
@@ -69,12 +70,13 @@ class ScriptedGateway:
         return await self._answer(key, f"auth_{key}", amount, declined)
 
     async def capture(self, key: str, reference: str, amount: Money) -> Outcome:
-        outcome = await self._answer(key, reference, amount, None)
-        return outcome
+        return await self._answer(key, reference, amount, None)
 
     async def void(self, key: str, reference: str) -> Outcome:
-        outcome = await self._answer(key, reference, Money(0, "XXX"), None)
-        return outcome
+        return await self._answer(key, reference, Money(0, "XXX"), None)
+
+    async def refund(self, key: str, reference: str, amount: Money) -> Outcome:
+        return await self._answer(key, reference, amount, None)
 
     async def find(self, key: str) -> Outcome | None:
         external()
@@ -99,6 +101,8 @@ class ScriptedGateway:
             )
             if declined is None and key.endswith(":capture"):
                 self.charges[reference] = self.charges.get(reference, 0) + amount.amount
+            if declined is None and key.endswith(":refund"):
+                self.charges[reference] = self.charges.get(reference, 0) - amount.amount
         if fault is Fault.TIMEOUT_AFTER:
             raise GatewayTimeout(key)
         return self._answers[key]

@@ -87,6 +87,14 @@ class PaymentFailed(Event):
     code: str
 
 
+class PaymentRefunded(Event):
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+    amount: int
+    currency: str
+
+
 class PaymentVoided(Event):
     aggregate = "order"
     order_id: OrderId

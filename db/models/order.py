@@ -35,6 +35,7 @@ class PaymentStatus(StrEnum):
     CAPTURED = "captured"
     FAILED = "failed"
     VOIDED = "voided"
+    REFUND_PENDING = "refund_pending"
     REFUNDED = "refunded"
 
 
@@ -56,6 +57,7 @@ class Order(SQLModel, table=True):
         Index("ix_orders_customer_id_id", "customer_id", "id"),
         Index("ix_orders_status_id", "status", "id"),
         Index("ix_orders_placed_at", "placed_at"),
+        Index("ix_orders_unfinished", "created_at", postgresql_where="status = 'pending'"),
     )
 
     id: OrderId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
@@ -67,6 +69,7 @@ class Order(SQLModel, table=True):
         default=None, foreign_key="cart.id", unique=True, sa_type=Uuid
     )
     customer_id: UserId | None = Field(default=None, foreign_key="app_user.id", sa_type=Uuid)
+    guest_secret_sha256: str | None = Field(default=None, max_length=64)
     email: str = Field(max_length=254)
     status: OrderStatus = enum_field(OrderStatus.PENDING)
     payment_status: PaymentStatus = enum_field(PaymentStatus.PENDING)
@@ -82,6 +85,9 @@ class Order(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     placed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     cancelled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    lease_until: datetime | None = Field(
+        default=None, sa_type=UtcDateTime, description="Who drives the checkout until then."
+    )
 
     @property
     def total(self) -> Money:

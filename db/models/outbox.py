@@ -38,6 +38,15 @@ class OutboxMessage(SQLModel, table=True):
     published_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+class AggregateCounter(SQLModel, table=True):
+    """The last place given out within an aggregate; `next_aggregate_seq` advances it."""
+
+    __tablename__ = "aggregate_counter"
+
+    aggregate_id: UUID = Field(primary_key=True, sa_type=Uuid)
+    last_seq: int
+
+
 class InboxEntry(SQLModel, table=True):
     """Proof that a handler applied an event, committed with the handler's own effect."""
 

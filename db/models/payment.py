@@ -54,6 +54,7 @@ class AttemptKind(StrEnum):
     AUTHORIZE = "authorize"
     CAPTURE = "capture"
     VOID = "void"
+    REFUND = "refund"
 
 
 class AttemptState(StrEnum):
@@ -84,6 +85,7 @@ class Account(StrEnum):
     REVENUE = "revenue"
     SHIPPING_REVENUE = "shipping_revenue"
     TAX_PAYABLE = "tax_payable"
+    REFUNDS = "refunds"
 
 
 class LedgerEntry(SQLModel, table=True):

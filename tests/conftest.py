@@ -1,0 +1,140 @@
+"""Fixtures: real servers, a database migrated once, and a fresh clone of it for every test."""
+
+import os
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic_ai import models
+from redis.asyncio import Redis
+
+from db.models.user import Role
+from db.types import new_id
+from deps import postgres
+from deps.cache import Cache
+from deps.core import Deps
+from deps.embedded import EmbeddedPostgres, EmbeddedValkey
+from deps.gateway import ScriptedGateway
+from deps.settings import Settings
+from tests import factories
+from tests.factories import RecordingMailer
+
+models.ALLOW_MODEL_REQUESTS = False
+NOW = datetime(2026, 1, 30, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def run_home() -> Path:
+    """One folder for the run, shared by xdist's workers, so that they share the servers too."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"solo-{os.getpid()}")
+    home = Path(tempfile.gettempdir()) / f"shopkeeper-tests-{os.getuid()}" / run
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return home
+
+
+@pytest.fixture(scope="session")
+def server(run_home: Path) -> Generator[EmbeddedPostgres, None, None]:
+    with EmbeddedPostgres(run_home / "pg", fast=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def valkey(run_home: Path, worker_id: str) -> Generator[EmbeddedValkey, None, None]:
+    """One Valkey per worker: tests flush it."""
+    with EmbeddedValkey(run_home / f"valkey-{worker_id}", fast=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def template(server: EmbeddedPostgres, worker_id: str) -> str:
+    """A migrated, empty database to clone; cloning takes milliseconds, migrating takes seconds."""
+    name = f"template_{worker_id}"
+    await postgres.drop_database(server.dsn(name))
+    await postgres.ensure_database(server.dsn(name))
+    await postgres.upgrade(server.dsn(name))
+    return name
+
+
+@pytest.fixture
+async def database_url(server: EmbeddedPostgres, template: str) -> AsyncGenerator[str, None]:
+    name = f"test_{new_id().hex}"
+    await postgres.clone_database(server.dsn(name), template)
+    yield server.dsn(name)
+    await postgres.drop_database(server.dsn(name))
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(_env_file=None, rate_limits=False, database_pool_size=30)
+
+
+@pytest.fixture
+async def redis(valkey: EmbeddedValkey) -> AsyncGenerator[Redis, None]:
+    client = Redis.from_url(valkey.url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def mailer() -> RecordingMailer:
+    return RecordingMailer()
+
+
+@pytest.fixture
+def gateway() -> ScriptedGateway:
+    return ScriptedGateway()
+
+
+@pytest.fixture
+async def deps(
+    database_url: str,
+    redis: Redis,
+    settings: Settings,
+    gateway: ScriptedGateway,
+    mailer: RecordingMailer,
+) -> AsyncGenerator[Deps, None]:
+    """Real dependencies over a private database, as a guest; tests commit and race for real."""
+    engine = postgres.create_engine(database_url, settings)
+    yield Deps(
+        db=postgres.session_factory(engine),
+        cache=Cache(redis),
+        gateway=gateway,
+        mailer=mailer,
+        settings=settings,
+        clock=lambda: NOW,
+    )
+    await engine.dispose()
+
+
+@pytest.fixture
+async def customer(deps: Deps) -> Deps:
+    return await factories.user(deps, role=Role.CUSTOMER)
+
+
+@pytest.fixture
+async def merchant(deps: Deps) -> Deps:
+    return await factories.user(deps, role=Role.MERCHANT)
+
+
+@pytest.fixture
+async def guest(deps: Deps) -> Deps:
+    return factories.guest(deps)
+
+
+@pytest.fixture
+async def client(deps: Deps) -> AsyncGenerator[httpx.AsyncClient, None]:
+    """The HTTP API, called as a guest with a token; add `Authorization` to be someone."""
+    from api.app import create_app
+
+    app = create_app(deps.settings)
+    app.state.deps = deps
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app),
+        base_url="http://test",
+        headers={"X-Guest-Token": factories.GUEST_TOKEN},
+    ) as client:
+        yield client

@@ -1,0 +1,151 @@
+"""Rows for tests: every field has a valid default, and a test names only what it is about."""
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from uuid import UUID
+
+from sqlmodel import select
+
+from db.models.inventory import Location, MovementKind, StockMovement
+from db.models.product import Category
+from db.models.user import Role, User
+from db.types import UserId, new_id
+from deps import security
+from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps
+from deps.mail import Mail, MailError
+from tools import cart, checkout, product as products
+from tools.cart import Address, CartView
+from tools.order import OrderView
+from tools.product import ProductInput, VariantInput
+
+GUEST_TOKEN = "guest-token-of-the-tests-0123456789abcdef"
+ADDRESS = Address(
+    name="Ada Lovelace",
+    line1="12 Quay Street",
+    city="Hamburg",
+    postal_code="20457",
+    country_code="DE",
+)
+
+
+@dataclass
+class RecordingMailer:
+    """A mail server told how many times to fail first."""
+
+    failures: int = 0
+    sent: list[Mail] = field(default_factory=list)
+
+    async def send(self, mail: Mail) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise MailError("451 try again later")
+        self.sent.append(mail)
+
+
+def guest(deps: Deps, token: str = GUEST_TOKEN) -> Deps:
+    actor = Actor(scopes=ROLE_SCOPES[None], guest_secret_sha256=security.sha256(token))
+    return deps.acting_as(actor)
+
+
+async def user(
+    deps: Deps, *, role: Role = Role.CUSTOMER, email: str | None = None, name: str = "Ada"
+) -> Deps:
+    """Insert a user, without the cost of hashing a password, and return deps acting as them."""
+    user_id = UserId(new_id())
+    async with deps.begin() as uow:
+        uow.session.add(
+            User(
+                id=user_id,
+                email=email or f"{user_id.hex}@example.com",
+                name=name,
+                password_hash="!",
+                role=role,
+                created_at=uow.now,
+            )
+        )
+    return deps.acting_as(Actor(role=role, user_id=user_id, scopes=ROLE_SCOPES[role]))
+
+
+def bearer(deps: Deps) -> dict[str, str]:
+    """Headers that authenticate as `deps.actor` does."""
+    actor = deps.actor
+    assert actor.user_id is not None
+    assert actor.role is not None
+    token = security.issue_access(deps.settings, actor.user_id, actor.role, deps.clock())
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def product(
+    deps: Deps,
+    sku: str = "MUG",
+    *,
+    title: str = "Stoneware mug",
+    price: int = 1250,
+    stock: int = 10,
+    location: str = "HAM",
+    category: str | None = None,
+    description: str = "",
+) -> UUID:
+    """Save a product of one variant with stock at one location; return its id."""
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        if category is not None:
+            known = select(Category).where(Category.slug == category)
+            if (await uow.session.exec(known)).first() is None:
+                uow.session.add(Category(slug=category, name=category.title()))
+                await uow.session.flush()
+        saved = await products.save(
+            uow,
+            ProductInput(
+                handle=f"{sku.lower()}-handle",
+                title=title,
+                description=description,
+                category=category,
+                variants=[
+                    VariantInput(sku=sku, price_amount=price, currency=uow.settings.currency)
+                ],
+            ),
+        )
+    if stock:
+        await receive(deps, sku, stock, location)
+    return saved.id
+
+
+async def receive(deps: Deps, sku: str, units: int, location: str = "HAM") -> None:
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        known = select(Location).where(Location.code == location)
+        place = (await uow.session.exec(known)).first()
+        if place is None:
+            place = Location(code=location, name=location)
+            uow.session.add(place)
+            await uow.session.flush()
+        uow.session.add(
+            StockMovement(
+                sku=sku,
+                location_id=place.id,
+                kind=MovementKind.RECEIVE,
+                on_hand_delta=units,
+                occurred_at=uow.now,
+            )
+        )
+
+
+async def filled_cart(deps: Deps, email: str = "ada@example.com", /, **units: int) -> CartView:
+    """Open a cart as `deps.actor` (a guest if nobody), filled and ready to buy."""
+    async with deps.begin() as uow:
+        opened = await cart.create(uow)
+        for sku, quantity in units.items():
+            await cart.add(uow, opened.id, sku, quantity)
+        return await cart.set_details(
+            uow, opened.id, email=email, shipping_address=ADDRESS, shipping_method="standard"
+        )
+
+
+async def placed_order(deps: Deps, **units: int) -> OrderView:
+    filled = await filled_cart(deps, **units)
+    return await checkout.complete(deps, filled.id, payment_method="tok_visa")
+
+
+def later(deps: Deps, **delta: float) -> Deps:
+    """The same dependencies with the clock moved ahead."""
+    now = deps.clock() + timedelta(**delta)
+    return replace(deps, clock=lambda: now)

@@ -1,0 +1,288 @@
+"""Orders: look up, list, follow and cancel. `tools.checkout` makes them."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import col, select, update
+
+from db.models.order import (
+    ORDER_TRANSITIONS,
+    FulfillmentStatus,
+    Order,
+    OrderLine,
+    OrderStatus,
+    PaymentStatus,
+)
+from db.models.outbox import OutboxMessage
+from db.types import Money
+from deps.core import UnitOfWork
+from tools.errors import IllegalTransition, NotFound
+from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.registry import Risk, operation
+
+TIMELINE_MAX = 200
+
+
+class OrderLineView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    sku: str
+    title: str
+    quantity: int
+    unit_price_amount: int
+    total_amount: int
+
+
+class OrderSummary(BaseModel):
+    """An order in a list. Amounts are minor units of `currency`."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    number: int
+    status: OrderStatus
+    payment_status: PaymentStatus
+    fulfillment_status: FulfillmentStatus
+    currency: str
+    total_amount: int
+    email: str
+    placed_at: datetime | None
+    created_at: datetime
+
+
+class OrderView(OrderSummary):
+    subtotal_amount: int
+    shipping_amount: int
+    tax_amount: int
+    discount_amount: int
+    shipping_address: dict[str, Any]
+    shipping_method: str
+    lines: list[OrderLineView]
+    allowed_actions: list[str] = Field(description="What may be asked of it next.")
+
+
+class TimelineEntry(BaseModel):
+    occurred_at: datetime
+    type: str
+    summary: str
+    by: str = Field(description="Role of who caused it.")
+
+
+async def access(uow: UnitOfWork, number: int, *, lock: bool = False) -> Order:
+    """Load an order on the actor's behalf; no other code may load one for a person.
+
+    Raises:
+        NotFound: No such order, or it is someone else's. The two must be indistinguishable.
+    """
+    query = select(Order).where(Order.number == number)
+    if lock:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    order = (await uow.session.exec(query)).first() if abs(number) < 2**63 else None
+    if order is None or not _may_see(uow, order):
+        raise NotFound("No such order.")
+    return order
+
+
+def _may_see(uow: UnitOfWork, order: Order) -> bool:
+    if uow.actor.may("order:read_all"):
+        return True
+    if order.customer_id is not None:
+        return order.customer_id == uow.actor.user_id
+    secret = uow.actor.guest_secret_sha256
+    return secret is not None and order.guest_secret_sha256 == secret
+
+
+async def view(uow: UnitOfWork, order: Order) -> OrderView:
+    lines = await uow.session.exec(
+        select(OrderLine).where(OrderLine.order_id == order.id).order_by(col(OrderLine.id))
+    )
+    return OrderView.model_validate(
+        order.model_dump()
+        | {
+            "lines": [OrderLineView.model_validate(line) for line in lines],
+            "allowed_actions": allowed_actions(order),
+        }
+    )
+
+
+def allowed_actions(order: Order) -> list[str]:
+    unshipped = order.fulfillment_status is FulfillmentStatus.UNFULFILLED
+    return ["cancel"] if order.status is OrderStatus.PLACED and unshipped else []
+
+
+@operation(
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "where is my order {number}",
+        "show order {number}",
+        "status of order {number}",
+        "what is in order {number}",
+        "has order {number} shipped",
+        "track order {number}",
+    ),
+)
+async def get(uow: UnitOfWork, number: int) -> OrderView:
+    """Show one order with its lines and states.
+
+    Args:
+        number: The order's number, such as 1001.
+
+    Raises:
+        NotFound: No such order, or it is someone else's.
+    """
+    return await view(uow, await access(uow, number))
+
+
+@operation(
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=("show my orders", "list my orders", "what did i order", "my recent orders"),
+)
+async def list_mine(
+    uow: UnitOfWork, limit: int = 10, cursor: str | None = None
+) -> Page[OrderSummary]:
+    """List the shopper's own orders, newest first.
+
+    Args:
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+    """
+    query = select(Order)
+    if uow.actor.user_id is not None:
+        query = query.where(Order.customer_id == uow.actor.user_id)
+    else:
+        query = query.where(
+            col(Order.customer_id).is_(None),
+            Order.guest_secret_sha256 == (uow.actor.guest_secret_sha256 or ""),
+        )
+    return await _page(uow, query, limit, cursor)
+
+
+@operation(
+    scope="order:read_all",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show the latest orders",
+        "list all orders",
+        "which orders came in",
+        "show {status} orders",
+        "orders of {email}",
+    ),
+)
+async def list_all(
+    uow: UnitOfWork,
+    status: OrderStatus | None = None,
+    email: str | None = None,
+    limit: int = 20,
+    cursor: str | None = None,
+) -> Page[OrderSummary]:
+    """List the shop's orders, newest first.
+
+    Args:
+        status: Only orders in this state: pending, placed, completed or cancelled.
+        email: Only orders with this address.
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+    """
+    query = select(Order)
+    if status is not None:
+        query = query.where(Order.status == status)
+    if email is not None:
+        query = query.where(Order.email == email.strip().lower())
+    return await _page(uow, query, limit, cursor)
+
+
+async def _page(
+    uow: UnitOfWork, query: Any, limit: int, cursor: str | None
+) -> Page[OrderSummary]:
+    query = query.order_by(col(Order.number).desc()).limit(checked_limit(limit) + 1)
+    if cursor is not None:
+        query = query.where(col(Order.number) < decode_cursor(cursor, int)[0])
+    orders = list(await uow.session.exec(query))
+    items = [OrderSummary.model_validate(order) for order in orders[:limit]]
+    more = len(orders) > limit
+    return Page(items=items, next_cursor=encode_cursor(items[-1].number) if more else None)
+
+
+@operation(
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "what happened to order {number}",
+        "show the timeline of order {number}",
+        "history of order {number}",
+    ),
+)
+async def timeline(uow: UnitOfWork, number: int) -> list[TimelineEntry]:
+    """Tell what happened to an order, oldest first, from the event log.
+
+    Args:
+        number: The order's number.
+
+    Raises:
+        NotFound: No such order, or it is someone else's.
+    """
+    order = await access(uow, number)
+    rows = await uow.session.exec(
+        select(OutboxMessage)
+        .where(OutboxMessage.aggregate_id == order.id)
+        .order_by(col(OutboxMessage.aggregate_seq))
+        .limit(TIMELINE_MAX)
+    )
+    return [
+        TimelineEntry(
+            occurred_at=row.occurred_at,
+            type=row.type,
+            summary=summarize(row.type, row.payload),
+            by=row.actor_role,
+        )
+        for row in rows
+    ]
+
+
+def summarize(event_type: str, payload: dict[str, Any]) -> str:
+    """Say an event of an order in one sentence."""
+    amount = ""
+    if "currency" in payload:
+        value = payload.get("total_amount", payload.get("amount"))
+        amount = f" {Money(int(value), payload['currency'])}" if value is not None else ""
+    sentences = {
+        "OrderCreated": f"Checkout started over{amount}.",
+        "StockReserved": "Stock was held.",
+        "StockReleased": f"Stock was released: {payload.get('reason', '')}.",
+        "PaymentAuthorized": f"Payment of{amount} was authorised.",
+        "PaymentCaptured": f"Payment of{amount} was captured.",
+        "PaymentFailed": f"Payment failed: {payload.get('code', '')}.",
+        "PaymentRefunded": f"{amount.strip()} was refunded.",
+        "PaymentVoided": "The authorisation was voided.",
+        "OrderPlaced": f"Order {payload.get('number', '')} was placed over{amount}.",
+        "OrderCancelled": f"Order was cancelled: {payload.get('reason', '')}.",
+    }
+    return sentences.get(event_type, event_type)
+
+
+async def transition(uow: UnitOfWork, order: Order, target: OrderStatus, **values: Any) -> None:
+    """Move `order` to `target`, with `values`, unless someone moved it since we read it.
+
+    Raises:
+        IllegalTransition: `ORDER_TRANSITIONS` forbids the move, or we lost the race.
+    """
+    source = order.status
+    if target not in ORDER_TRANSITIONS[source]:
+        raise IllegalTransition("order", source, target)
+    move = (
+        update(Order)
+        .where(col(Order.id) == order.id, col(Order.status) == source)
+        .values(status=target, **values)
+        .returning(col(Order.id))
+    )
+    if (await uow.session.execute(move)).first() is None:
+        raise IllegalTransition("order", source, target)
+    await uow.session.refresh(order)

@@ -1,0 +1,51 @@
+"""Keyset pagination: stable under inserts, as fast on page one thousand as on page one."""
+
+import base64
+import binascii
+from typing import Any, Generic, TypeVar
+
+import orjson
+from pydantic import BaseModel, Field
+
+from tools.errors import InvalidInput
+
+T = TypeVar("T")
+
+PAGE_LIMIT_MAX = 100
+
+
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+    next_cursor: str | None = Field(
+        default=None, description="Pass as `cursor` for the next page; null on the last one."
+    )
+
+
+def encode_cursor(*values: Any) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, *types: type) -> list[Any]:
+    """Return the values `encode_cursor` was given.
+
+    Raises:
+        InvalidInput: Not a cursor of this list.
+    """
+    try:
+        values = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error) as error:
+        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
+    if not isinstance(values, list) or [type(v) for v in values] != list(types):
+        raise InvalidInput("This is not a cursor of this list.", field="cursor")
+    return values
+
+
+def checked_limit(limit: int) -> int:
+    """Return `limit`.
+
+    Raises:
+        InvalidInput: Not 1 to 100.
+    """
+    if not 1 <= limit <= PAGE_LIMIT_MAX:
+        raise InvalidInput(f"limit must be 1 to {PAGE_LIMIT_MAX}.", field="limit")
+    return limit
