@@ -50,7 +50,7 @@ async def backlog(deps: Deps) -> Backlog:
     """Count what waits to be announced, and what was given up."""
     async with deps.begin() as uow:
         row = (
-            await uow.session.execute(
+            await (await uow.session.connection()).execute(
                 text("""
                     SELECT (SELECT count(*) FROM outbox WHERE published_at IS NULL) AS pending,
                            (SELECT min(occurred_at) FROM outbox WHERE published_at IS NULL)

@@ -1,7 +1,6 @@
 """The cache against a real Valkey, and against one that is not there."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from deps.core import Deps
 
 
 @pytest.fixture
-async def cache(deps: Deps) -> AsyncIterator[Cache]:
+async def cache(deps: Deps) -> Cache:
     assert deps.cache.redis is not None
-    yield deps.cache
+    return deps.cache
 
 
 class Source:

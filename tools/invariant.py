@@ -1,0 +1,162 @@
+"""What must be true of the whole shop at any moment, as SQL that must return no rows.
+
+The same checks run in tests, after simulations, in benchmarks and in production. Every query
+returns one text column that names the offender; none is an estimate and none has a tolerance,
+except for time. All of them read one snapshot, so work in progress cannot look like a violation.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from deps.core import Deps
+
+OFFENDERS_MAX: Final = 20
+PENDING_H_MAX: Final = 1
+
+INVARIANTS: Final[Mapping[str, str]] = {
+    "stock counters equal the sums of the movement ledger": """
+        SELECT coalesce(l.sku, m.sku) || ' at ' || coalesce(l.location_id, m.location_id)
+          FROM stock_level l
+          FULL JOIN (SELECT sku, location_id, sum(on_hand_delta) AS on_hand,
+                            sum(reserved_delta) AS reserved, sum(allocated_delta) AS allocated
+                       FROM stock_movement GROUP BY sku, location_id) m
+            ON m.sku = l.sku AND m.location_id = l.location_id
+         WHERE (coalesce(l.on_hand, 0), coalesce(l.reserved, 0), coalesce(l.allocated, 0))
+            <> (coalesce(m.on_hand, 0), coalesce(m.reserved, 0), coalesce(m.allocated, 0))
+    """,
+    "reserved and allocated units are those of live reservations": """
+        SELECT coalesce(l.sku, r.sku) || ' at ' || coalesce(l.location_id, r.location_id)
+          FROM stock_level l
+          FULL JOIN (SELECT line.sku, line.location_id,
+                            coalesce(sum(line.quantity) FILTER (WHERE status = 'held'), 0)
+                                AS reserved,
+                            coalesce(sum(line.quantity) FILTER (WHERE status = 'allocated'), 0)
+                                AS allocated
+                       FROM reservation_line line JOIN reservation ON id = reservation_id
+                      GROUP BY line.sku, line.location_id) r
+            ON r.sku = l.sku AND r.location_id = l.location_id
+         WHERE (coalesce(l.reserved, 0), coalesce(l.allocated, 0))
+            <> (coalesce(r.reserved, 0), coalesce(r.allocated, 0))
+    """,
+    "no stock is negative or sold twice": """
+        SELECT sku || ' at ' || location_id FROM stock_level
+         WHERE on_hand < 0 OR reserved < 0 OR allocated < 0 OR reserved + allocated > on_hand
+    """,
+    "an order reserved exactly what it sells, while it has stock": """
+        SELECT 'order ' || o.number FROM orders o
+          JOIN reservation r ON r.id = o.id AND r.status IN ('held', 'allocated', 'shipped')
+         WHERE (SELECT jsonb_object_agg(sku, q) FROM
+                  (SELECT sku, sum(quantity) AS q FROM order_line WHERE order_id = o.id
+                    GROUP BY sku) s)
+            IS DISTINCT FROM
+               (SELECT jsonb_object_agg(sku, q) FROM
+                  (SELECT sku, sum(quantity) AS q FROM reservation_line WHERE reservation_id = o.id
+                    GROUP BY sku) s)
+    """,
+    "a placed order has its stock": """
+        SELECT 'order ' || o.number FROM orders o LEFT JOIN reservation r ON r.id = o.id
+         WHERE o.status IN ('placed', 'completed')
+           AND r.status IS DISTINCT FROM 'allocated' AND r.status IS DISTINCT FROM 'shipped'
+    """,
+    "a cancelled order holds no stock": """
+        SELECT 'order ' || o.number FROM orders o JOIN reservation r ON r.id = o.id
+         WHERE o.status = 'cancelled' AND r.status IN ('held', 'allocated')
+    """,
+    "captured is within authorised, and refunded within captured": """
+        SELECT 'payment ' || id FROM payment
+         WHERE captured_amount NOT BETWEEN 0 AND amount
+            OR refunded_amount NOT BETWEEN 0 AND captured_amount
+            OR (captured_amount > 0 AND state NOT IN ('captured', 'refunded'))
+    """,
+    "every ledger transaction sums to zero per currency": """
+        SELECT 'transaction ' || transaction_id || ' ' || currency FROM ledger_entry
+         GROUP BY transaction_id, currency HAVING sum(amount) <> 0
+    """,
+    "the ledger's clearing account is captured less refunded, per order": """
+        SELECT 'order ' || coalesce(p.order_id, l.order_id)
+          FROM (SELECT order_id, currency, sum(captured_amount - refunded_amount) AS amount
+                  FROM payment GROUP BY order_id, currency) p
+          FULL JOIN (SELECT order_id, currency, sum(amount) AS amount FROM ledger_entry
+                      WHERE account = 'clearing' GROUP BY order_id, currency) l
+            ON l.order_id = p.order_id AND l.currency = p.currency
+         WHERE coalesce(p.amount, 0) <> coalesce(l.amount, 0)
+    """,
+    "a payment is for its order's total and currency": """
+        SELECT 'payment ' || p.id FROM payment p JOIN orders o ON o.id = p.order_id
+         WHERE p.amount <> o.total_amount OR p.currency <> o.currency
+    """,
+    "an order ever placed has exactly one OrderPlaced event, and no other order has": """
+        SELECT 'order ' || o.number FROM orders o
+          LEFT JOIN outbox e ON e.aggregate_id = o.id AND e.type = 'OrderPlaced'
+         GROUP BY o.id, o.number, o.placed_at
+        HAVING count(e.seq) <> CASE WHEN o.placed_at IS NULL THEN 0 ELSE 1 END
+    """,
+    "a placed order is paid in full": """
+        SELECT 'order ' || o.number FROM orders o
+         WHERE o.status IN ('placed', 'completed')
+           AND o.total_amount <>
+               (SELECT coalesce(sum(captured_amount), 0) FROM payment WHERE order_id = o.id)
+    """,
+    "an order cancelled before it was placed kept no money": """
+        SELECT 'order ' || o.number FROM orders o JOIN payment p ON p.order_id = o.id
+         WHERE o.status = 'cancelled' AND o.placed_at IS NULL
+         GROUP BY o.number HAVING sum(p.captured_amount - p.refunded_amount) <> 0
+    """,
+    "a completed cart made exactly one order": """
+        SELECT 'cart ' || c.id FROM cart c
+         WHERE c.status = 'completed'
+           AND (SELECT count(*) FROM orders o WHERE o.cart_id = c.id) <> 1
+    """,
+    "an order's amounts add up from its lines": """
+        SELECT 'order ' || o.number FROM orders o LEFT JOIN order_line l ON l.order_id = o.id
+         GROUP BY o.id
+        HAVING o.subtotal_amount <> coalesce(sum(l.quantity * l.unit_price_amount), 0)
+            OR o.total_amount <>
+               o.subtotal_amount + o.shipping_amount + o.tax_amount - o.discount_amount
+    """,
+    "events are numbered from 1 without gaps per aggregate": """
+        SELECT aggregate_type || ' ' || aggregate_id FROM outbox
+         GROUP BY aggregate_type, aggregate_id
+        HAVING min(aggregate_seq) <> 1 OR max(aggregate_seq) <> count(*)
+            OR count(DISTINCT aggregate_seq) <> count(*)
+    """,
+    f"no order is pending longer than {PENDING_H_MAX} h": f"""
+        SELECT 'order ' || number FROM orders
+         WHERE status = 'pending'
+           AND created_at < CAST(:now AS timestamptz) - interval '{PENDING_H_MAX} hours'
+    """,
+}
+
+
+class Violation(BaseModel):
+    """A rule that does not hold, with the first offenders."""
+
+    invariant: str
+    count: int
+    offenders: list[str]
+
+
+async def check(deps: Deps) -> list[Violation]:
+    """Evaluate every invariant in one read-only snapshot. An empty list is the good answer."""
+    violations: list[Violation] = []
+    async with deps.begin() as uow:
+        connection = await uow.session.connection()
+        # First of the transaction, or PostgreSQL refuses to change its snapshot.
+        await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        for name, query in INVARIANTS.items():
+            statement = text(
+                f"SELECT offender, count(*) OVER () AS n FROM ({query}) AS found(offender) "
+                f"ORDER BY 1 LIMIT {OFFENDERS_MAX}"
+            )
+            values = {"now": uow.now} if ":now" in query else {}
+            rows = (await connection.execute(statement, values)).all()
+            if rows:
+                violations.append(
+                    Violation(
+                        invariant=name, count=rows[0].n, offenders=[row.offender for row in rows]
+                    )
+                )
+    return violations
