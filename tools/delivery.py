@@ -10,6 +10,7 @@ finds a loss, and nothing is acknowledged before PostgreSQL knows what became of
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,10 +27,13 @@ from sqlmodel import col, delete, select, update
 from db.models.outbox import DeadLetter, EventRetry, InboxEntry, OutboxMessage
 from deps.bus import Envelope, EventBus
 from deps.core import SYSTEM, Deps, Event, UnitOfWork
+from deps.telemetry import continue_trace
 from deps.transaction import external
 from tools.envelope import UnreadableEvent, load
 from tools.events import EVENTS
 from tools.handlers import HANDLERS, Handler, HandlerContext, Handlers, groups, handlers_of
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS_MAX: Final = 8
 BACKOFF_BASE_S: Final = 1.0
@@ -164,22 +168,30 @@ async def deliver(
         parked: Whether a pair waiting in `event_retry` or `dead_letter` is meant: a redelivery
             must not touch those, or it would use up their attempts.
     """
-    deps = replace(deps, actor=SYSTEM, trace_id=envelope.trace_id)
-    try:
-        async with asyncio.timeout(HANDLER_TIMEOUT_S):
-            if handler.external:
-                return await _deliver_external(deps, handler, event, envelope, parked, again)
-            async with deps.begin() as uow:
-                if again:
-                    await _forget_handled(uow, envelope.id, handler.name)
-                if not await _record(uow, envelope.id, handler.name, parked):
-                    return Outcome.SKIPPED
-                await handler.run(HandlerContext(deps, uow), event, envelope)
-            return Outcome.APPLIED
-    except Exception as error:
-        # The edge between us and any handler: a bug in one must not stop the others' events. It is
-        # not swallowed; it waits in event_retry, then dead_letter, with its text.
-        return await _postpone(deps, envelope, handler.name, f"{type(error).__name__}: {error}")
+    with continue_trace(f"handle {handler.name}", envelope.trace_id) as trace_id:
+        deps = replace(deps, actor=SYSTEM, trace_id=trace_id)
+        try:
+            async with asyncio.timeout(HANDLER_TIMEOUT_S):
+                return await _deliver(deps, handler, event, envelope, parked, again)
+        except Exception as error:
+            # The edge between us and any handler: a bug in one must not stop the others' events.
+            # It is not swallowed: it waits in event_retry, then dead_letter, with its text.
+            log.warning("%s failed on event %s", handler.name, envelope.id, exc_info=True)
+            return await _postpone(deps, envelope, handler.name, f"{type(error).__name__}: {error}")
+
+
+async def _deliver(
+    deps: Deps, handler: Handler, event: Event, envelope: Envelope, parked: bool, again: bool
+) -> Outcome:
+    if handler.external:
+        return await _deliver_external(deps, handler, event, envelope, parked, again)
+    async with deps.begin() as uow:
+        if again:
+            await _forget_handled(uow, envelope.id, handler.name)
+        if not await _record(uow, envelope.id, handler.name, parked):
+            return Outcome.SKIPPED
+        await handler.run(HandlerContext(deps, uow), event, envelope)
+    return Outcome.APPLIED
 
 
 async def _deliver_external(
