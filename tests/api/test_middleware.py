@@ -1,0 +1,258 @@
+"""What the edge adds to and refuses of every request."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+
+from api import health, metrics
+from api.caller import owner_of_limits
+from api.middleware import install
+from deps.core import Deps
+from deps.settings import Settings
+from deps.telemetry import JsonFormatter, current_trace_id
+from tests import factories
+
+JSON = {"ok": True}
+
+
+def _router() -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/v1/things/{id}")
+    async def thing(id: str) -> dict[str, bool]:
+        return JSON
+
+    @router.post("/v1/things")
+    async def write(request: Request) -> dict[str, int]:
+        return {"bytes": len(await request.body())}
+
+    @router.get("/v1/slow")
+    async def slow() -> None:
+        await asyncio.Event().wait()
+
+    @router.get("/v1/broken")
+    async def broken() -> None:
+        raise RuntimeError("ada@example.com broke it")
+
+    @router.get("/v1/feed")
+    async def feed() -> StreamingResponse:
+        async def lines() -> AsyncIterator[bytes]:
+            yield b'{"a": 1}\n'
+            await asyncio.sleep(0)
+            yield b'{"a": 2}\n'
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    @router.post("/v1/auth/login")
+    async def login() -> dict[str, bool]:
+        return JSON
+
+    @router.get("/v1/trace")
+    async def trace() -> dict[str, str | None]:
+        return {"trace_id": current_trace_id()}
+
+    @router.get("/page")
+    async def page() -> Response:
+        return Response("<p>", media_type="text/html")
+
+    return router
+
+
+@asynccontextmanager
+async def _client(
+    deps: Deps, *, settings: Settings | None = None, base_url: str = "http://test"
+) -> AsyncGenerator[httpx.AsyncClient, None]:
+    app = FastAPI()
+    app.state.deps = deps
+    app.include_router(_router())
+    app.include_router(health.router)
+    app.include_router(metrics.router)
+    install(app, settings or deps.settings)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url=base_url
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+async def http(deps: Deps) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async with _client(deps) as client:
+        yield client
+
+
+async def test_request_id_is_kept_when_sane(http: httpx.AsyncClient) -> None:
+    kept = await http.get("/v1/things/1", headers={"X-Request-Id": "abc-12345"})
+    assert kept.headers["x-request-id"] == "abc-12345"
+    made = await http.get("/v1/things/1", headers={"X-Request-Id": "a b\tc" * 9})
+    assert len(made.headers["x-request-id"]) == 32
+
+
+async def test_security_headers_are_on_every_answer(deps: Deps) -> None:
+    async with _client(deps) as http:
+        for path in ("/v1/things/1", "/v1/broken", "/v1/none", "/page"):
+            headers = (await http.get(path)).headers
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "referrer-policy" in headers
+            assert "strict-transport-security" not in headers
+    async with _client(deps, base_url="https://test") as https:
+        assert "strict-transport-security" in (await https.get("/page")).headers
+
+
+async def test_bug_is_a_problem_without_its_text(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await http.get("/v1/broken")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "ada@example.com" not in answer.text
+    assert any(record.exc_info for record in caplog.records)
+
+
+async def test_declared_body_over_the_limit(deps: Deps) -> None:
+    settings = deps.settings.model_copy(update={"request_body_bytes_max": 10})
+    async with _client(deps, settings=settings) as http:
+        assert (await http.post("/v1/things", content=b"x" * 10)).json() == {"bytes": 10}
+        answer = await http.post("/v1/things", content=b"x" * 11)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+async def test_chunked_body_over_the_limit(deps: Deps, headers: dict[str, str]) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"xxxx"
+
+    settings = deps.settings.model_copy(update={"request_body_bytes_max": 10})
+    async with _client(deps, settings=settings) as http:
+        answer = await http.post("/v1/things", content=chunks(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+async def test_slow_request_is_cut_off(deps: Deps) -> None:
+    settings = deps.settings.model_copy(update={"request_timeout_s": 0.01})
+    async with _client(deps, settings=settings) as http:
+        answer = await http.get("/v1/slow")
+    assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
+
+
+async def test_stream_is_neither_timed_nor_tagged(deps: Deps) -> None:
+    settings = deps.settings.model_copy(update={"request_timeout_s": 1e-9})
+    async with _client(deps, settings=settings) as http:
+        answer = await http.get("/v1/feed")
+    assert answer.text.count("\n") == 2
+    assert "etag" not in answer.headers
+
+
+async def test_known_answer_is_not_sent_again(http: httpx.AsyncClient) -> None:
+    first = await http.get("/v1/things/1")
+    etag = first.headers["etag"]
+    assert etag.startswith('W/"')
+    for known in (etag, f'"other", {etag}', etag.removeprefix("W/"), "*"):
+        again = await http.get("/v1/things/1", headers={"If-None-Match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == etag
+    other = await http.get("/v1/things/1", headers={"If-None-Match": '"other"'})
+    assert other.json() == JSON
+
+
+async def test_eleventh_login_waits(deps: Deps) -> None:
+    settings = deps.settings.model_copy(update={"rate_limits": True})
+    async with _client(deps, settings=settings) as http:
+        answers = [
+            # A fresh guest token must not be a fresh allowance.
+            await http.post("/v1/auth/login", headers={"X-Guest-Token": f"t{i}" * 20})
+            for i in range(11)
+        ]
+        read = await http.get("/v1/things/1")
+    assert [a.status_code for a in answers] == [200] * 10 + [429]
+    assert answers[-1].json()["code"] == "too_many_requests"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
+    assert answers[0].headers["ratelimit"].startswith('"auth";r=9')
+    assert read.status_code == 200
+
+
+async def test_users_behind_one_address_count_apart(deps: Deps) -> None:
+    app = FastAPI()
+    app.state.deps = deps
+    owners = set()
+    for _ in range(2):
+        authorization = factories.bearer(await factories.user(deps))["Authorization"]
+        headers = [(b"authorization", authorization.encode())]
+        owners.add(owner_of_limits({"type": "http", "app": app, "headers": headers}))
+    forged = [(b"authorization", b"Bearer eyJhbGciOiJub25lIn0.e30.")]
+    scope = {"type": "http", "app": app, "headers": forged, "client": ("192.0.2.1", 1)}
+    assert len(owners) == 2
+    assert owner_of_limits(scope) == "ip:192.0.2.1"
+
+
+async def test_metrics_name_templates_not_paths(http: httpx.AsyncClient) -> None:
+    await http.get("/v1/things/secret-1")
+    await http.get("/nowhere/secret-2")
+    scraped = (await http.get("/metrics")).text
+    assert 'route="/v1/things/{id}",status="200"' in scraped
+    assert 'route="unmatched",status="404"' in scraped
+    assert "secret-" not in scraped
+    assert 'db_pool_connections{state="in_use"}' in scraped
+    assert "outbox_lag_seconds 0.0" in scraped
+
+
+async def test_access_log_names_nobody(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="shopkeeper.access"):
+        await http.get("/v1/things/7?email=ada@example.com")
+    [record] = [r for r in caplog.records if r.name == "shopkeeper.access"]
+    line = json.loads(JsonFormatter("web").format(record))
+    assert (line["route"], line["status"], line["role"]) == ("/v1/things/{id}", 200, "guest")
+    assert "ada" not in json.dumps(line)
+
+
+async def test_trace_of_the_caller_is_joined(http: httpx.AsyncClient) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    joined = await http.get(
+        "/v1/trace", headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    )
+    assert joined.json() == {"trace_id": trace_id}
+    own = (await http.get("/v1/trace", headers={"traceparent": "nonsense"})).json()["trace_id"]
+    assert len(own) == 32
+
+
+async def test_health(deps: Deps) -> None:
+    async with _client(deps) as http:
+        assert (await http.get("/health/live")).json() == {"status": "ok"}
+        ready = await http.get("/health/ready")
+        assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+        details = (await http.get("/v1/health")).json()
+    assert details["backlog"] == {"pending": 0, "lag_s": 0.0, "dead_letters": 0}
+
+
+async def test_shop_without_redis_is_degraded_but_ready(deps: Deps) -> None:
+    from deps.cache import Cache
+
+    async with _client(replace(deps, cache=Cache(None))) as http:
+        ready = await http.get("/health/ready")
+    assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+
+
+async def test_shop_without_postgres_is_not_ready(deps: Deps, settings: Settings) -> None:
+    from deps import postgres
+
+    engine = postgres.create_engine(
+        "postgresql+asyncpg://nobody@/nothing?host=/nonexistent", settings
+    )
+    away = replace(deps, db=postgres.session_factory(engine))
+    async with _client(away) as http:
+        ready = await http.get("/health/ready")
+        assert (await http.get("/health/live")).status_code == 200
+        assert 'dependency_up{name="postgres"} 0.0' in (await http.get("/metrics")).text
+    assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
+    await engine.dispose()
