@@ -13,7 +13,8 @@ from db.types import UserId, new_id
 from deps import security
 from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps
 from deps.mail import Mail, MailError
-from tools import cart, checkout, product as products
+from tools import cart, checkout
+from tools import product as products
 from tools.cart import Address, CartView
 from tools.order import OrderView
 from tools.product import ProductInput, VariantInput

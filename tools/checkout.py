@@ -105,7 +105,7 @@ async def _prepare(
     owned = await cart.access(uow, cart_id, lock=True)
     existing = (await uow.session.exec(select(Order.id).where(Order.cart_id == owned.id))).first()
     if existing is not None:
-        return existing
+        return OrderId(existing)
     if not 1 <= len(payment_method) <= 200 or payment_method.replace(" ", "").isdigit():
         raise InvalidInput(
             "payment_method is a token from the payment provider, never a card number.",
@@ -186,7 +186,7 @@ async def _create_order(
     await uow.session.flush()
     await payment.start_attempt(uow, intent.id, AttemptKind.AUTHORIZE)
     await cart.set_status(uow, owned.id, CartStatus.COMPLETING)
-    return created.id
+    return OrderId(created.id)
 
 
 async def drive(deps: Deps, order_id: OrderId) -> OrderView:
@@ -253,9 +253,7 @@ async def _lease(uow: UnitOfWork, order_id: OrderId) -> bool:
 
 async def _next_step(uow: UnitOfWork, order_id: OrderId) -> tuple[Step, Payment]:
     """Read from the rows what comes next."""
-    found = await uow.session.get_one(
-        Order, order_id, with_for_update=True, populate_existing=True
-    )
+    found = await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
     intent = await payment.locked(uow, order_id)
     if found.payment_status is PaymentStatus.REFUND_PENDING:
         return Step.REFUND, intent
@@ -443,9 +441,7 @@ async def _undo(uow: UnitOfWork, found: Order, status: PaymentStatus, reason: st
 
 async def _both_locked(uow: UnitOfWork, order_id: OrderId) -> tuple[Order, Payment]:
     """Lock in the one order everybody uses: the order, then its payment."""
-    found = await uow.session.get_one(
-        Order, order_id, with_for_update=True, populate_existing=True
-    )
+    found = await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
     return found, await payment.locked(uow, order_id)
 
 
@@ -593,7 +589,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
         raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
     async with deps.begin() as uow:
         found = await order.access(uow, number, lock=True)
-        order_id = found.id
+        order_id = OrderId(found.id)
         repeated = found.status is OrderStatus.CANCELLED and found.placed_at is not None
         if not repeated:
             if found.fulfillment_status is not FulfillmentStatus.UNFULFILLED or (

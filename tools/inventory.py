@@ -114,9 +114,7 @@ async def allocate(uow: UnitOfWork, *, order_id: OrderId) -> None:
         return
     if reservation.status in (ReservationStatus.EXPIRED, ReservationStatus.RELEASED):
         units = await _units(uow, order_id)
-        await uow.session.execute(
-            text("DELETE FROM reservation WHERE id = :id"), {"id": order_id}
-        )
+        await uow.session.execute(text("DELETE FROM reservation WHERE id = :id"), {"id": order_id})
         await reserve(uow, order_id=order_id, units=units)
     await _move(uow, order_id, MovementKind.ALLOCATE, reserved=-1, allocated=1)
     await _set_status(uow, order_id, ReservationStatus.ALLOCATED)
@@ -187,7 +185,8 @@ async def _move(
     await uow.session.execute(
         text("""
             INSERT INTO stock_movement (sku, location_id, kind, on_hand_delta, reserved_delta,
-                                        allocated_delta, reason, reference_id, actor_id, occurred_at)
+                                        allocated_delta, reason, reference_id, actor_id,
+                                        occurred_at)
             SELECT sku, location_id, :kind, 0, :reserved * quantity, :allocated * quantity, '',
                    :id, :actor, :now
             FROM reservation_line WHERE reservation_id = :id ORDER BY sku, location_id
@@ -330,7 +329,8 @@ async def low(uow: UnitOfWork, limit: int = 20) -> list[LowStock]:
     """
     rows = await uow.session.execute(
         text("""
-            SELECT l.sku, p.title || CASE v.title WHEN '' THEN '' ELSE ' – ' || v.title END AS title,
+            SELECT l.sku,
+                   p.title || CASE v.title WHEN '' THEN '' ELSE ' – ' || v.title END AS title,
                    sum(l.on_hand - l.reserved - l.allocated)::int AS available
             FROM stock_level l
             JOIN variant v ON v.sku = l.sku AND v.is_active
@@ -355,9 +355,7 @@ async def low(uow: UnitOfWork, limit: int = 20) -> list[LowStock]:
         "adjust the stock of {sku} at {location} by {delta}: {reason}",
     ),
 )
-async def adjust(
-    uow: UnitOfWork, sku: str, location: str, delta: int, reason: str
-) -> StockView:
+async def adjust(uow: UnitOfWork, sku: str, location: str, delta: int, reason: str) -> StockView:
     """Correct the units on hand of a SKU at a location.
 
     Args:

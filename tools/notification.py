@@ -152,9 +152,7 @@ async def list_recent(
         cursor: `next_cursor` of the page before.
     """
     query = (
-        select(Notification)
-        .order_by(col(Notification.id).desc())
-        .limit(checked_limit(limit) + 1)
+        select(Notification).order_by(col(Notification.id).desc()).limit(checked_limit(limit) + 1)
     )
     if not uow.actor.may("notification:read_all"):
         query = query.where(Notification.customer_id == uow.actor.user_id)

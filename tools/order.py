@@ -198,9 +198,7 @@ async def list_all(
     return await _page(uow, query, limit, cursor)
 
 
-async def _page(
-    uow: UnitOfWork, query: Any, limit: int, cursor: str | None
-) -> Page[OrderSummary]:
+async def _page(uow: UnitOfWork, query: Any, limit: int, cursor: str | None) -> Page[OrderSummary]:
     query = query.order_by(col(Order.number).desc()).limit(checked_limit(limit) + 1)
     if cursor is not None:
         query = query.where(col(Order.number) < decode_cursor(cursor, int)[0])

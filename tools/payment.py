@@ -173,6 +173,4 @@ async def post_capture(uow: UnitOfWork, payment: Payment, of: Order) -> None:
 
 
 async def post_refund(uow: UnitOfWork, transaction_id: UUID, of: Order, amount: int) -> None:
-    await post(
-        uow, transaction_id, of, {Account.REFUNDS: amount, Account.CLEARING: -amount}
-    )
+    await post(uow, transaction_id, of, {Account.REFUNDS: amount, Account.CLEARING: -amount})

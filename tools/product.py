@@ -188,14 +188,13 @@ async def search(
             break
     items = [ProductCard.model_validate(row, from_attributes=True) for row in rows[:limit]]
     last = rows[limit - 1] if len(rows) > limit else None
-    keys = {
-        "newest": lambda r: (str(r.id),),
-        "title": lambda r: (r.title, str(r.id)),
-        "price": lambda r: (r.price_amount, str(r.id)),
-        "-price": lambda r: (r.price_amount, str(r.id)),
-        "relevance": lambda r: (float(r.rank), str(r.id)),
-    }
-    return Page(items=items, next_cursor=encode_cursor(*keys[sort](last)) if last else None)
+    return Page(items=items, next_cursor=encode_cursor(*_key(last, sort)) if last else None)
+
+
+def _key(row: Any, sort: Sort) -> tuple[Any, ...]:
+    """Return what the row is sorted by, as `_SORTS` names it."""
+    names = _SORTS[sort][0].split(", ")
+    return tuple(str(row.id) if name == "id" else getattr(row, name) for name in names)
 
 
 _MATCHES = {
@@ -221,6 +220,8 @@ async def _cards(
     uow: UnitOfWork, match: str, filters: dict[str, Any], sort: str, cursor: str | None
 ) -> list[Any]:
     rank, where = _MATCHES[match]
+    if match == "similar":  # Below the default of 0.6, so that a letter left out still matches.
+        await uow.session.execute(text("SET LOCAL pg_trgm.word_similarity_threshold = 0.45"))
     values = {k: v for k, v in filters.items() if v is not None and k != "in_stock"}
     if "any_word" in where:
         words = ["".join(c for c in w if c.isalnum()) for w in filters["query"].split()]
@@ -252,7 +253,8 @@ async def _cards(
     order = ", ".join(f"{key} {direction}" for key in keys.split(", "))
     condition = f"WHERE {' AND '.join(outer)}" if outer else ""
     # Only fixed fragments are put together here; every value is bound.
-    sql = f"SELECT * FROM ({_CARDS.format(rank=rank)}{where}) found {condition} ORDER BY {order} LIMIT :limit"
+    found = f"SELECT * FROM ({_CARDS.format(rank=rank)}{where}) found"
+    sql = f"{found} {condition} ORDER BY {order} LIMIT :limit"
     return list(await uow.session.execute(text(sql), _used(sql, values)))
 
 
@@ -373,9 +375,7 @@ async def save(uow: UnitOfWork, product: ProductInput) -> ProductView:
     product_id = ProductId((await uow.session.execute(upsert)).scalar_one())
     await _save_variants(uow, product_id, product.variants)
     uow.publish(
-        ProductSaved(
-            product_id=product_id, handle=product.handle, created=product_id == created_id
-        )
+        ProductSaved(product_id=product_id, handle=product.handle, created=product_id == created_id)
     )
     await uow.session.flush()
     return await get(uow, product.handle)

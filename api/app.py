@@ -1,0 +1,79 @@
+"""The ASGI application: routers, errors, middleware, pages."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from api import (
+    analytics,
+    carts,
+    health,
+    inventory,
+    metrics,
+    middleware,
+    orders,
+    problems,
+    products,
+    users,
+)
+from api.deps import bearer, guest_token
+from deps.core import Deps
+from deps.settings import Settings
+
+STATIC = Path(__file__).parent / "static"
+V1 = (users, products, inventory, carts, orders, analytics)
+UNVERSIONED = (health, metrics)
+DESCRIPTION = """
+Commerce operations for programs. Amounts are integers in minor units of an ISO 4217 currency,
+times are UTC, lists page by `cursor`, and errors are problem details (RFC 9457) with a stable
+`code`. Send `Idempotency-Key` with writes: a retry then gets the first answer.
+"""
+
+
+def create_app(
+    settings: Settings,
+    open_deps: Callable[[], AbstractAsyncContextManager[Deps]] | None = None,
+) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: Limits, names and secrets.
+        open_deps: Opens what requests need when the server starts; without it the caller sets
+            `app.state.deps` before the first request.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if open_deps is None:
+            yield
+            return
+        async with open_deps() as deps:
+            app.state.deps = deps
+            yield
+
+    app = FastAPI(
+        title="shopkeeper",
+        version="1",
+        summary="A commerce backend run by agents and kept honest by plain code.",
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        dependencies=[Depends(bearer), Depends(guest_token)],
+    )
+    v1 = APIRouter(prefix="/v1")
+    for module in V1:
+        v1.include_router(module.router)
+    app.include_router(v1)
+    for module in UNVERSIONED:
+        app.include_router(module.router)
+    if STATIC.is_dir():
+        app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    problems.install(app)
+    middleware.install(app, settings)
+    return app

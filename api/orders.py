@@ -1,0 +1,71 @@
+"""REST: orders."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
+
+from api.deps import DepsDep, UowDep, needs
+from api.problems import problems
+from db.models.order import OrderStatus
+from tools import checkout, order, payment
+from tools.errors import Forbidden, IllegalTransition, NotFound, Unauthenticated
+from tools.order import OrderSummary, OrderView, TimelineEntry
+from tools.page import PAGE_LIMIT_MAX, Page
+from tools.payment import PaymentView
+
+router = APIRouter(prefix="/orders", tags=["orders"])
+Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]
+Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
+Cursor = Annotated[str | None, Query(max_length=1000)]
+
+
+class Cancellation(BaseModel):
+    reason: str = Field(min_length=1, max_length=500, examples=["ordered twice"])
+
+
+@router.get("", responses=problems())
+async def list_orders(
+    uow: UowDep,
+    status: OrderStatus | None = None,
+    email: Annotated[str | None, Query(max_length=254)] = None,
+    mine: bool = False,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> Page[OrderSummary]:
+    """List orders, newest first: one's own, or the whole shop's for staff."""
+    if mine or not uow.actor.may("order:read_all"):
+        return await order.list_mine(uow, limit, cursor)
+    return await order.list_all(uow, status, email, limit, cursor)
+
+
+@router.get("/{number}", responses=problems(NotFound))
+async def read_order(number: Number, uow: UowDep) -> OrderView:
+    """Show an order with its lines, states and what may be asked of it."""
+    return await order.get(uow, number)
+
+
+@router.get("/{number}/timeline", responses=problems(NotFound))
+async def read_timeline(number: Number, uow: UowDep) -> list[TimelineEntry]:
+    """Tell what happened to an order, oldest first."""
+    return await order.timeline(uow, number)
+
+
+@router.get(
+    "/{number}/payments",
+    dependencies=[needs("payment:read")],
+    responses=problems(Unauthenticated, Forbidden, NotFound),
+)
+async def list_payments(number: Number, uow: UowDep) -> list[PaymentView]:
+    """List an order's payments (staff)."""
+    return await payment.list_for_order(uow, number)
+
+
+@router.post(
+    "/{number}/cancel",
+    dependencies=[needs("order:cancel")],
+    responses=problems(Unauthenticated, Forbidden, NotFound, IllegalTransition),
+)
+async def cancel_order(number: Number, body: Cancellation, deps: DepsDep) -> OrderView:
+    """Cancel an unshipped order and refund it in full. Needs an `Idempotency-Key`."""
+    return await checkout.cancel(deps, number, body.reason)

@@ -1,0 +1,107 @@
+"""Errors as problem details (RFC 9457): a stable `code`, the `field` at fault, and facts."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api.answer import problem
+from tools.errors import DomainError, InvalidInput, TooManyRequests, Unavailable
+
+RETRY_AFTER_S = "1"
+
+
+class FieldError(BaseModel):
+    field: str = Field(description="Dotted path of the input at fault.")
+    code: str
+    message: str
+
+
+class Problem(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="What went wrong, for people.")
+    code: str = Field(description="What went wrong, for programs; stable.")
+    field: str | None = Field(default=None, description="The input field at fault, if one is.")
+    errors: list[FieldError] | None = None
+
+
+def problems(*errors: type[DomainError]) -> dict[int | str, dict[str, Any]]:
+    """Document the errors an endpoint can answer, beside those that every one can."""
+    by_status: dict[int, list[str]] = {}
+    for error in (*errors, InvalidInput, TooManyRequests, Unavailable):
+        codes = by_status.setdefault(error.status_code, [])
+        if error.error_code() not in codes:
+            codes.append(error.error_code())
+    return {
+        status: {
+            "description": "Codes: " + ", ".join(f"`{code}`" for code in codes),
+            "content": {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+            },
+        }
+        for status, codes in by_status.items()
+    }
+
+
+def _on_domain_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DomainError)
+    headers = {}
+    if isinstance(error, Unavailable | TooManyRequests):
+        headers["Retry-After"] = RETRY_AFTER_S
+    if error.status_code == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    extra = {**error.extra, **({"field": error.field} if error.field else {})}
+    return problem(error.status_code, error.error_code(), str(error), headers=headers, **extra)
+
+
+def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [
+        FieldError(
+            field=".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0]),
+            code=item["type"],
+            message=item["msg"],
+        )
+        for item in error.errors()
+    ]
+    detail = "; ".join(f"{item.field}: {item.message}" for item in found[:5])
+    return problem(
+        422,
+        InvalidInput.error_code(),
+        detail,
+        field=found[0].field if found else None,
+        errors=[item.model_dump() for item in found],
+    )
+
+
+def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    code = codes.get(error.status_code, "http_error")
+    return problem(error.status_code, code, str(error.detail), headers=error.headers)
+
+
+def _on_database_away(request: Request, error: Exception) -> Response:
+    return problem(
+        503,
+        Unavailable.error_code(),
+        "The database is away or busy; try again.",
+        headers={"Retry-After": RETRY_AFTER_S},
+    )
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(DomainError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    for away in (OperationalError, PoolTimeout, ConnectionError):
+        app.add_exception_handler(away, _on_database_away)

@@ -1,0 +1,84 @@
+"""REST: registration, sign-in, tokens and the signed-in person."""
+
+from fastapi import APIRouter, status
+from pydantic import BaseModel, Field
+
+from api.deps import DepsDep, UowDep, needs
+from api.problems import problems
+from tools import user
+from tools.errors import AlreadyExists, Forbidden, Unauthenticated
+from tools.page import Page
+from tools.user import Tokens, UserView
+
+router = APIRouter(tags=["users"])
+
+
+class Registration(BaseModel):
+    email: str = Field(max_length=254, examples=["ada@example.com"])
+    password: str = Field(min_length=10, max_length=200, examples=["a long passphrase"])
+    name: str = Field(min_length=1, max_length=200, examples=["Ada Lovelace"])
+
+
+class Credentials(BaseModel):
+    email: str = Field(max_length=254, examples=["shopper@example.com"])
+    password: str = Field(max_length=200, examples=["harbour-and-pine"])
+
+
+class RefreshRequest(BaseModel):
+    refresh_token: str = Field(min_length=1, max_length=200)
+
+
+class ProfileChange(BaseModel):
+    name: str = Field(min_length=1, max_length=200, examples=["Ada King"])
+
+
+@router.post(
+    "/auth/register", status_code=status.HTTP_201_CREATED, responses=problems(AlreadyExists)
+)
+async def register(body: Registration, deps: DepsDep) -> UserView:
+    """Create a customer's sign-in."""
+    return await user.register(deps, email=body.email, password=body.password, name=body.name)
+
+
+@router.post("/auth/login", responses=problems(Unauthenticated))
+async def login(body: Credentials, deps: DepsDep) -> Tokens:
+    """Exchange email and password for an access and a refresh token."""
+    return await user.login(deps, email=body.email, password=body.password)
+
+
+@router.post("/auth/refresh", responses=problems(Unauthenticated))
+async def refresh(body: RefreshRequest, deps: DepsDep) -> Tokens:
+    """Exchange a refresh token for new tokens. Each works once; a second use revokes the family."""
+    return await user.refresh(deps, refresh_token=body.refresh_token)
+
+
+@router.post(
+    "/auth/logout", status_code=status.HTTP_204_NO_CONTENT, responses=problems(Unauthenticated)
+)
+async def logout(body: RefreshRequest, deps: DepsDep) -> None:
+    """Revoke a refresh token and all that came from the same sign-in."""
+    await user.logout(deps, refresh_token=body.refresh_token)
+
+
+@router.get("/me", responses=problems(Unauthenticated))
+async def read_me(uow: UowDep) -> UserView:
+    """Show the signed-in person."""
+    return await user.me(uow)
+
+
+@router.patch("/me", responses=problems(Unauthenticated))
+async def change_me(body: ProfileChange, uow: UowDep) -> UserView:
+    """Change the signed-in person's name."""
+    return await user.rename(uow, body.name)
+
+
+@router.get(
+    "/users",
+    dependencies=[needs("user:read_all")],
+    responses=problems(Unauthenticated, Forbidden),
+)
+async def list_users(
+    uow: UowDep, q: str | None = None, limit: int = 20, cursor: str | None = None
+) -> Page[UserView]:
+    """List people who have a sign-in, newest first (staff)."""
+    return await user.find(uow, q, limit, cursor)

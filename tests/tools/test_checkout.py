@@ -1,0 +1,250 @@
+"""The first sale: one order per cart, one charge per order, whatever fails or races."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+
+from deps.core import Deps
+from deps.gateway import Fault, ScriptedGateway
+from tests import factories
+from tools import cart, checkout, inventory, order, payment
+from tools.errors import (
+    CheckoutIncomplete,
+    IllegalTransition,
+    InvalidInput,
+    NotFound,
+    OutOfStock,
+    PaymentDeclined,
+    TotalChanged,
+    Unavailable,
+)
+from tools.invariant import check
+
+
+async def counters(deps: Deps, sku: str = "MUG") -> tuple[int, int, int]:
+    async with deps.begin() as uow:
+        row = await uow.session.execute(
+            text(
+                "SELECT sum(on_hand), sum(reserved), sum(allocated) FROM stock_level "
+                "WHERE sku = :sku"
+            ),
+            {"sku": sku},
+        )
+        on_hand, reserved, allocated = row.one()
+        return on_hand, reserved, allocated
+
+
+async def test_a_sale(guest: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(guest, "MUG", price=1250, stock=10)
+    filled = await factories.filled_cart(guest, MUG=2)
+    assert filled.problems == []
+    assert filled.total_amount == 2500 + 490
+    placed = await checkout.complete(
+        guest, filled.id, payment_method="tok_visa", expected_total_amount=2990
+    )
+    assert (placed.status, placed.payment_status) == ("placed", "captured")
+    assert sum(gateway.charges.values()) == 2990
+    assert await counters(guest) == (10, 0, 2)
+    async with guest.begin() as uow:
+        entries = [e.type for e in await order.timeline(uow, placed.number)]
+    assert entries == [
+        "OrderCreated",
+        "StockReserved",
+        "PaymentAuthorized",
+        "PaymentCaptured",
+        "OrderPlaced",
+    ]
+    assert await check(guest) == []
+
+
+async def test_fifty_completions_make_one_order(guest: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(guest, "MUG", stock=10)
+    filled = await factories.filled_cart(guest, MUG=1)
+    answers = await asyncio.gather(
+        *(checkout.complete(guest, filled.id, payment_method="tok_visa") for _ in range(50))
+    )
+    assert len({answer.model_dump_json() for answer in answers}) == 1
+    assert list(gateway.charges.values()) == [answers[0].total_amount]
+    assert await counters(guest) == (10, 0, 1)
+    assert await check(guest) == []
+
+
+async def test_the_last_units_are_sold_once(deps: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(deps, "MUG", stock=5)
+    buyers = [factories.guest(deps, f"token-of-buyer-{n:030}") for n in range(20)]
+    carts = [await factories.filled_cart(buyer, MUG=1) for buyer in buyers]
+    results = await asyncio.gather(
+        *(
+            checkout.complete(buyer, filled.id, payment_method="tok_visa")
+            for buyer, filled in zip(buyers, carts, strict=True)
+        ),
+        return_exceptions=True,
+    )
+    refused = [r for r in results if isinstance(r, BaseException)]
+    assert len(refused) == 15
+    assert all(isinstance(r, OutOfStock) for r in refused), refused
+    assert len(gateway.charges) == 5
+    assert await counters(deps) == (5, 0, 5)
+    assert await check(deps) == []
+
+
+async def test_baskets_in_opposite_order_do_not_deadlock(deps: Deps) -> None:
+    await factories.product(deps, "AAA", stock=100, title="First")
+    await factories.product(deps, "ZZZ", stock=100, title="Last")
+    buyers = [factories.guest(deps, f"token-of-buyer-{n:030}") for n in range(12)]
+    carts = [
+        await factories.filled_cart(b, **({"AAA": 1, "ZZZ": 1} if n % 2 else {"ZZZ": 1, "AAA": 1}))
+        for n, b in enumerate(buyers)
+    ]
+    await asyncio.gather(
+        *(
+            checkout.complete(b, c.id, payment_method="tok_visa")
+            for b, c in zip(buyers, carts, strict=True)
+        )
+    )
+    assert await counters(deps, "AAA") == (100, 0, 12)
+    assert await check(deps) == []
+
+
+async def test_a_decline_frees_the_stock_and_reopens_the_cart(
+    guest: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=3)
+    with pytest.raises(PaymentDeclined):
+        await checkout.complete(guest, filled.id, payment_method="tok_declined")
+    assert await counters(guest) == (3, 0, 0)
+    placed = await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    assert placed.status == "placed"
+    assert sum(gateway.charges.values()) == placed.total_amount
+    assert await check(guest) == []
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER])
+@pytest.mark.parametrize("calls_before", [0, 1])
+async def test_an_unknown_outcome_is_asked_for_and_never_repeated(
+    guest: Deps, gateway: ScriptedGateway, fault: Fault, calls_before: int
+) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    gateway.script.extend([None] * calls_before)  # type: ignore[list-item]
+    gateway.script.append(fault)
+    with pytest.raises(Unavailable):
+        await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    later = factories.later(guest, minutes=2)
+    assert await checkout.resume_stuck(later) == 1
+    placed = await checkout.complete(later, filled.id, payment_method="tok_visa")
+    assert placed.status == "placed"
+    assert list(gateway.charges.values()) == [placed.total_amount]
+    assert await check(later) == []
+
+
+async def test_a_wrong_amount_is_voided(guest: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    gateway.script.append(Fault.WRONG_AMOUNT)
+    with pytest.raises(PaymentDeclined):
+        await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    assert gateway.charges == {}
+    assert await counters(guest) == (3, 0, 0)
+    assert await check(guest) == []
+
+
+async def test_an_expired_hold_is_taken_anew_or_refused_before_capture(
+    deps: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(deps, "MUG", stock=1)
+    slow = factories.guest(deps, "token-of-the-slow-buyer-0123456789")
+    filled = await factories.filled_cart(slow, MUG=1)
+    gateway.script.append(Fault.TIMEOUT_AFTER)
+    with pytest.raises(Unavailable):
+        await checkout.complete(slow, filled.id, payment_method="tok_visa")
+    later = factories.later(deps, minutes=20)
+    assert await inventory.expire_due(later) == 1
+    assert await counters(deps) == (1, 0, 0)
+    await factories.placed_order(factories.later(factories.guest(deps), minutes=20), MUG=1)
+    await checkout.resume_stuck(later)
+    assert len(gateway.charges) == 1
+    assert await counters(deps) == (1, 0, 1)
+    assert await check(later) == []
+
+
+async def test_what_is_missing_is_named_and_nothing_is_held(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    async with guest.begin() as uow:
+        opened = await cart.create(uow)
+        await cart.add(uow, opened.id, "MUG")
+    with pytest.raises(CheckoutIncomplete) as refused:
+        await checkout.complete(guest, opened.id, payment_method="tok_visa")
+    fields = {problem["field"] for problem in refused.value.extra["problems"]}
+    assert fields == {"email", "shipping_address", "shipping_method"}
+    assert await counters(guest) == (3, 0, 0)
+
+
+async def test_a_drifted_total_is_refused(guest: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(guest, "MUG", price=1000, stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    await factories.product(guest, "MUG", price=2000, stock=0)
+    with pytest.raises(TotalChanged):
+        await checkout.complete(
+            guest,
+            filled.id,
+            payment_method="tok_visa",
+            expected_total_amount=filled.total_amount,
+        )
+    assert gateway.calls == 0
+
+
+async def test_a_card_number_is_refused(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    with pytest.raises(InvalidInput):
+        await checkout.complete(guest, filled.id, payment_method="4242 4242 4242 4242")
+
+
+async def test_another_persons_cart_and_order_do_not_exist(guest: Deps, customer: Deps) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    with pytest.raises(NotFound):
+        await checkout.complete(customer, filled.id, payment_method="tok_visa")
+    placed = await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    async with customer.begin() as uow:
+        with pytest.raises(NotFound):
+            await order.get(uow, placed.number)
+    with pytest.raises(NotFound):
+        await checkout.cancel(customer, placed.number, reason="not mine")
+
+
+async def test_cancelling_gives_stock_and_money_back_once(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", stock=3)
+    placed = await factories.placed_order(customer, MUG=2)
+    answers = await asyncio.gather(
+        *(checkout.cancel(customer, placed.number, reason="too late") for _ in range(8))
+    )
+    assert {a.payment_status for a in answers} == {"refunded"}
+    assert list(gateway.charges.values()) == [0]
+    assert await counters(customer) == (3, 0, 0)
+    async with merchant.begin() as uow:
+        balances = {b.account: b.balance_amount for b in await payment.balances(uow)}
+        (paid,) = await payment.list_for_order(uow, placed.number)
+    assert balances["clearing"] == 0
+    assert sum(balances.values()) == 0
+    assert paid.refunded_amount == paid.captured_amount
+    assert await check(customer) == []
+
+
+async def test_an_order_that_was_never_placed_cannot_be_cancelled(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", stock=3)
+    filled = await factories.filled_cart(customer, MUG=1)
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await checkout.complete(customer, filled.id, payment_method="tok_visa")
+    async with customer.begin() as uow:
+        (pending,) = (await order.list_mine(uow)).items
+    with pytest.raises(IllegalTransition):
+        await checkout.cancel(customer, pending.number, reason="never mind")
