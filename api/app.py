@@ -10,11 +10,14 @@ from fastapi.staticfiles import StaticFiles
 from api import (
     analytics,
     carts,
+    events,
+    feed,
     health,
     inventory,
     metrics,
     middleware,
     orders,
+    pages,
     problems,
     products,
     users,
@@ -24,8 +27,8 @@ from deps.core import Deps
 from deps.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-V1 = (users, products, inventory, carts, orders, analytics)
-UNVERSIONED = (health, metrics)
+V1 = (users, products, inventory, carts, orders, analytics, events, feed)
+UNVERSIONED = (health, metrics, pages)
 DESCRIPTION = """
 Commerce operations for programs. Amounts are integers in minor units of an ISO 4217 currency,
 times are UTC, lists page by `cursor`, and errors are problem details (RFC 9457) with a stable

@@ -22,6 +22,7 @@ from deps.mail import Mailer
 from deps.settings import Settings
 from deps.transaction import in_transaction
 
+
 class Event(BaseModel):
     """A fact in the past tense about one aggregate. `tools/events.py` lists them all."""
 

@@ -36,9 +36,7 @@ async def hash_password(password: str) -> str:
 async def verify_password(password: str, password_hash: str | None) -> bool:
     """Compare in a thread, at the same cost whether or not there is a hash to compare with."""
     async with _slots:
-        matches = await asyncio.to_thread(
-            _hasher.verify, password, password_hash or _DUMMY_HASH
-        )
+        matches = await asyncio.to_thread(_hasher.verify, password, password_hash or _DUMMY_HASH)
     return matches and password_hash is not None
 
 

@@ -92,9 +92,7 @@ class Reservation(SQLModel, table=True):
 
     __tablename__ = "reservation"
     __table_args__ = (
-        Index(
-            "ix_reservation_held_expires_at", "expires_at", postgresql_where="status = 'held'"
-        ),
+        Index("ix_reservation_held_expires_at", "expires_at", postgresql_where="status = 'held'"),
     )
 
     id: UUID = Field(primary_key=True, sa_type=Uuid)

@@ -65,9 +65,7 @@ class Order(SQLModel, table=True):
         default=None,
         sa_column=Column(BigInteger, Identity(start=1001), unique=True, nullable=False),
     )
-    cart_id: CartId | None = Field(
-        default=None, foreign_key="cart.id", unique=True, sa_type=Uuid
-    )
+    cart_id: CartId | None = Field(default=None, foreign_key="cart.id", unique=True, sa_type=Uuid)
     customer_id: UserId | None = Field(default=None, foreign_key="app_user.id", sa_type=Uuid)
     guest_secret_sha256: str | None = Field(default=None, max_length=64)
     email: str = Field(max_length=254)
@@ -102,9 +100,7 @@ class OrderLine(SQLModel, table=True):
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
-    order_id: OrderId = Field(
-        foreign_key="orders.id", ondelete="CASCADE", index=True, sa_type=Uuid
-    )
+    order_id: OrderId = Field(foreign_key="orders.id", ondelete="CASCADE", index=True, sa_type=Uuid)
     sku: str = Field(max_length=64, index=True)
     product_id: UUID = Field(sa_type=Uuid)
     title: str = Field(max_length=600)

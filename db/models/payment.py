@@ -31,8 +31,11 @@ class Payment(SQLModel, table=True):
         CheckConstraint(
             "refunded_amount BETWEEN 0 AND captured_amount", name="refunded_within_captured"
         ),
-        Index("ix_payment_unfinished", "updated_at",
-              postgresql_where="state IN ('created', 'authorized', 'unknown')"),
+        Index(
+            "ix_payment_unfinished",
+            "updated_at",
+            postgresql_where="state IN ('created', 'authorized', 'unknown')",
+        ),
     )
 
     id: PaymentId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

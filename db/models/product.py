@@ -36,8 +36,12 @@ class Product(SQLModel, table=True):
     __table_args__ = (
         Index("ix_product_search", "search", postgresql_using="gin"),
         Index("ix_product_category_id_id", "category_id", "id"),
-        Index("ix_product_title_trgm", "title", postgresql_using="gin",
-              postgresql_ops={"title": "gin_trgm_ops"}),
+        Index(
+            "ix_product_title_trgm",
+            "title",
+            postgresql_using="gin",
+            postgresql_ops={"title": "gin_trgm_ops"},
+        ),
     )
 
     id: ProductId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

@@ -39,9 +39,7 @@ class RefreshToken(SQLModel, table=True):
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
     family_id: UUID = Field(index=True, sa_type=Uuid)
-    user_id: UserId = Field(
-        foreign_key="app_user.id", ondelete="CASCADE", index=True, sa_type=Uuid
-    )
+    user_id: UserId = Field(foreign_key="app_user.id", ondelete="CASCADE", index=True, sa_type=Uuid)
     token_sha256: str = Field(max_length=64, unique=True)
     issued_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime = Field(sa_type=UtcDateTime)
