@@ -1,0 +1,138 @@
+"""Payloads as they were once written. They are only added to: the outbox keeps every one."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+import pytest
+
+from deps.bus import Envelope
+from deps.core import Event
+from tools.envelope import UPCASTERS, UnreadableEvent, load
+from tools.events import EVENTS
+
+ID = "0195c8a0-0000-7000-8000-000000000001"
+OTHER_ID = "0195c8a0-0000-7000-8000-000000000002"
+
+# (type, version) → payload. A change of an event adds a row here and never edits one.
+GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
+    ("UserRegistered", 1): {"user_id": ID, "role": "customer"},
+    ("RefreshTokenReused", 1): {"user_id": ID, "family_id": OTHER_ID},
+    ("ProductSaved", 1): {"product_id": ID, "handle": "stoneware-mug", "created": True},
+    ("StockAdjusted", 1): {
+        "product_id": ID,
+        "sku": "MUG",
+        "location": "HAM",
+        "delta": -2,
+        "on_hand": 8,
+        "reason": "broken",
+    },
+    ("StockLow", 1): {"product_id": ID, "sku": "MUG", "available": 2},
+    ("StockReserved", 1): {"order_id": ID, "units": {"MUG": 2}},
+    ("StockReleased", 1): {"order_id": ID, "reason": "expired"},
+    ("OrderCreated", 1): {"order_id": ID, "total_amount": 2990, "currency": "EUR"},
+    ("PaymentAuthorized", 1): {
+        "order_id": ID,
+        "payment_id": OTHER_ID,
+        "amount": 2990,
+        "currency": "EUR",
+    },
+    ("PaymentCaptured", 1): {
+        "order_id": ID,
+        "payment_id": OTHER_ID,
+        "amount": 2990,
+        "currency": "EUR",
+    },
+    ("PaymentFailed", 1): {"order_id": ID, "payment_id": OTHER_ID, "code": "insufficient_funds"},
+    ("PaymentRefunded", 1): {
+        "order_id": ID,
+        "payment_id": OTHER_ID,
+        "amount": 2990,
+        "currency": "EUR",
+    },
+    ("PaymentVoided", 1): {"order_id": ID, "payment_id": OTHER_ID},
+    ("OrderPlaced", 1): {
+        "order_id": ID,
+        "number": 1001,
+        "customer_id": None,
+        "total_amount": 2990,
+        "currency": "EUR",
+    },
+    ("OrderCancelled", 1): {"order_id": ID, "reason": "changed my mind"},
+}
+
+
+def envelope(kind: str, payload: dict[str, Any], version: int = 1) -> Envelope:
+    return Envelope(
+        id=UUID(ID),
+        seq=1,
+        type=kind,
+        schema_version=version,
+        aggregate_type="order",
+        aggregate_id=UUID(ID),
+        aggregate_seq=1,
+        payload=payload,
+        occurred_at=datetime(2026, 1, 30, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+def test_every_version_of_every_event_has_a_golden_payload(kind: str) -> None:
+    versions = range(1, EVENTS[kind].version + 1)
+
+    assert [version for version in versions if (kind, version) not in GOLDEN] == []
+
+
+@pytest.mark.parametrize(("kind", "version"), GOLDEN)
+def test_old_payloads_are_still_read(kind: str, version: int) -> None:
+    event = load(envelope(kind, GOLDEN[kind, version], version))
+
+    assert type(event) is EVENTS[kind]
+    if version == event.version:
+        kept = event.model_dump(mode="json")
+        assert {name: kept.get(name) for name in GOLDEN[kind, version]} == GOLDEN[kind, version]
+
+
+def test_every_older_version_has_a_way_up() -> None:
+    steps = {(kind, v) for kind, event in EVENTS.items() for v in range(1, event.version)}
+
+    assert set(UPCASTERS) == steps
+
+
+class Renamed(Event):
+    aggregate = "order"
+    version: ClassVar[int] = 3
+    order_id: UUID
+    amount: int
+    currency: str
+
+
+def test_old_versions_climb_one_step_at_a_time() -> None:
+    upcasters = {
+        ("Renamed", 1): lambda old: {"order_id": old["id"], "amount": old["amount"]},
+        ("Renamed", 2): lambda old: old | {"currency": "EUR"},
+    }
+    events = {"Renamed": Renamed}
+
+    first = load(
+        envelope("Renamed", {"id": ID, "amount": 5}, 1), events=events, upcasters=upcasters
+    )
+    second = load(
+        envelope("Renamed", {"order_id": ID, "amount": 5}, 2), events=events, upcasters=upcasters
+    )
+
+    assert first == second == Renamed(order_id=UUID(ID), amount=5, currency="EUR")
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "reason"),
+    [
+        (envelope("Teleported", {}), "unknown event type Teleported"),
+        (envelope("OrderCancelled", {}, 99), "OrderCancelled version 99 is newer than 1"),
+        (envelope("Renamed", {}, 1), "no way from version 1 of Renamed"),
+        (envelope("OrderCancelled", {"order_id": ID}), "reason: Field required"),
+    ],
+)
+def test_unreadable_events_say_why(unreadable: Envelope, reason: str) -> None:
+    with pytest.raises(UnreadableEvent, match=reason):
+        load(unreadable, events={**EVENTS, "Renamed": Renamed})
