@@ -8,8 +8,11 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from api import (
+    actions,
+    agents,
     analytics,
     carts,
+    chat,
     events,
     feed,
     health,
@@ -27,7 +30,19 @@ from deps.core import Deps
 from deps.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-V1 = (users, products, inventory, carts, orders, analytics, events, feed)
+V1 = (
+    users,
+    products,
+    inventory,
+    carts,
+    orders,
+    analytics,
+    chat,
+    actions,
+    agents,
+    events,
+    feed,
+)
 UNVERSIONED = (health, metrics, pages)
 DESCRIPTION = """
 Commerce operations for programs. Amounts are integers in minor units of an ISO 4217 currency,
