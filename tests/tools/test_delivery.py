@@ -1,0 +1,612 @@
+"""Every event is applied exactly once by each handler, whatever dies, doubles or disappears."""
+
+import asyncio
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from api import worker
+from db.types import OrderId, new_id
+from deps.bus import RedisStreamBus
+from deps.cache import Cache
+from deps.core import SYSTEM, Deps, utc_now
+from deps.embedded import EmbeddedValkey
+from tests import factories
+from tests.factories import RecordingMailer
+from tests.tools.effects import (
+    DyingBus,
+    Effects,
+    Killed,
+    announce,
+    counted,
+    make_table,
+    once,
+    scalar,
+)
+from tools import delivery, event_log
+from tools.delivery import ATTEMPTS_MAX, Outcome, Reconciler
+from tools.errors import Conflict, Forbidden, NotFound
+from tools.events import OrderCancelled, OrderPlaced
+from tools.handlers import Handler, HandlerContext, Handlers
+
+STREAM = "test:events"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+async def system(deps: Deps) -> Deps:
+    await make_table(deps)
+    return deps.acting_as(SYSTEM)
+
+
+@pytest.fixture
+def live(system: Deps) -> Deps:
+    """With the real clock, for workers that wait for what is due."""
+    return replace(system, clock=utc_now)
+
+
+@pytest.fixture
+async def bus(redis: Redis) -> AsyncGenerator[RedisStreamBus, None]:
+    beside = RedisStreamBus.beside(redis, STREAM)
+    yield beside
+    await beside.aclose()
+
+
+@pytest.fixture
+def effects() -> Effects:
+    return Effects()
+
+
+async def consume(
+    deps: Deps, bus: RedisStreamBus, effects: Effects, consumer: str = "one", idle_ms: int = 60_000
+) -> None:
+    """Take over what is idle and read what is new, for both groups, as the worker does."""
+    for group in ("ledger", "letters"):
+        await bus.ensure_group(group)
+        messages = await bus.claim(group, consumer, idle_ms=idle_ms, limit=100)
+        messages += await bus.read(group, consumer, limit=100, wait_ms=1)
+        envelopes = [message.envelope for message in messages if message.envelope]
+        await delivery.apply(deps, group, envelopes, effects.handlers)
+        await bus.ack(group, messages)
+
+
+async def work_until_reached(deps: Deps, effects: Effects, *buses: RedisStreamBus | None) -> None:
+    """Run a worker for each bus until the expected effects were attempted, then stop them."""
+    stop = asyncio.Event()
+    workers = [
+        asyncio.create_task(worker.run(deps, stop, bus=bus, handlers=effects.handlers))
+        for bus in buses
+    ]
+    async with asyncio.timeout(20):
+        await effects.reached.wait()
+    stop.set()
+    await asyncio.gather(*workers)
+
+
+# --- relay -----------------------------------------------------------------------------------
+
+
+async def test_events_reach_every_group_once(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(system, 1, 2, 3)
+
+    assert await delivery.relay_once(system, bus, limit=2) == 2
+    assert await delivery.relay_once(system, bus) == 1
+    assert await delivery.relay_once(system, bus) == 0
+    await consume(system, bus, effects)
+    await consume(system, bus, effects)
+
+    assert await counted(system) == once(1, 2, 3)
+
+
+async def test_an_event_of_a_transaction_rolled_back_is_never_announced(
+    system: Deps, bus: RedisStreamBus
+) -> None:
+    async def fail() -> None:
+        async with system.begin() as uow:
+            uow.publish(OrderCancelled(order_id=OrderId(new_id()), reason="never"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+
+    assert await delivery.relay_once(system, bus) == 0
+
+
+async def test_a_relay_killed_between_publishing_and_marking_does_no_harm(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(system, 1, 2)
+
+    with pytest.raises(Killed):
+        await delivery.relay_once(system, DyingBus(bus, after_publish=True))
+    assert await scalar(system, "SELECT count(*) FROM outbox WHERE published_at IS NULL") == 2
+    await consume(system, bus, effects)
+    assert await delivery.relay_once(system, bus) == 2, "the lock went with the relay"
+    await consume(system, bus, effects)
+
+    assert await bus.redis.xlen(STREAM) == 4
+    assert await counted(system) == once(1, 2)
+
+
+async def test_relays_at_once_publish_each_event_once_in_the_order_of_its_aggregate(
+    system: Deps, bus: RedisStreamBus
+) -> None:
+    orders = [OrderId(new_id()) for _ in range(4)]
+    running = True
+
+    async def write(order_id: OrderId) -> None:
+        for number in range(10):
+            await announce(system, number, order_id=order_id)
+
+    async def relay() -> int:
+        published = 0
+        while running or await scalar(
+            system, "SELECT count(*) FROM outbox WHERE published_at IS NULL"
+        ):
+            published += await delivery.relay_once(system, bus, limit=3)
+        return published
+
+    relays = [asyncio.create_task(relay()) for _ in range(2)]
+    # Two writers to each order race for its next place.
+    await asyncio.gather(*(write(order_id) for order_id in orders * 2))
+    running = False
+    published = await asyncio.gather(*relays)
+
+    await bus.ensure_group("check")
+    read = await bus.read("check", "one", limit=1000, wait_ms=1)
+    order_of = [m.envelope for m in read if m.envelope]
+    assert sum(published) == len(order_of) == 80
+    for order_id in orders:
+        places = [e.aggregate_seq for e in order_of if e.aggregate_id == order_id]
+        assert places == list(range(1, 21))
+
+
+# --- consumers -------------------------------------------------------------------------------
+
+
+async def test_a_consumer_killed_between_effect_and_acknowledgement(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(system, 1)
+    await delivery.relay_once(system, bus)
+
+    with pytest.raises(Killed):
+        await consume(system, DyingBus(bus, before_ack=True), effects, "dead")
+    await consume(system, bus, effects, "heir", idle_ms=0)
+
+    assert await counted(system) == once(1)
+    assert (await bus.lag("ledger")).unacknowledged == 0
+
+
+async def test_a_consumer_killed_in_the_middle_of_a_handler_leaves_nothing(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(system, 1)
+    await delivery.relay_once(system, bus)
+    written = asyncio.Event()
+
+    async def hang(context: HandlerContext, event: object, envelope: object) -> None:
+        await context.uow.session.execute(text("INSERT INTO effect (handler) VALUES ('half')"))
+        written.set()
+        await asyncio.Event().wait()
+
+    await bus.ensure_group("ledger")
+    messages = await bus.read("ledger", "dead", limit=10, wait_ms=1)
+    half: Handlers = {OrderPlaced: (Handler("ledger", hang, known_as="ledger.note"),)}
+    envelopes = [message.envelope for message in messages if message.envelope]
+    doomed = asyncio.create_task(delivery.apply(system, "ledger", envelopes, half))
+    await written.wait()
+    doomed.cancel()
+    await asyncio.wait([doomed])
+    assert await scalar(system, "SELECT count(*) FROM effect") == 0
+
+    await consume(system, bus, effects, "heir", idle_ms=0)
+
+    assert await counted(system) == once(1)
+
+
+async def test_the_same_event_at_several_consumers_at_once(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(system, *range(10))
+    await delivery.relay_once(system, bus)
+    await bus.ensure_group("ledger")
+    messages = await bus.read("ledger", "one", limit=100, wait_ms=1)
+    envelopes = [message.envelope for message in messages if message.envelope]
+
+    outcomes = await asyncio.gather(
+        *(delivery.apply(system, "ledger", envelopes, effects.handlers) for _ in range(4))
+    )
+
+    flat = [outcome for row in outcomes for outcome in row]
+    assert (flat.count(Outcome.APPLIED), flat.count(Outcome.SKIPPED)) == (10, 30)
+    assert set((await counted(system)).values()) == {1}
+
+
+# --- failures --------------------------------------------------------------------------------
+
+
+async def test_poison_becomes_a_dead_letter_and_is_replayed_once_mended(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    effects.poison = {2}
+    await announce(system, 1, 2, 3)
+    await delivery.relay_once(system, bus)
+    await consume(system, bus, effects)
+    assert await counted(system) == once(1, 2, 3) - Counter({("ledger.note", 2): 1})
+    async with system.begin() as uow:
+        await uow.session.execute(text("UPDATE outbox SET published_at = NULL"))
+    await delivery.relay_once(system, bus)
+    await consume(system, bus, effects)
+    assert await scalar(system, "SELECT attempts FROM event_retry") == 1, "redelivery is no attempt"
+
+    for attempt in range(1, ATTEMPTS_MAX):
+        assert await delivery.retry_due(system, handlers=effects.handlers) == 0, "not yet due"
+        system = factories.later(system, seconds=delivery.BACKOFF_MAX_S + 1)
+        assert await delivery.retry_due(system, handlers=effects.handlers) == 1, attempt
+    assert await scalar(system, "SELECT count(*) FROM event_retry") == 0
+    async with system.begin() as uow:
+        [letter] = (await event_log.dead(uow)).items
+    assert (letter.handler, letter.attempts) == ("ledger.note", ATTEMPTS_MAX)
+    assert letter.reason == "ValueError: order 2 is poison"
+    assert letter.payload["number"] == 2
+    await Reconciler(effects.handlers).run_once(system, settle_s=0)
+    assert (await counted(system))["ledger.note", 2] == 0, "dead letters rest"
+
+    assert (await event_log.replay_dead(system, letter.id, effects.handlers)).failed == 1
+    effects.poison = set()
+    system = factories.later(system, seconds=delivery.BACKOFF_MAX_S + 1)
+    assert await delivery.retry_due(system, handlers=effects.handlers) == 1
+
+    assert await counted(system) == once(1, 2, 3)
+    with pytest.raises(NotFound):
+        await event_log.replay_dead(system, letter.id, effects.handlers)
+
+
+async def test_a_letter_is_replayed_while_the_worker_dies(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    effects.poison = {1}
+    await announce(system, 1)
+    await delivery.relay_once(system, bus)
+    await consume(system, bus, effects)
+    async with system.begin() as uow:
+        await uow.session.execute(text(f"UPDATE event_retry SET attempts = {ATTEMPTS_MAX - 1}"))
+    system = factories.later(system, minutes=10)
+    await delivery.retry_due(system, handlers=effects.handlers)
+    async with system.begin() as uow:
+        [letter] = (await event_log.dead(uow)).items
+
+    async def die(context: HandlerContext, event: object, envelope: object) -> None:
+        raise Killed
+
+    doomed: Handlers = {OrderPlaced: (Handler("ledger", die, known_as="ledger.note"),)}
+    with pytest.raises(Killed):
+        await event_log.replay_dead(system, letter.id, doomed)
+    effects.poison = set()
+    system = factories.later(system, minutes=10)
+    assert await delivery.retry_due(system, handlers=effects.handlers) == 1
+
+    assert await counted(system) == once(1)
+
+
+async def test_what_cannot_be_read_is_a_dead_letter_once(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(system, 1, 2, 3)
+    async with system.begin() as uow:
+        await uow.session.execute(text("UPDATE outbox SET type = 'Teleported' WHERE seq = 1"))
+        await uow.session.execute(text("UPDATE outbox SET payload = '{}' WHERE seq = 2"))
+    await delivery.relay_once(system, bus)
+    await consume(system, bus, effects)
+    await Reconciler(effects.handlers).run_once(system, settle_s=0)
+
+    assert await counted(system) == once(3)
+    async with system.begin() as uow:
+        letters = (await event_log.dead(uow)).items
+    assert {letter.handler for letter in letters} == {delivery.UNREADABLE}
+    assert sorted(letter.reason[:20] for letter in letters) == [
+        "invalid OrderPlaced:",
+        "unknown event type T",
+    ]
+    mended = next(letter for letter in letters if letter.type == "Teleported")
+    with pytest.raises(Conflict, match="still cannot be read"):
+        await event_log.replay_dead(system, mended.id, effects.handlers)
+    async with system.begin() as uow:
+        await uow.session.execute(text("UPDATE outbox SET type = 'OrderPlaced' WHERE seq = 1"))
+    assert (await event_log.replay_dead(system, mended.id, effects.handlers)).applied == 2
+    assert await counted(system) == once(1, 3)
+
+
+def test_back_off_grows_to_a_limit_and_is_spread() -> None:
+    draws = [delivery.backoff_s(attempts) for attempts in range(60) for _ in range(20)]
+
+    assert all(0 <= draw <= delivery.BACKOFF_MAX_S for draw in draws)
+    assert max(delivery.backoff_s(1) for _ in range(100)) <= 2 * delivery.BACKOFF_BASE_S
+    assert len({round(draw, 6) for draw in draws}) > len(draws) / 2
+
+
+# --- loss ------------------------------------------------------------------------------------
+
+
+async def test_events_lost_in_a_flush_are_found(
+    system: Deps, bus: RedisStreamBus, redis: Redis, effects: Effects
+) -> None:
+    await delivery.begin_checkpoints(system, effects.handlers)
+    await announce(system, 1, 2)
+    await delivery.relay_once(system, bus)
+    await consume(system, bus, effects)
+    await announce(system, 3, 4)
+    await delivery.relay_once(system, bus)
+    await redis.flushall()
+    await announce(system, 5)
+    await delivery.relay_once(system, bus)
+    await consume(system, bus, effects)
+    reconciler = Reconciler(effects.handlers)
+
+    assert await reconciler.run_once(system) == 0, "the bus is given time"
+    assert await counted(system) == once(1, 2, 5)
+    settled = factories.later(system, seconds=delivery.SETTLE_S)
+    assert await reconciler.run_once(settled) == 4, "two events in two groups"
+
+    assert await counted(system) == once(1, 2, 3, 4, 5)
+    await reconciler.run_once(settled)
+    checkpoint = "SELECT min(seq) FROM event_checkpoint"
+    assert await scalar(system, checkpoint) == 5
+
+
+async def test_an_event_that_commits_late_is_not_passed_over(
+    system: Deps, effects: Effects
+) -> None:
+    reconciler = Reconciler(effects.handlers)
+    engine = system.db.kw["bind"]
+    async with engine.connect() as slow:
+        # The lower `seq`, drawn first and committed last.
+        await slow.execute(
+            text("""
+                INSERT INTO outbox (id, type, schema_version, aggregate_type, aggregate_id,
+                                    aggregate_seq, payload, actor_role, occurred_at)
+                SELECT gen_random_uuid(), 'OrderPlaced', 1, 'order', id, 1,
+                       jsonb_build_object('order_id', id, 'number', 1, 'customer_id', NULL,
+                                          'total_amount', 1, 'currency', 'EUR'),
+                       'guest', '2026-01-30T11:00:00Z'
+                FROM (SELECT gen_random_uuid() AS id) AS new
+            """)
+        )
+        await announce(system, 2)
+        for _ in range(3):
+            await reconciler.run_once(system, settle_s=0)
+        assert await counted(system) == once(2)
+        assert await scalar(system, "SELECT max(seq) FROM event_checkpoint") == 0
+        await slow.commit()
+
+    for _ in range(3):
+        await reconciler.run_once(system, settle_s=0)
+
+    assert await counted(system) == once(1, 2)
+    assert await scalar(system, "SELECT min(seq) FROM event_checkpoint") == 2
+
+
+async def test_a_group_new_to_the_shop_starts_where_the_others_stand(
+    system: Deps, effects: Effects
+) -> None:
+    old: Handlers = {OrderPlaced: effects.handlers[OrderPlaced][:1]}
+    await announce(system, 1)
+    reconciler = Reconciler(old)
+    for _ in range(3):
+        await reconciler.run_once(system, settle_s=0)
+    await announce(system, 2)
+
+    await delivery.begin_checkpoints(system, effects.handlers)
+    await Reconciler(effects.handlers).run_once(system, settle_s=0)
+
+    assert await counted(system) == once(1, 2) - Counter({("letters.post", 1): 1})
+
+
+async def test_purging_keeps_the_trail_and_applies_nothing_again(
+    system: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(system, 1)
+    await delivery.relay_once(system, bus)
+    await bus.ensure_group("ledger")
+    [message] = await bus.read("ledger", "slow", limit=1, wait_ms=1)
+    reconciler = Reconciler(effects.handlers)
+    for _ in range(3):
+        await reconciler.run_once(system, settle_s=0)
+    assert await delivery.purge(system, handlers=effects.handlers) == 0
+    much_later = factories.later(system, days=delivery.INBOX_KEPT_DAYS + 1)
+
+    assert await delivery.purge(much_later, handlers=effects.handlers) == 2
+    assert await scalar(system, "SELECT count(*) FROM outbox") == 1
+    assert message.envelope is not None
+    await delivery.apply(much_later, "ledger", [message.envelope], effects.handlers)
+    await reconciler.run_once(much_later, settle_s=0)
+    skipped = await event_log.replay(much_later, handlers=effects.handlers)
+
+    assert skipped.applied == 0
+    assert await counted(system) == once(1)
+
+
+# --- replay ----------------------------------------------------------------------------------
+
+
+async def test_replay_fills_gaps_and_repeats_only_when_forced(
+    system: Deps, effects: Effects
+) -> None:
+    await announce(system, 1, 2, 3)
+
+    assert (await event_log.replay(system, from_seq=2, handlers=effects.handlers)).applied == 4
+    assert await counted(system) == once(2, 3)
+    assert (await event_log.replay(system, handlers=effects.handlers)).applied == 2
+    forced = await event_log.replay(
+        system, from_seq=1, to_seq=2, handler="letters.post", force=True, handlers=effects.handlers
+    )
+
+    assert forced.applied == 2
+    again = Counter({("letters.post", 1): 1, ("letters.post", 2): 1})
+    assert await counted(system) == once(1, 2, 3) + again
+    with pytest.raises(NotFound):
+        await event_log.replay(system, handler="nobody.here", handlers=effects.handlers)
+    with pytest.raises(NotFound):
+        await event_log.replay(system, event_id=new_id(), handlers=effects.handlers)
+
+
+async def test_only_administrators_replay(deps: Deps, merchant: Deps) -> None:
+    with pytest.raises(Forbidden):
+        await event_log.replay(merchant)
+    with pytest.raises(Forbidden):
+        await event_log.replay_dead(merchant, new_id())
+    async with deps.begin() as uow:
+        with pytest.raises(Forbidden):
+            await event_log.list_events(uow)
+
+
+async def test_tail_yields_what_is_committed(system: Deps) -> None:
+    await announce(system, 1, 2, 3)
+    events = event_log.tail(system, after_seq=1)
+
+    seen = [(await anext(events)).payload["number"] for _ in range(2)]
+    await events.aclose()
+
+    assert seen == [2, 3]
+
+
+# --- workers ---------------------------------------------------------------------------------
+
+
+async def test_two_workers_share_the_work(
+    live: Deps, redis: Redis, bus: RedisStreamBus, effects: Effects
+) -> None:
+    effects.expected = 2 * 60
+    second = RedisStreamBus.beside(redis, STREAM)
+    for first in range(0, 60, 20):
+        await announce(live, *range(first, first + 20))
+
+    await work_until_reached(live, effects, bus, second)
+    await second.aclose()
+
+    assert await counted(live) == once(*range(1, 61))
+
+
+async def test_a_worker_wakes_when_events_commit_and_stops_in_time(
+    live: Deps, bus: RedisStreamBus, effects: Effects
+) -> None:
+    effects.expected = 2
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(live, stop, bus=bus, handlers=effects.handlers))
+    await announce(live, 1)
+    async with asyncio.timeout(10):
+        await effects.reached.wait()
+
+    stop.set()
+    async with asyncio.timeout(2):
+        await task
+
+    assert await counted(live) == once(1)
+
+
+async def test_a_flush_under_a_running_worker_loses_nothing(
+    live: Deps, redis: Redis, bus: RedisStreamBus, effects: Effects
+) -> None:
+    effects.expected = 2 * 90
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(live, stop, bus=bus, handlers=effects.handlers))
+    for first in range(0, 90, 10):
+        await announce(live, *range(first, first + 10))
+        await redis.flushall()
+    async with asyncio.timeout(30):
+        await effects.reached.wait()
+    stop.set()
+    await task
+    # What the stop cut off between attempt and commit is found, as after any restart.
+    await Reconciler(effects.handlers).run_once(live, settle_s=0)
+
+    assert await counted(live) == once(*range(1, 91))
+
+
+async def test_without_redis_events_come_straight_from_the_outbox(
+    live: Deps, effects: Effects
+) -> None:
+    effects.expected = 6
+    await announce(live, 1, 2, 3)
+
+    await work_until_reached(replace(live, cache=Cache(None)), effects, None)
+
+    assert await counted(live) == once(1, 2, 3)
+
+
+async def test_redis_away_while_the_worker_runs(
+    live: Deps, effects: Effects, tmp_path: Path
+) -> None:
+    effects.expected = 4
+    nowhere = RedisStreamBus(Redis.from_url(f"unix://{tmp_path}/absent.sock"), STREAM)
+    await announce(live, 1, 2)
+
+    await work_until_reached(live, effects, nowhere)
+
+    assert await counted(live) == once(1, 2)
+    assert await scalar(live, "SELECT count(*) FROM outbox WHERE published_at IS NULL") == 2
+
+
+async def test_a_sale_ends_in_one_mail(
+    live: Deps, bus: RedisStreamBus, mailer: RecordingMailer
+) -> None:
+    await factories.product(live, "MUG", stock=5)
+    order = await factories.placed_order(factories.guest(live), MUG=1)
+    sent = asyncio.Event()
+
+    class Tell(RecordingMailer):
+        async def send(self, mail: object) -> None:
+            await mailer.send(mail)  # type: ignore[arg-type]
+            sent.set()
+
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(replace(live, mailer=Tell()), stop, bus=bus))
+    async with asyncio.timeout(20):
+        await sent.wait()
+    stop.set()
+    await task
+
+    [mail] = mailer.sent
+    assert str(order.number) in mail.subject + mail.body
+
+
+@pytest.mark.slow
+async def test_a_worker_killed_by_the_system_is_survived(
+    live: Deps, database_url: str, valkey: EmbeddedValkey, bus: RedisStreamBus, effects: Effects
+) -> None:
+    await announce(live, *range(20))
+    doomed = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.tools.doomed_worker",
+        database_url,
+        valkey.url,
+        STREAM,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert doomed.stdout is not None
+    async with asyncio.timeout(60):
+        groups = {await doomed.stdout.readline(), await doomed.stdout.readline()}
+    doomed.send_signal(signal.SIGKILL)
+    await doomed.wait()
+    assert groups == {b"ledger\n", b"letters\n"}
+    assert (await bus.lag("ledger")).unacknowledged > 0
+
+    await announce(live, 20)
+    await consume(live, bus, effects, "heir", idle_ms=0)
+    await delivery.relay_once(live, bus)
+    await consume(live, bus, effects, "heir", idle_ms=0)
+
+    assert await counted(live) == once(*range(1, 22))
+    assert (await bus.lag("ledger")).unacknowledged == 0
