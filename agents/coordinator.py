@@ -1,0 +1,312 @@
+"""Coordinator: decides which agents a message is for, runs them in turn, and keeps the account.
+
+Text is routed by a model; a structured request names its operation and needs none.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+from pydantic_ai import Agent, AgentRunResultEvent, RunContext, ToolOutput, UsageLimits
+from pydantic_ai.conversation import Conversation, ConversationTypeAdapter
+from pydantic_ai.exceptions import (
+    AgentRunError,
+    ModelAPIError,
+    UsageLimitExceeded,
+)
+from pydantic_ai.messages import (
+    FunctionToolCallEvent,
+    FunctionToolResultEvent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models import Model
+from pydantic_ai.usage import RunUsage
+
+from agents.base import CARD_KINDS, NOTICE, WAITING, ToolAnswer, call_operation, prompt
+from agents.domains import AGENTS, Domain, domain_of
+from agents.planner_context import fact
+from deps.core import Deps
+from tools import arguments as argument_json
+from tools import conversation as conversations
+from tools.errors import NotFound, TooManyRequests, Unavailable
+from tools.registry import OPERATIONS
+
+WISHES_MAX = 3
+TURN_REQUESTS_MAX = 16
+TURN_TOOL_CALLS_MAX = 20
+CONVERSATION_REQUESTS_MAX = 600
+CONVERSATION_TOKENS_MAX = 2_000_000
+# Older turns are forgotten by the model; the transcript keeps what people saw.
+HISTORY_TURNS_MAX = 20
+
+Reason = Literal["ok", "small_talk", "out_of_scope", "not_allowed", "declined"]
+
+
+class Wish(BaseModel):
+    domain: Domain
+    text: str = Field(min_length=1, max_length=4000, description="The person's words for it.")
+
+
+class Route(BaseModel):
+    wishes: list[Wish] = Field(max_length=WISHES_MAX, description="Empty when no desk fits.")
+    reason: Reason = "ok"
+
+
+coordinator: Agent[Deps, Route] = Agent(
+    deps_type=Deps, name="coordinator", output_type=ToolOutput(Route), retries=2
+)
+
+
+@coordinator.instructions
+def _desks(ctx: RunContext[Deps]) -> str:
+    actor = ctx.deps.actor
+    lines = [
+        f"- {domain.value}: " + "; ".join(op.examples[0] for op in operations)
+        for domain in Domain
+        if (
+            operations := [
+                op for op in OPERATIONS.values() if domain_of(op) is domain and actor.may(op.scope)
+            ]
+        )
+    ]
+    shop = ctx.deps.settings.shop_name
+    return prompt("coordinator", shop=shop, wishes=WISHES_MAX, desks="\n".join(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something to show: `name` is the event, `data` its fields."""
+
+    name: Literal["route", "text", "tool", "card", "approval"]
+    data: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Turn:
+    """One message and all that came of it. Filled while `answer` runs."""
+
+    conversation: Conversation
+    messages: list[ModelMessage]
+    usage: RunUsage
+    text: str = ""
+
+
+def load(state: Mapping[str, Any], conversation_id: UUID) -> Conversation:
+    if not state:
+        return Conversation(conversation_id=str(conversation_id))
+    return ConversationTypeAdapter.validate_python(state)
+
+
+def merged(state: dict[str, Any], conversation_id: UUID, turn: Turn) -> dict[str, Any]:
+    """Fold a turn into the stored state: its messages are appended, its usage added."""
+    stored = load(state, conversation_id)
+    stored.messages = _recent([*stored.messages, *turn.messages])
+    stored.usage = stored.usage + turn.usage
+    dumped: dict[str, Any] = ConversationTypeAdapter.dump_python(stored, mode="json")
+    return dumped
+
+
+def _recent(messages: list[ModelMessage]) -> list[ModelMessage]:
+    starts = [
+        index
+        for index, message in enumerate(messages)
+        if isinstance(message, ModelRequest)
+        and any(isinstance(part, UserPromptPart) for part in message.parts)
+    ]
+    return messages[starts[-HISTORY_TURNS_MAX] :] if len(starts) > HISTORY_TURNS_MAX else messages
+
+
+def _limits(used: RunUsage) -> UsageLimits:
+    """Bound the turn and the whole conversation: a new turn does not reset the budget.
+
+    Raises:
+        TooManyRequests: The conversation has used up its budget.
+    """
+    if (
+        used.requests >= CONVERSATION_REQUESTS_MAX
+        or (used.total_tokens or 0) >= CONVERSATION_TOKENS_MAX
+    ):
+        raise TooManyRequests("This conversation has become too long; please start a new one.")
+    return UsageLimits(
+        request_limit=min(used.requests + TURN_REQUESTS_MAX, CONVERSATION_REQUESTS_MAX),
+        tool_calls_limit=used.tool_calls + TURN_TOOL_CALLS_MAX,
+        total_tokens_limit=CONVERSATION_TOKENS_MAX,
+    )
+
+
+def begin(state: Mapping[str, Any], conversation_id: UUID) -> Turn:
+    conversation = load(state, conversation_id)
+    return Turn(conversation=conversation, messages=[], usage=RunUsage())
+
+
+async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenerator[Said, None]:
+    """Route `text` and run the agents it is for, telling what happens as it happens.
+
+    Words are given out only after their figures were checked, so a reply that is sent back to the
+    model is never seen. `turn` holds what to persist, also when the caller stops listening.
+
+    Raises:
+        TooManyRequests: The turn or the conversation is out of budget.
+        Unavailable: No model answered.
+    """
+    history, used = turn.conversation.messages, turn.conversation.usage
+    try:
+        limits = _limits(used)
+        routed = await coordinator.run(
+            text, deps=deps, model=model, message_history=history, usage_limits=limits,
+            usage=used + turn.usage, conversation_id=turn.conversation.conversation_id,
+        )  # fmt: skip
+        turn.usage = _spent(routed.usage, used)
+        route = routed.output
+        if not route.wishes:
+            for said in _decline(deps, turn, text, route.reason):
+                yield said
+            return
+        for wish in route.wishes:
+            yield Said("route", {"domain": wish.domain.value})
+            async for said in _serve(deps, model, wish, turn, limits):
+                yield said
+    except UsageLimitExceeded as error:
+        raise TooManyRequests("That took too many steps; please ask for less at once.") from error
+    except (ModelAPIError, AgentRunError) as error:
+        raise Unavailable("The assistant can not answer now; please try again.") from error
+
+
+def _spent(total: RunUsage, before: RunUsage) -> RunUsage:
+    return RunUsage(
+        requests=total.requests - before.requests,
+        tool_calls=total.tool_calls - before.tool_calls,
+        input_tokens=total.input_tokens - before.input_tokens,
+        output_tokens=total.output_tokens - before.output_tokens,
+    )
+
+
+async def _serve(
+    deps: Deps, model: Model, wish: Wish, turn: Turn, limits: UsageLimits
+) -> AsyncGenerator[Said, None]:
+    used = turn.conversation.usage
+    history = [*turn.conversation.messages, *turn.messages]
+    async with AGENTS[wish.domain].run_stream_events(
+        wish.text, deps=deps, model=model, message_history=history, usage_limits=limits,
+        usage=used + turn.usage, conversation_id=turn.conversation.conversation_id,
+    ) as events:  # fmt: skip
+        async for event in events:
+            if isinstance(event, FunctionToolCallEvent):
+                yield Said("tool", {"name": event.part.tool_name, "status": "running"})
+            elif isinstance(event, FunctionToolResultEvent):
+                for said in _result(event.part):
+                    yield said
+            elif isinstance(event, AgentRunResultEvent):
+                turn.messages.extend(event.result.new_messages())
+                turn.usage = _spent(event.result.usage, used)
+                yield _words(turn, event.result.output)
+
+
+def _words(turn: Turn, text: str) -> Said:
+    separator = "\n\n" if turn.text else ""
+    turn.text += separator + text
+    return Said("text", {"delta": separator + text})
+
+
+def _result(part: Any) -> list[Said]:
+    if not isinstance(part, ToolReturnPart) or part.outcome != "success":
+        return [Said("tool", {"name": part.tool_name or "", "status": "failed"})]
+    done = Said("tool", {"name": part.tool_name, "status": "done"})
+    kind, data = fact(part)
+    if kind == WAITING:
+        keys = ("operation", "summary", "preview", "expires_at")
+        shown = {"action_id": data["id"], **{key: data[key] for key in keys}}
+        return [done, Said("approval", shown)]
+    if kind in CARD_KINDS.values():
+        return [done, Said("card", {"kind": kind, "data": data})]
+    return [done]
+
+
+def _decline(deps: Deps, turn: Turn, text: str, reason: Reason) -> list[Said]:
+    reply = f"{_OPENINGS[reason]} {capabilities(deps)}"
+    turn.messages += [
+        ModelRequest(parts=[UserPromptPart(text)]),
+        ModelResponse(parts=[TextPart(reply)]),
+    ]
+    return [_words(turn, reply)]
+
+
+_OPENINGS: Mapping[Reason, str] = {
+    "ok": "I am not sure what you mean.",
+    "small_talk": "Hello!",
+    "out_of_scope": "I can not help with that.",
+    "not_allowed": "You are not permitted to do that with this sign-in.",
+    "declined": "All right, I leave everything as it is.",
+}
+_ABILITIES = (
+    ("catalog:read", "find products"),
+    ("stock:read", "tell what is in stock"),
+    ("cart:write", "fill your cart and say where it goes"),
+    ("checkout:write", "buy it after your approval"),
+    ("order:read", "find your orders"),
+    ("stock:write", "show movements and correct stock"),
+    ("analytics:read", "report sales"),
+    ("order:manage", "list and cancel orders"),
+)
+
+
+def capabilities(deps: Deps) -> str:
+    """Say what this actor can ask for."""
+    can = [ability for scope, ability in _ABILITIES if deps.actor.may(scope)]
+    return f"For {deps.settings.shop_name} I can {', '.join(can[:-1])}, and {can[-1]}."
+
+
+async def perform(deps: Deps, domain: str, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
+    """Run a structured request, with no model. A risky one becomes a pending action, as in chat.
+
+    Raises:
+        NotFound: No such operation, or the actor may not use it: absent, not refused.
+        InvalidInput: The arguments do not fit.
+    """
+    operation = OPERATIONS.get(f"{domain}.{name}")
+    if operation is None or not deps.actor.may(operation.scope):
+        raise NotFound("No such operation.")
+    return await call_operation(deps, operation, argument_json.parse(operation, arguments))
+
+
+async def persist(
+    deps: Deps, conversation_id: UUID, turn: Turn, entries: list[dict[str, Any]]
+) -> None:
+    """Store a turn: transcript, messages and usage together."""
+    async with deps.begin() as uow:
+        await conversations.append(
+            uow, conversation_id, entries, lambda state: merged(state, conversation_id, turn)
+        )
+
+
+async def note(
+    deps: Deps, conversation_id: UUID, operation: str, text: str, card: dict[str, Any] | None
+) -> None:
+    """Tell a conversation what became of an approved action, as a result its model can read."""
+    name = operation.replace(".", "_")
+    call = ToolCallPart(f"{name}_outcome", {})
+    content: Any = text
+    if card:
+        content = ToolAnswer(
+            kind=card["kind"], data=card["data"], operation=operation, notice=NOTICE
+        )
+    outcome = ToolReturnPart(call.tool_name, content, tool_call_id=call.tool_call_id)
+    turn = Turn(
+        conversation=Conversation(),
+        messages=[
+            ModelResponse(parts=[call]),
+            ModelRequest(parts=[outcome]),
+            ModelResponse(parts=[TextPart(text)]),
+        ],
+        usage=RunUsage(),
+    )
+    entry = {"role": "assistant", "text": text, "cards": [card] if card else [], "approvals": []}
+    await persist(deps, conversation_id, turn, [entry])

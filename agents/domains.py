@@ -1,0 +1,49 @@
+"""Which agent serves which domain."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from pydantic_ai import Agent
+
+from agents.analytics import analytics_agent
+from agents.inventory import inventory_agent
+from agents.notification import notification_agent
+from agents.order import order_agent
+from agents.payment import payment_agent
+from agents.product import product_agent
+from agents.user import user_agent
+from deps.core import Deps
+from tools.registry import OPERATIONS, Operation
+
+
+class Domain(StrEnum):
+    PRODUCT = "product"
+    ORDER = "order"
+    INVENTORY = "inventory"
+    PAYMENT = "payment"
+    ANALYTICS = "analytics"
+    NOTIFICATION = "notification"
+    USER = "user"
+
+
+AGENTS: Mapping[Domain, Agent[Deps, str]] = {
+    Domain.PRODUCT: product_agent,
+    Domain.ORDER: order_agent,
+    Domain.INVENTORY: inventory_agent,
+    Domain.PAYMENT: payment_agent,
+    Domain.ANALYTICS: analytics_agent,
+    Domain.NOTIFICATION: notification_agent,
+    Domain.USER: user_agent,
+}
+assert AGENTS.keys() == set(Domain)
+
+# Cart and checkout are one desk with orders: a sale is one conversation.
+_SERVED_BY = {"cart": Domain.ORDER, "checkout": Domain.ORDER}
+
+
+def domain_of(operation: Operation) -> Domain:
+    return _SERVED_BY.get(operation.domain) or Domain(operation.domain)
+
+
+def operations_in(domain: Domain) -> list[Operation]:
+    return [operation for operation in OPERATIONS.values() if domain_of(operation) is domain]

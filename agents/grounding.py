@@ -1,0 +1,90 @@
+"""Check a reply against what the tools returned: amounts and order numbers are never invented."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic_ai import ModelRetry, RunContext
+from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
+from pydantic_core import to_jsonable_python
+
+from db.types import exponent
+from deps.core import Deps
+
+_CODE = r"[A-Z]{3}|[€$£¥]"
+_DIGITS = r"\d+(?:[.,]\d+)*"
+_AMOUNT = re.compile(
+    rf"(?:(?:{_CODE})\s?-?({_DIGITS})|({_DIGITS})\s?(?:{_CODE}|euros?\b|dollars?\b))"
+)
+_DECIMAL = re.compile(r"(?<![\d.,])\d+[.,]\d{2}(?![\d.,]*\d)")
+_ORDER = re.compile(r"(?:\border\s*(?:number|no\.?|#)?\s*|#)(\d{3,})", re.IGNORECASE)
+
+
+def minor_units(text: str, places: int) -> int:
+    """Read `1,234.50`, `12,5` or `40` as minor units; the last separator is the decimal one."""
+    digits = text.replace(" ", "").rstrip(".,")
+    match = re.fullmatch(rf"(.*)[.,](\d{{1,{max(places, 1)}}})", digits) if places else None
+    whole, fraction = (match[1], match[2]) if match else (digits, "")
+    units: int = int(re.sub(r"[.,]", "", whole) or "0") * int(10**places)
+    return units + int((fraction + "0" * places)[:places] or "0")
+
+
+def returned_facts(messages: Sequence[ModelMessage]) -> Iterator[Any]:
+    for message in messages:
+        if isinstance(message, ModelRequest):
+            for part in message.parts:
+                if isinstance(part, ToolReturnPart):
+                    yield to_jsonable_python(part.content)
+
+
+def _asked(messages: Sequence[ModelMessage]) -> str:
+    """Return what people wrote: a reply may repeat it."""
+    return " ".join(
+        str(part.content)
+        for message in messages
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+        if isinstance(part, UserPromptPart)
+    )
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _integers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _integers(item)
+    elif isinstance(value, int):
+        yield value
+    elif isinstance(value, str):
+        yield from (int(number) for number in re.findall(r"(?<![\d.])\d{1,15}(?![\d.])", value))
+
+
+def ungrounded(reply: str, messages: Sequence[ModelMessage], currency: str) -> list[str]:
+    """Return the amounts and order numbers in `reply` that no tool result contains."""
+    places = exponent(currency)
+    facts = list(returned_facts(messages))
+    asked = _asked(messages)
+    known = {number for fact in facts for number in _integers(fact)}
+    said = str(facts) + asked
+    invented = []
+    for match in [*_AMOUNT.finditer(reply), *_DECIMAL.finditer(reply)]:
+        number = next((group for group in match.groups() if group), match.group())
+        if minor_units(number, places) not in known and number not in said:
+            invented.append(match.group())
+    for match in _ORDER.finditer(reply):
+        if int(match[1]) not in known and match[1] not in asked:
+            invented.append(match.group())
+    return list(dict.fromkeys(invented))
+
+
+async def grounded(ctx: RunContext[Deps], reply: str) -> str:
+    """Send the model back when it states an amount or order number that no tool returned."""
+    invented = ungrounded(reply, ctx.messages, ctx.deps.settings.currency)
+    if invented:
+        raise ModelRetry(
+            f"No tool result contains {', '.join(invented)}. State only amounts and order numbers "
+            "that a tool returned; leave out what you do not know."
+        )
+    return reply

@@ -1,0 +1,393 @@
+"""The offline planner: a Pydantic AI model that needs no network and always answers the same.
+
+It reads the tool definitions it is given and the registered examples, fills arguments from the
+message and the conversation, and words results from templates. It asks one question rather than
+guess, and it can call nothing that a remote model could not.
+"""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_ai import RunContext
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    ModelResponsePart,
+    ModelResponseStreamEvent,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.settings import ModelSettings
+
+from agents import planner_words
+from agents.planner_context import Candidate, Context, context_of, fact, prompt_of
+from agents.planner_intent import Intent, understand, wishes_in
+from agents.planner_slots import (
+    ADDRESS_FIELDS,
+    EXTRACTORS,
+    address_in,
+    matching,
+    ordinal_in,
+    phrase_in,
+    prices_in,
+    sku_in,
+)
+from agents.planner_text import normalize, words
+from tools.registry import OPERATIONS, Operation
+
+SEARCH_LIMIT = 6
+# Parameters nobody says: their defaults, or the server, decide.
+_UNSAID = frozenset(
+    ("limit", "cursor", "sort", "category", "payment_method", "cart_id", "expected_total_amount")
+)
+_PRODUCT_SLOTS = ("sku", "handle_or_sku")
+
+
+@dataclass(slots=True)
+class Step:
+    """One model response: words or one call, and what the next step has to know."""
+
+    text: str | None = None
+    tool: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    note: dict[str, Any] = field(default_factory=dict)
+
+
+def _ask(operation: Operation, slots: dict[str, Any], missing: str, text: str) -> Step:
+    asked = {"operation": operation.key, "slots": slots, "missing": missing}
+    return Step(text=text, note={"question": asked})
+
+
+class Planner(Model):
+    """Plans for one actor. `allowed` are the keys of the operations their scopes permit."""
+
+    def __init__(self, allowed: Collection[str], currency: str, wishes_max: int = 3) -> None:
+        super().__init__()
+        self._allowed = frozenset(allowed)
+        self._currency = currency
+        self._wishes_max = wishes_max
+
+    @property
+    def model_name(self) -> str:
+        return "offline-planner"
+
+    @property
+    def system(self) -> str:
+        return "shopkeeper"
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        _, parameters = self.prepare_request(model_settings, model_request_parameters)
+        if parameters.output_tools:
+            step = self._route(messages, parameters.output_tools[0].name)
+        else:
+            step = self._act(messages, {tool.name for tool in parameters.function_tools})
+        part: ModelResponsePart = (
+            ToolCallPart(step.tool, step.arguments)
+            if step.tool
+            else TextPart(step.text or "I do not know what to say to that.")
+        )
+        return ModelResponse(
+            parts=[part], model_name=self.model_name, metadata={"planner": step.note}
+        )
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse, None]:
+        response = await self.request(messages, model_settings, model_request_parameters)
+        yield PlannedStream(model_request_parameters=model_request_parameters, planned=response)
+
+    def _route(self, messages: list[ModelMessage], tool: str) -> Step:
+        start, text = prompt_of(messages)
+        context = context_of(messages[:start])
+        wishes, reason = [], "ok"
+        for piece in wishes_in(text, context, self._allowed, self._wishes_max):
+            intent = understand(piece, context, self._allowed)
+            if intent.operation is None:
+                reason = intent.reason
+                continue
+            wishes.append({"operation": intent.operation.key, "text": piece})
+            context.question = None
+        route = {
+            "wishes": [{"domain": _domain(w["operation"]), "text": w["text"]} for w in wishes],
+            "reason": "ok" if wishes else reason,
+        }
+        return Step(tool=tool, arguments=route)
+
+    def _act(self, messages: list[ModelMessage], tools: set[str]) -> Step:
+        start, text = prompt_of(messages)
+        last = messages[-1]
+        returns = [
+            part
+            for part in (last.parts if isinstance(last, ModelRequest) else [])
+            if isinstance(part, ToolReturnPart)
+        ]
+        if returns:
+            return self._after(messages, returns[-1], text, tools)
+        if len(messages) - 1 > start:  # A validator sent the words back; templates have no others.
+            return Step(text="I can not answer that reliably. Please ask in other words.")
+        context = context_of(messages[:start])
+        intent = understand(text, context, self._allowed)
+        if intent.operation is None:
+            return Step(text="I am not sure what you mean. Please say it in other words.")
+        return self._fill(intent, text, context, tools)
+
+    def _after(
+        self, messages: list[ModelMessage], returned: ToolReturnPart, text: str, tools: set[str]
+    ) -> Step:
+        kind, data = fact(returned)
+        response = next(m for m in reversed(messages) if isinstance(m, ModelResponse))
+        goal = (response.metadata or {}).get("planner", {}).get("goal")
+        if goal is None or kind == "failed":
+            key = returned.tool_name.replace("_", ".", 1)
+            return Step(text=planner_words.tell(kind, data, key))
+        operation, slots = OPERATIONS[goal["operation"]], dict(goal["slots"])
+        found = context_of(messages).candidates
+        if kind == "product" and operation.key == "inventory.levels" and len(found) > 1:
+            return Step(text=planner_words.tell(kind, data, "product.get"))
+        return self._choose(operation, slots, goal, found, kind, tools, text)
+
+    def _choose(
+        self,
+        operation: Operation,
+        slots: dict[str, Any],
+        goal: dict[str, Any],
+        found: list[Candidate],
+        kind: str,
+        tools: set[str],
+        text: str,
+    ) -> Step:
+        """Continue with the one product that was meant, or ask which of several."""
+        if not found:
+            return Step(text=f"I found no product called “{goal['phrase']}”.")
+        if kind == "product":
+            fitting = _variants_named(text, found)
+        else:
+            fitting = matching(goal["phrase"], found)
+        if len(fitting) == 1:
+            return self._with_product(operation, slots, goal["slot"], fitting[0], tools)
+        titles = planner_words.choices([c.title for c in (fitting or found)])
+        some = "these" if fitting or kind == "product" else "only these, which are similar"
+        return _ask(
+            operation, slots, goal["slot"], f"Which one do you mean? I have {some}: {titles}"
+        )
+
+    def _with_product(
+        self,
+        operation: Operation,
+        slots: dict[str, Any],
+        slot: str,
+        candidate: Candidate,
+        tools: set[str],
+    ) -> Step:
+        if slot == "handle_or_sku":
+            return self._go(operation, slots | {slot: candidate.handle}, tools)
+        if candidate.variant_count > 1 and "product_get" in tools:
+            goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": ""}
+            return Step(
+                tool="product_get",
+                arguments={"handle_or_sku": candidate.handle},
+                note={"goal": goal},
+            )
+        return self._go(operation, slots | {slot: candidate.sku}, tools)
+
+    def _go(self, operation: Operation, slots: dict[str, Any], tools: set[str]) -> Step:
+        missing = next(
+            (n for n, p in operation.parameters.items() if p.default is p.empty and n not in slots),
+            None,
+        )
+        if missing is not None:
+            return _ask(operation, slots, missing, planner_words.question(missing))
+        name = operation.key.replace(".", "_")
+        if name not in tools:
+            return Step(text="I can not do that here.")
+        if operation.key == "product.search":
+            slots = {"limit": SEARCH_LIMIT} | slots
+        return Step(tool=name, arguments=slots)
+
+    def _fill(self, intent: Intent, text: str, context: Context, tools: set[str]) -> Step:
+        operation = intent.operation
+        assert operation is not None
+        slots = self._slots(operation, intent, text, context)
+        slot = next((s for s in _PRODUCT_SLOTS if s in operation.parameters), None)
+        if slot is None or slot in slots:
+            return self._go(operation, slots, tools)
+        return self._find_product(operation, slots, slot, text, context, tools)
+
+    def _slots(
+        self, operation: Operation, intent: Intent, text: str, context: Context
+    ) -> dict[str, Any]:
+        slots = dict(intent.slots)
+        asked = (context.question or {}).get("missing") if intent.answers_question else None
+        if operation.key == "cart.deliver_to":
+            return slots | _address(text, asked)
+        for name in operation.parameters:
+            if name in slots or name in _UNSAID or name in _PRODUCT_SLOTS:
+                continue
+            if name in ("min_price_amount", "max_price_amount"):
+                value: Any = prices_in(text, self._currency).get(name)
+            elif name == "in_stock":
+                value = True if re.search(r"\bin stock\b|\bavailable\b", text.lower()) else None
+            else:
+                value = EXTRACTORS[name](text, context) if name in EXTRACTORS else None
+            if value is None and name == asked and name in ("reason", "name", "query"):
+                value = text.strip()[:200]
+            if operation.key == "user.find" and name == "query" and value:
+                value = _who(text)
+            if value is not None:
+                slots[name] = value
+        return slots
+
+    def _find_product(
+        self,
+        operation: Operation,
+        slots: dict[str, Any],
+        slot: str,
+        text: str,
+        context: Context,
+        tools: set[str],
+    ) -> Step:
+        sku = sku_in(text)
+        if sku is not None:
+            return self._go(operation, slots | {slot: sku}, tools)
+        position = ordinal_in(text)
+        if position is not None:
+            if -len(context.candidates) <= position < len(context.candidates):
+                chosen = context.candidates[position]
+                return self._with_product(operation, slots, slot, chosen, tools)
+            return _ask(operation, slots, slot, planner_words.question(slot))
+        phrase = _product_phrase(operation, slots, text)
+        if phrase:
+            known = matching(phrase, context.candidates)
+            if len(known) == 1:
+                return self._with_product(operation, slots, slot, known[0], tools)
+            return self._look_up(operation, slots, slot, phrase, tools)
+        if context.focus_sku:
+            return self._go(operation, slots | {slot: context.focus_sku}, tools)
+        if len(context.candidates) == 1:
+            return self._with_product(operation, slots, slot, context.candidates[0], tools)
+        if operation.key == "inventory.levels" and context.search and context.candidates:
+            return Step(tool="product_search", arguments=context.search)
+        titles = planner_words.choices([c.title for c in context.candidates])
+        return _ask(operation, slots, slot, f"{planner_words.question(slot)} {titles}".strip())
+
+    def _look_up(
+        self, operation: Operation, slots: dict[str, Any], slot: str, phrase: str, tools: set[str]
+    ) -> Step:
+        if "product_search" not in tools:
+            return _ask(operation, slots, slot, planner_words.question(slot))
+        goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": phrase}
+        return Step(
+            tool="product_search",
+            arguments={"query": phrase, "limit": SEARCH_LIMIT},
+            note={"goal": goal},
+        )
+
+
+def _domain(key: str) -> str:
+    of = OPERATIONS[key].domain
+    return {"cart": "order", "checkout": "order"}.get(of, of)
+
+
+def _who(text: str) -> str | None:
+    said = [
+        w for w in words(phrase_in(text)) if w not in ("customer", "customers", "user", "users")
+    ]
+    said = [w for w in said if w not in ("list", "registered", "called", "named")]
+    email = EXTRACTORS["email"](text, Context())
+    return email or " ".join(said) or None
+
+
+def _product_phrase(operation: Operation, slots: dict[str, Any], text: str) -> str:
+    """Return what is left to name a product once the other slots are taken out."""
+    left = text
+    if "reason" in operation.parameters:
+        left = re.split(r"\bbecause\b|:|;", left, maxsplit=1)[0]
+    if slots.get("location"):
+        left = re.sub(rf"\b{re.escape(str(slots['location']))}\b", " ", left)
+    noise = {"adjust", "correct", "write", "receive", "restock", "book"}
+    return " ".join(w for w in words(phrase_in(left)) if w not in noise)
+
+
+def _variants_named(text: str, variants: list[Candidate]) -> list[Candidate]:
+    """Return the variants whose own words, those the others lack, were said."""
+    said = set(words(normalize(text)))
+    titles = [set(words(variant.title)) for variant in variants]
+    shared = set.intersection(*titles) if titles else set()
+    hits = [v for v, title in zip(variants, titles, strict=True) if (title - shared) & said]
+    return variants if len(variants) == 1 else hits
+
+
+def _address(text: str, asked: str | None) -> dict[str, Any]:
+    """Read an address; a short answer to a question fills only what was asked."""
+    found = address_in(text)
+    if asked is None or "," in text:
+        return found
+    if asked == "postal_code" and (place := re.fullmatch(r"\s*(\S*\d\S*)\s+(\D+)", text)):
+        return {"postal_code": place[1], "city": place[2].strip()}
+    if asked in ("email", "country_code"):
+        said = {"country_code": text.strip().upper()} if len(text.strip()) == 2 else {}
+        return said | {key: found[key] for key in (asked, "shipping_method") if key in found}
+    return {asked: text.strip()} if asked in ADDRESS_FIELDS else found
+
+
+@dataclass
+class PlannedStream(StreamedResponse):
+    """Hands a finished response out word by word, as a remote model would."""
+
+    planned: ModelResponse
+    _started: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
+
+    def __post_init__(self) -> None:
+        self.metadata = self.planned.metadata
+
+    async def _get_event_iterator(self) -> AsyncIterator[ModelResponseStreamEvent]:
+        for index, part in enumerate(self.planned.parts):
+            if isinstance(part, TextPart):
+                for word in re.findall(r"\S+\s*", part.content):
+                    for event in self._parts_manager.handle_text_delta(
+                        vendor_part_id=index, content=word
+                    ):
+                        yield event
+            elif isinstance(part, ToolCallPart):
+                yield self._parts_manager.handle_tool_call_part(
+                    vendor_part_id=index,
+                    tool_name=part.tool_name,
+                    args=part.args_as_dict(),
+                    tool_call_id=part.tool_call_id,
+                )
+
+    async def close_stream(self) -> None:
+        """There is no connection to close."""
+
+    @property
+    def model_name(self) -> str:
+        return "offline-planner"
+
+    @property
+    def provider_name(self) -> str | None:
+        return None
+
+    @property
+    def provider_url(self) -> str | None:
+        return None
+
+    @property
+    def timestamp(self) -> datetime:
+        return self._started

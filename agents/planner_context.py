@@ -1,0 +1,100 @@
+"""What the conversation is about, read back from its tool results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_core import to_jsonable_python
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Something `the second one` may refer to."""
+
+    sku: str
+    title: str
+    handle: str
+    variant_count: int = 1
+
+
+@dataclass(slots=True)
+class Context:
+    candidates: list[Candidate] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
+    focus_sku: str | None = None
+    focus_order: int | None = None
+    search: dict[str, Any] | None = None
+    question: dict[str, Any] | None = None
+
+
+def fact(part: ToolReturnPart) -> tuple[str, Any]:
+    """Return kind and data of a tool result; a failure is of kind `failed`."""
+    content = to_jsonable_python(part.content)
+    if isinstance(content, dict) and "kind" in content and "data" in content:
+        return str(content["kind"]), content["data"]
+    return "failed", part.model_response_str(wrap_if_error=False)
+
+
+def prompt_of(messages: Sequence[ModelMessage]) -> tuple[int, str]:
+    """Return where the current turn starts and what the person wrote."""
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if isinstance(message, ModelRequest):
+            for part in message.parts:
+                if isinstance(part, UserPromptPart):
+                    return index, str(part.content)
+    return 0, ""
+
+
+def context_of(messages: Sequence[ModelMessage]) -> Context:
+    """Replay the conversation: later results replace earlier ones."""
+    context = Context()
+    for message in messages:
+        if isinstance(message, ModelResponse):
+            planned = (message.metadata or {}).get("planner", {})
+            context.question = planned.get("question")
+            for part in message.parts:
+                if isinstance(part, ToolCallPart):
+                    arguments = part.args_as_dict()
+                    context.focus_sku = arguments.get("sku") or context.focus_sku
+                    if part.tool_name == "product_search":
+                        context.search = arguments
+        else:
+            for returned in message.parts:
+                if isinstance(returned, ToolReturnPart):
+                    _note(context, *fact(returned))
+    return context
+
+
+def _note(context: Context, kind: str, data: Any) -> None:
+    if kind == "products":
+        context.candidates = [
+            Candidate(item["sku"], item["title"], item["handle"], item["variant_count"])
+            for item in data["items"]
+        ]
+        single = len(context.candidates) == 1 and context.candidates[0].variant_count == 1
+        context.focus_sku = context.candidates[0].sku if single else None
+        context.orders = []
+    elif kind == "product":
+        context.candidates = [
+            Candidate(variant["sku"], f"{data['title']} {variant['title']}".strip(), data["handle"])
+            for variant in data["variants"]
+        ]
+        context.focus_sku = data["variants"][0]["sku"] if len(data["variants"]) == 1 else None
+        context.orders = []
+    elif kind == "order":
+        context.focus_order = data["number"]
+    elif kind == "orders":
+        context.orders = [item["number"] for item in data["items"]]
+        context.candidates = []
+        context.focus_order = context.orders[0] if len(context.orders) == 1 else None
+    elif kind == "stock":
+        context.focus_sku = data["sku"]

@@ -1,0 +1,263 @@
+"""Fill an operation's parameters from what a person wrote; what was not said stays absent."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rapidfuzz import fuzz
+
+from agents.grounding import minor_units
+from agents.planner_context import Candidate, Context
+from agents.planner_text import FILLER, NUMBER_WORDS, ORDINAL_WORDS, normalize, singular, words
+from db.types import exponent
+
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
+_ORDER = re.compile(
+    r"(?:#\s?|\borders?\s*(?:number|no\.?|nr\.?)?\s*#?\s*)(\d{1,9})\b", re.IGNORECASE
+)
+_SKU = re.compile(r"\b(?=[A-Z0-9]*[A-Z])[A-Z0-9]+(?:[-_/.][A-Z0-9]+)+\b|\b[A-Z][A-Z0-9]{2,}\b")
+_AFTER_SKU = re.compile(r"\bsku:?\s+([A-Za-z0-9][\w./-]*)", re.IGNORECASE)
+_NOT_SKU = frozenset(
+    (
+        "EUR",
+        "USD",
+        "GBP",
+        "SKU",
+        "FAQ",
+        "VAT",
+        "PLEASE",
+        "AND",
+        "THE",
+        "DHL",
+        "UPS",
+        "SYSTEM",
+        "ADMIN",
+    )
+)
+_PRICE = r"(?:(?:eur|€|\$|usd|£)\s*)?(\d+(?:[.,]\d{1,2})?)\s*(?:eur|euros?|€|\$|dollars?|bucks)?"
+_MAX = re.compile(
+    rf"\b(?:under|below|less than|cheaper than|at most|up to|max(?:imum)?|no more than)\s+{_PRICE}"
+)
+_MIN = re.compile(rf"\b(?:over|above|more than|at least|from)\s+{_PRICE}")
+_BETWEEN = re.compile(rf"\bbetween\s+{_PRICE}\s+and\s+{_PRICE}")
+_ORDINAL = re.compile(
+    r"\b(?:(?:the |number |option )?(first|second|third|fourth|fifth|sixth|seventh|eighth|last)"
+    r"(?: one| product| option)?|(?:number|option|no\.?) (\d))\b"
+)
+_REASON = re.compile(
+    r"(?:\bbecause\b(?: of)?|\bsince\b|\breason(?: is)?\b:?|:|;| - |\bas\b(?= [a-z]+ ))\s*(.+)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_METHODS = {"express": "express", "next day": "express", "pickup": "pickup", "pick up": "pickup"}
+_METHODS |= {"pick-up": "pickup", "collect": "pickup", "standard": "standard"}
+_COUNTRIES = {
+    "germany": "DE", "deutschland": "DE", "france": "FR", "austria": "AT", "switzerland": "CH",
+    "netherlands": "NL", "belgium": "BE", "italy": "IT", "spain": "ES", "denmark": "DK",
+    "sweden": "SE", "norway": "NO", "poland": "PL", "united kingdom": "GB", "uk": "GB",
+    "ireland": "IE", "portugal": "PT", "finland": "FI", "united states": "US", "usa": "US",
+}  # fmt: skip
+_STATUSES = ("pending", "placed", "completed", "cancelled", "canceled")
+ADDRESS_FIELDS = ("email", "name", "line1", "postal_code", "city", "country_code")
+
+
+def sku_in(text: str) -> str | None:
+    """Return a SKU written out. Capitals alone count only when the rest is not shouted."""
+    named = _AFTER_SKU.search(text)
+    if named and named[1].lower() not in FILLER:
+        return named[1].upper()
+    if text.isupper() and len(text.split()) > 2:
+        return None
+    for match in _SKU.finditer(text):
+        if match.group() not in _NOT_SKU:
+            return match.group()
+    return None
+
+
+def order_in(text: str, context: Context) -> int | None:
+    match = _ORDER.search(text)
+    if match:
+        return int(match[1])
+    bare = re.findall(r"(?<![\w.,€$-])\d{4,9}(?![\w.,-]*\d)", text)
+    if len(bare) == 1:
+        return int(bare[0])
+    position = ordinal_in(text)
+    if position is not None and -len(context.orders) <= position < len(context.orders):
+        return context.orders[position]
+    return None
+
+
+def ordinal_in(text: str) -> int | None:
+    match = _ORDINAL.search(normalize(text))
+    if not match:
+        return None
+    return ORDINAL_WORDS[match[1]] if match[1] else int(match[2]) - 1
+
+
+def quantity_in(text: str) -> int | None:
+    """Return the one number of units said; two different ones are no answer."""
+    left = _ORDER.sub(" ", _EMAIL.sub(" ", text))
+    left = _SKU.sub(lambda m: " " if re.search(r"[A-Z]", m.group()) else m.group(), left)
+    left = _ORDINAL.sub(" ", normalize(left))
+    for pattern in (_BETWEEN, _MAX, _MIN):
+        left = pattern.sub(" ", left)
+    if re.search(r"(?<![\w])-\s?\d", left) or re.search(r"\d[.,]\d", left):
+        return None
+    # `the blue one` and `that one` name a thing, not a number.
+    left = re.sub(r"\b(?:the|this|that|which|blue|red|other)\s+(?:\w+\s+)?one\b", " ", left)
+    found = [int(n) for n in re.findall(r"(?<![\w.,-])(\d{1,6})(?:\s?x\b|×)?(?![\w.,-]*\d)", left)]
+    found += [NUMBER_WORDS[w] for w in words(left) if w in NUMBER_WORDS]
+    dozens = re.search(r"\bhalf a dozen\b", left)
+    if dozens:
+        found = [6]
+    return found[0] if len(set(found)) == 1 else None
+
+
+def phrase_in(text: str) -> str:
+    """Return the words that may name a product, in order."""
+    left = _ORDINAL.sub(" ", normalize(_EMAIL.sub(" ", text)))
+    for pattern in (_BETWEEN, _MAX, _MIN):
+        left = pattern.sub(" ", left)
+    left = re.sub(
+        r"\b(?:in|on) (?:my|the) cart\b|\b(?:in|into|to|from) (?:my|the) cart\b", " ", left
+    )
+    kept = [word for word in words(left) if word not in FILLER and not word.isdigit()]
+    return " ".join(kept)
+
+
+def matching(phrase: str, candidates: list[Candidate]) -> list[Candidate]:
+    """Return the candidates a phrase may mean: every word must be in the title, roughly."""
+    wanted = [singular(word) for word in words(phrase)]
+
+    def fits(candidate: Candidate) -> bool:
+        title = [singular(word) for word in words(f"{candidate.title} {candidate.sku}")]
+        return all(any(fuzz.ratio(word, own) >= 84 for own in title) for word in wanted)
+
+    found = [candidate for candidate in candidates if wanted and fits(candidate)]
+    exact = [c for c in found if [singular(w) for w in words(c.title)] == wanted]
+    return exact or found
+
+
+def address_in(text: str) -> dict[str, str]:
+    """Read `Ada Lovelace, 12 Quay Street, 20457 Hamburg, DE, ada@example.com, express`."""
+    slots: dict[str, str] = {}
+    email = _EMAIL.search(text)
+    if email:
+        slots["email"] = email.group()
+    left = _EMAIL.sub(" ", text)
+    for said, method in _METHODS.items():
+        pattern = re.compile(rf"\b(?:by|via|with|as)?\s*{said}(?: (?:shipping|delivery))?\b", re.I)
+        if pattern.search(left):
+            slots.setdefault("shipping_method", method)
+            left = pattern.sub(" ", left)
+    left = re.sub(
+        r"^.*?\b(?:(?:deliver|ship|send)(?: it| them| everything| this| my order)? to|"
+        r"address(?: is|:)|i live at|my name is)\s*:?",
+        " ", left, count=1, flags=re.IGNORECASE,
+    )  # fmt: skip
+    left = re.sub(r"\b(?:and |my )?e-?mail(?: address)?(?: is)?:?", " ", left, flags=re.IGNORECASE)
+    parts = [part.strip(" .!?\t") for part in re.split(r"[,;\n]", left)]
+    rest: list[str] = []
+    for part in (p for p in parts if p):
+        place = re.fullmatch(r"([A-Z]{0,2}-?\d{3,6}(?: ?[A-Z]{2})?)\s+([^\d]+)", part)
+        swapped = re.fullmatch(r"([^\d]+?)\s+(\d{4,6})", part)
+        if re.fullmatch(r"[A-Za-z]{2}", part) and part.upper() == part:
+            slots["country_code"] = part
+        elif part.lower() in _COUNTRIES:
+            slots["country_code"] = _COUNTRIES[part.lower()]
+        elif place and "line1" in slots | _street(rest):
+            slots["postal_code"], slots["city"] = place[1], place[2].strip()
+        elif swapped and "line1" in slots | _street(rest):
+            slots["city"], slots["postal_code"] = swapped[1].strip(), swapped[2]
+        elif re.fullmatch(r"\d{4,6}", part):
+            slots["postal_code"] = part
+        else:
+            rest.append(part)
+    return slots | _street(rest)
+
+
+def _street(parts: list[str]) -> dict[str, str]:
+    named = next((p for p in parts if not re.search(r"\d", p)), None)
+    street = next((p for p in parts if re.search(r"\d", p)), None)
+    others = [p for p in parts if p not in (named, street)]
+    slots = {"name": named, "line1": street, "city": others[0] if others else None}
+    return {key: value for key, value in slots.items() if value}
+
+
+def _reason(text: str, context: Context) -> str | None:
+    match = _REASON.search(text)
+    said = match[1].strip(" .") if match else ""
+    return said[:500] or None
+
+
+def _days(text: str, context: Context) -> int | None:
+    said = normalize(text)
+    if "week" in said:
+        return 7 * (quantity_in(said) or 1)
+    if "month" in said:
+        return 30 * (quantity_in(said) or 1)
+    if "year" in said:
+        return 365
+    return quantity_in(said) or (2 if "yesterday" in said else None)
+
+
+def _location(text: str, context: Context) -> str | None:
+    match = re.search(r"\b(?:at|in|from)\s+(?:the\s+)?(?:location\s+)?([A-Z]{2,5})\b", text)
+    return match[1] if match else None
+
+
+def _delta(text: str, context: Context) -> int | None:
+    signed = re.search(r"(?<![\w-])([+-])\s?(\d{1,6})\b", text)
+    if signed:
+        return int(signed[1] + signed[2])
+    amount = quantity_in(_REASON.sub("", text))
+    lost = re.search(r"\b(?:remove|write off|take|subtract|minus|reduce|broken|lost)\b", text, re.I)
+    return -amount if amount is not None and lost else amount
+
+
+def _query(text: str, context: Context) -> str | None:
+    return sku_in(text) or phrase_in(text) or None
+
+
+def _rename(text: str, context: Context) -> str | None:
+    match = re.search(r"(?:name (?:is now|is|to|should be)|call me)\s+(.+?)[.!]?$", text, re.I)
+    return match[1].strip() if match else None
+
+
+def _status(text: str, context: Context) -> str | None:
+    said = next((status for status in _STATUSES if re.search(rf"\b{status}\b", text, re.I)), None)
+    return "cancelled" if said == "canceled" else said
+
+
+def _email(text: str, context: Context) -> str | None:
+    match = _EMAIL.search(text)
+    return match.group() if match else None
+
+
+# By parameter name: the same name means the same thing in every operation.
+EXTRACTORS: Mapping[str, Callable[[str, Context], Any]] = {
+    "quantity": lambda text, context: quantity_in(text),
+    "number": lambda text, context: order_in(text, context) or context.focus_order,
+    "reason": _reason,
+    "days": _days,
+    "location": _location,
+    "delta": _delta,
+    "query": _query,
+    "status": _status,
+    "email": _email,
+    "name": _rename,
+}
+
+
+def prices_in(text: str, currency: str) -> dict[str, int]:
+    """Return price limits in minor units."""
+    said, places = normalize(text), exponent(currency)
+    between = _BETWEEN.search(said)
+    if between:
+        low, high = sorted(minor_units(between[i], places) for i in (1, 2))
+        return {"min_price_amount": low, "max_price_amount": high}
+    found = {}
+    for name, pattern in (("max_price_amount", _MAX), ("min_price_amount", _MIN)):
+        match = pattern.search(said)
+        if match:
+            found[name] = minor_units(match[1], places)
+    return found

@@ -1,0 +1,233 @@
+"""Word a tool result from templates, one per kind. Every figure comes from the result."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from db.types import Money
+
+LISTED_MAX = 6
+
+
+def money(amount: int, currency: str) -> str:
+    return str(Money(amount, currency))
+
+
+def _units(count: int) -> str:
+    return f"{count} unit" if count == 1 else f"{count} units"
+
+
+def choices(titles: list[str]) -> str:
+    return " ".join(f"{place}. {title}." for place, title in enumerate(titles[:LISTED_MAX], 1))
+
+
+def products(data: Any, operation: str) -> str:
+    items = data["items"]
+    if not items:
+        return "I found no product like that. Try other words, or ask which categories there are."
+    lines = [
+        f"{place}. {item['title']}, {money(item['price_amount'], item['currency'])}, "
+        + (f"{item['available']} in stock" if item["available"] > 0 else "sold out")
+        for place, item in enumerate(items[:LISTED_MAX], 1)
+    ]
+    more = " There are more." if len(items) > LISTED_MAX or data.get("next_cursor") else ""
+    return "Here is what I found: " + "; ".join(lines) + "." + more
+
+
+def product(data: Any, operation: str) -> str:
+    variants = "; ".join(
+        f"{v['title'] or data['title']} ({v['sku']}) {money(v['price_amount'], v['currency'])}, "
+        + (f"{v['available']} in stock" if v["available"] > 0 else "sold out")
+        for v in data["variants"][:LISTED_MAX]
+    )
+    about = data["description"].strip()
+    about = about if len(about) <= 300 else about[:299].rsplit(" ", 1)[0] + "…"
+    return " ".join(part for part in (f"{data['title']}.", about, variants + ".") if part)
+
+
+def cart(data: Any, operation: str) -> str:
+    if not data["lines"]:
+        return "Your cart is empty."
+    currency = data["currency"]
+    lines = ", ".join(f"{line['quantity']} × {line['title']}" for line in data["lines"])
+    text = f"Your cart: {lines}. Total {money(data['total_amount'], currency)}"
+    if data["shipping_amount"]:
+        text += f", {money(data['shipping_amount'], currency)} of it for shipping"
+    missing = [p["message"] for p in data["problems"]]
+    if not missing:
+        return f"{text}. Everything is there: say “check out” to buy."
+    hint = " Tell me: deliver to name, street, postal code and city, country, email, standard."
+    needs = any(p["code"] == "missing" for p in data["problems"])
+    return f"{text}. {' '.join(missing)}{hint if needs else ''}"
+
+
+def _state(value: str) -> str:
+    return value.replace("_", " ")
+
+
+def order(data: Any, operation: str) -> str:
+    lines = ", ".join(f"{line['quantity']} × {line['title']}" for line in data["lines"])
+    return (
+        f"Order #{data['number']} is {_state(data['status'])}, "
+        f"payment {_state(data['payment_status'])}, "
+        f"delivery {_state(data['fulfillment_status'])}: {lines}. "
+        f"Total {money(data['total_amount'], data['currency'])}."
+    )
+
+
+def orders(data: Any, operation: str) -> str:
+    if not data["items"]:
+        return "There are no orders."
+    lines = [
+        f"#{item['number']} {_state(item['status'])}, "
+        f"{money(item['total_amount'], item['currency'])}"
+        for item in data["items"][:LISTED_MAX]
+    ]
+    more = " There are more." if len(data["items"]) > LISTED_MAX or data["next_cursor"] else ""
+    return "Newest first: " + "; ".join(lines) + "." + more
+
+
+def stock(data: Any, operation: str) -> str:
+    text = f"{data['title']} ({data['sku']}): {_units(data['available'])} available."
+    levels = "; ".join(
+        f"{level['location']} {level['available']} available of {level['on_hand']} on hand"
+        for level in data["levels"]
+    )
+    return f"{text} {levels}." if levels else text
+
+
+def sales(data: Any, operation: str) -> str:
+    currency = data["currency"]
+    period = "Today" if operation == "analytics.sales_today" else f"Since {data['start'][:10]}"
+    text = (
+        f"{period}: {data['orders']} orders, {_units(data['units'])}, "
+        f"{money(data['revenue_amount'], currency)} revenue"
+    )
+    if data["orders"]:
+        text += f", {money(data['aov_amount'], currency)} per order"
+    top = ", ".join(f"{item['title']} ({item['units']})" for item in data["top_products"][:3])
+    return f"{text}. Best sellers: {top}." if top else f"{text}."
+
+
+def waiting(data: Any, operation: str) -> str:
+    preview = data["preview"]
+    cost = ""
+    if "charge_amount" in preview:
+        cost = f" {money(preview['charge_amount'], preview['currency'])} will be charged."
+    return f"This waits for your approval: {data['summary']}{cost} Nothing has happened yet."
+
+
+def _movements(data: Any, operation: str) -> str:
+    lines = [
+        f"{item['occurred_at'][:10]} {item['kind']} at {item['location']}: "
+        f"{item['on_hand_delta']:+d} on hand"
+        + (f" ({item['reason']})" if item.get("reason") else "")
+        for item in data["items"][:LISTED_MAX]
+    ]
+    return "Newest first: " + "; ".join(lines) + "." if lines else "There are no movements."
+
+
+def _low(data: Any, operation: str) -> str:
+    lines = [f"{item['title']} ({item['sku']}): {item['available']}" for item in data]
+    listed = "; ".join(lines[:LISTED_MAX])
+    return f"Running low: {listed}." if lines else "Nothing is running low."
+
+
+def _timeline(data: Any, operation: str) -> str:
+    return " ".join(f"{e['occurred_at'][:16].replace('T', ' ')} {e['summary']}" for e in data)
+
+
+def _categories(data: Any, operation: str) -> str:
+    listed = ", ".join(f"{item['name']} ({item['products']})" for item in data)
+    return f"We have: {listed}." if listed else "There are no categories yet."
+
+
+def _user(data: Any, operation: str) -> str:
+    done = "Done. " if operation == "user.rename" else ""
+    return f"{done}You are {data['name']}, {data['email']}, signed in as {data['role']}."
+
+
+def _users(data: Any, operation: str) -> str:
+    listed = "; ".join(f"{u['name']}, {u['email']}, {u['role']}" for u in data["items"])
+    return f"{listed}." if listed else "Nobody matches."
+
+
+def _notifications(data: Any, operation: str) -> str:
+    listed = "; ".join(
+        f"{n['created_at'][:10]} “{n['subject']}” {_state(n['status'])}"
+        for n in data["items"][:LISTED_MAX]
+    )
+    return f"Newest first: {listed}." if listed else "No messages have been sent yet."
+
+
+def _payments(data: Any, operation: str) -> str:
+    listed = "; ".join(
+        f"{_state(p['state'])}, {money(p['amount'], p['currency'])}, "
+        f"captured {money(p['captured_amount'], p['currency'])}, "
+        f"refunded {money(p['refunded_amount'], p['currency'])}"
+        for p in data
+    )
+    return f"Payments: {listed}." if listed else "There are no payments."
+
+
+def _balances(data: Any, operation: str) -> str:
+    listed = "; ".join(f"{a['account']} {money(a['balance_amount'], a['currency'])}" for a in data)
+    return f"Balances: {listed}." if listed else "The ledger is empty."
+
+
+_BY_KIND: Mapping[str, Callable[[Any, str], str]] = {
+    "products": products,
+    "product": product,
+    "cart": cart,
+    "order": order,
+    "orders": orders,
+    "stock": stock,
+    "sales": sales,
+    "waiting": waiting,
+    "Page[MovementView]": _movements,
+    "list[LowStock]": _low,
+    "list[TimelineEntry]": _timeline,
+    "list[CategoryView]": _categories,
+    "UserView": _user,
+    "Page[UserView]": _users,
+    "Page[NotificationView]": _notifications,
+    "list[PaymentView]": _payments,
+    "list[AccountBalance]": _balances,
+}
+_DONE = {
+    "cart.add_item": "Added.",
+    "cart.change_item": "Changed.",
+    "cart.remove_item": "Removed.",
+    "cart.deliver_to": "Noted.",
+    "inventory.adjust": "Booked.",
+}
+QUESTIONS = {
+    "number": "Which order do you mean? Tell me its number, such as #1001.",
+    "reason": "Why? I keep the reason with it.",
+    "quantity": "How many?",
+    "sku": "Which product do you mean?",
+    "handle_or_sku": "Which product do you mean?",
+    "query": "What are you looking for?",
+    "days": "Of how many days?",
+    "location": "At which location? Tell me its code, such as HAM.",
+    "delta": "By how many units?",
+    "name": "Which name?",
+    "email": "Which email address should the confirmation go to?",
+    "line1": "Which street and number?",
+    "postal_code": "Which postal code and city?",
+    "city": "Which city?",
+    "country_code": "Which country? Two letters, such as DE.",
+}
+
+
+def tell(kind: str, data: Any, operation: str) -> str:
+    """Word one result."""
+    if kind == "failed":
+        return f"That did not work: {data}"
+    word = _BY_KIND.get(kind)
+    said = word(data, operation) if word else "Done."
+    done = _DONE.get(operation, "") if kind != "waiting" else ""
+    return f"{done} {said}".strip()
+
+
+def question(missing: str) -> str:
+    return QUESTIONS.get(missing, f"What is the {missing.replace('_', ' ')}?")
