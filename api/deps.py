@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, params
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from deps import security
@@ -63,7 +63,7 @@ async def get_uow(deps: Annotated[Deps, Depends(get_deps)]) -> AsyncGenerator[Un
         yield uow
 
 
-def needs(scope: str) -> object:
+def needs(scope: str) -> params.Depends:
     """Refuse callers without `scope`, before a transaction is opened."""
 
     async def check(actor: Annotated[Actor, Depends(get_actor)]) -> None:
@@ -73,7 +73,9 @@ def needs(scope: str) -> object:
             raise Unauthenticated("Sign in first.")
         raise Forbidden(f"This needs the permission {scope}.", scope=scope)
 
-    return Depends(check)
+    dependency = Depends(check)
+    assert isinstance(dependency, params.Depends)
+    return dependency
 
 
 ActorDep = Annotated[Actor, Depends(get_actor)]

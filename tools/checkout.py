@@ -607,7 +607,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 cancelled_at=uow.now,
             )
             uow.publish(OrderCancelled(order_id=order_id, reason=reason.strip()))
-    return await drive(deps, order_id)
+    return await drive(deps, OrderId(order_id))
 
 
 async def _record_refund(uow: UnitOfWork, order_id: OrderId, outcome: Outcome) -> None:
