@@ -37,7 +37,8 @@ class Problem(BaseModel):
 def problems(*errors: type[DomainError]) -> dict[int | str, dict[str, Any]]:
     """Document the errors an endpoint can answer, beside those that every one can."""
     by_status: dict[int, list[str]] = {}
-    for error in (*errors, InvalidInput, TooManyRequests, Unavailable):
+    every: tuple[type[DomainError], ...] = (InvalidInput, TooManyRequests, Unavailable)
+    for error in (*errors, *every):
         codes = by_status.setdefault(error.status_code, [])
         if error.error_code() not in codes:
             codes.append(error.error_code())

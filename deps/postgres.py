@@ -96,7 +96,7 @@ class Session(AsyncSession):
     SQLModel's own `execute` warns at every call, which costs more than the call.
     """
 
-    execute = SqlAlchemySession.execute  # type: ignore[assignment]
+    execute = SqlAlchemySession.execute
 
 
 def session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
@@ -133,16 +133,6 @@ async def clone_database(url: str, template: str) -> None:
         # Copying files beats logging every block when durability does not matter: 50 to 400 ms.
         await connection.execute(
             text(f'CREATE DATABASE "{new}" TEMPLATE "{old}" STRATEGY file_copy')
-        )
-
-
-async def clone_database(url: str, template: str) -> None:
-    """Create the database `url` names as a copy of `template`, on the same server; for tests."""
-    target = normalise(url)
-    assert target.database
-    async with _connect(target.set(database="postgres"), autocommit=True) as connection:
-        await connection.execute(
-            text(f'CREATE DATABASE "{target.database}" TEMPLATE "{template}" STRATEGY FILE_COPY')
         )
 
 

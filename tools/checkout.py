@@ -459,7 +459,7 @@ async def resume_stuck(deps: Deps) -> int:
             .order_by(col(Order.created_at))
             .limit(RESUME_BATCH)
         )
-        ids = list(stuck)
+        ids = [OrderId(order_id) for order_id in stuck]
     system = deps.acting_as(SYSTEM)
     for order_id in ids:
         try:

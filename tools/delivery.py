@@ -183,52 +183,26 @@ async def deliver(
 async def _deliver(
     deps: Deps, handler: Handler, event: Event, envelope: Envelope, parked: bool, again: bool
 ) -> Outcome:
-    if handler.external:
-        return await _deliver_external(deps, handler, event, envelope, parked, again)
     async with deps.begin() as uow:
         if again:
             await _forget_handled(uow, envelope.id, handler.name)
         if not await _record(uow, envelope.id, handler.name, parked):
             return Outcome.SKIPPED
-        await handler.run(HandlerContext(deps, uow), event, envelope)
+        await handler.run(HandlerContext(uow), event, envelope)
     return Outcome.APPLIED
 
 
-async def _deliver_external(
-    deps: Deps, handler: Handler, event: Event, envelope: Envelope, parked: bool, again: bool
-) -> Outcome:
-    async with deps.begin() as uow:
-        if again:
-            await _forget_handled(uow, envelope.id, handler.name)
-        if not await _is_open(uow, envelope.id, handler.name, parked):
-            return Outcome.SKIPPED
-    await handler.run(HandlerContext(deps, None), event, envelope)
-    async with deps.begin() as uow:
-        recorded = await _record(uow, envelope.id, handler.name, parked)
-    return Outcome.APPLIED if recorded else Outcome.SKIPPED
-
-
-_OPEN = """
-    (:parked OR NOT EXISTS (SELECT FROM event_retry WHERE event_id = CAST(:event_id AS uuid)
-                              AND handler = CAST(:handler AS text))
-            AND NOT EXISTS (SELECT FROM dead_letter WHERE event_id = CAST(:event_id AS uuid)
-                              AND handler = CAST(:handler AS text) AND replayed_at IS NULL))
-"""
-_IS_OPEN = text(f"""
-    SELECT {_OPEN} AND NOT EXISTS (SELECT FROM inbox WHERE event_id = CAST(:event_id AS uuid)
-                                     AND handler = CAST(:handler AS text))
-""")
-_RECORD = text(f"""
+_RECORD = text("""
     INSERT INTO inbox (event_id, handler, handled_at)
     SELECT CAST(:event_id AS uuid), CAST(:handler AS text), CAST(:now AS timestamptz)
-    WHERE {_OPEN}
+    WHERE :parked
+       OR NOT EXISTS (SELECT FROM event_retry
+                      WHERE event_id = CAST(:event_id AS uuid) AND handler = CAST(:handler AS text))
+      AND NOT EXISTS (SELECT FROM dead_letter
+                      WHERE event_id = CAST(:event_id AS uuid) AND handler = CAST(:handler AS text)
+                        AND replayed_at IS NULL)
     ON CONFLICT DO NOTHING RETURNING event_id
 """)
-
-
-async def _is_open(uow: UnitOfWork, event_id: UUID, handler: str, parked: bool) -> bool:
-    values = {"event_id": event_id, "handler": handler, "parked": parked}
-    return bool(await uow.session.scalar(_IS_OPEN, values))
 
 
 async def _record(uow: UnitOfWork, event_id: UUID, handler: str, parked: bool) -> bool:

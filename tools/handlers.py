@@ -1,8 +1,7 @@
 """Who reacts to which event: the one table, and the reactions.
 
-A handler that writes to the database runs in a transaction with the inbox row that says so, and is
-therefore applied exactly once. One whose effect lies elsewhere is marked `external`: it runs before
-the inbox row is written, so it may run twice and must bear it.
+A handler runs in a transaction with the inbox row that says so, and is therefore applied exactly
+once. It never calls a vendor: it writes down what is to be sent, as the mail queue does.
 
 Handlers of one group see events in the order of the stream, except where one is retried and where
 several workers share a group; a handler reads the current state rather than trust in the order.
@@ -12,24 +11,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from db.models.product import Product
 from deps.bus import Envelope
-from deps.core import Deps, Event, UnitOfWork
+from deps.core import Event, UnitOfWork
 from tools import notification
-from tools.events import OrderCancelled, OrderPlaced, ProductSaved, StockAdjusted
+from tools.events import OrderCancelled, OrderPlaced
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerContext:
-    """`uow` is the transaction that records the handling; external handlers get None."""
+    """`uow` is the transaction that also records the handling; whoever calls commits it."""
 
-    deps: Deps
-    open_uow: UnitOfWork | None
-
-    @property
-    def uow(self) -> UnitOfWork:
-        assert self.open_uow is not None, "an external handler has no transaction"
-        return self.open_uow
+    uow: UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +34,6 @@ class Handler:
 
     group: str
     run: Callable[[HandlerContext, Any, Envelope], Awaitable[None]]
-    external: bool = False
     known_as: str = ""
 
     @property
@@ -63,21 +54,9 @@ async def tell_cancellation(
     await notification.queue_order_cancelled(context.uow, event.order_id)
 
 
-async def forget_cached_product(
-    context: HandlerContext, event: ProductSaved | StockAdjusted, envelope: Envelope
-) -> None:
-    """Repeat the invalidation that the writer did after its commit, in case it died before."""
-    async with context.deps.begin() as uow:
-        product = await uow.session.get(Product, event.product_id)
-    if product is not None:
-        await context.deps.cache.invalidate("product", product.handle)
-
-
 HANDLERS: Final[Handlers] = {
     OrderPlaced: (Handler("notification", confirm_order),),
     OrderCancelled: (Handler("notification", tell_cancellation),),
-    ProductSaved: (Handler("catalog", forget_cached_product, external=True),),
-    StockAdjusted: (Handler("catalog", forget_cached_product, external=True),),
 }
 
 

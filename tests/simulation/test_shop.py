@@ -7,11 +7,11 @@ import os
 import random
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
+from db.models.user import Role
 from deps.core import Deps
 from deps.gateway import Fault, ScriptedGateway
 from tests import factories
@@ -110,10 +110,9 @@ async def test_the_shop_matches_the_notebook(
     for sku, units in STOCK.items():
         await factories.product(deps, sku, title=sku.title(), price=1000, stock=units)
     shop = Shop(deps, gateway, rng)
-    staff = await factories.user(deps, role=factories.Role.MERCHANT)
+    staff = await factories.user(deps, role=Role.MERCHANT)
     for step in range(STEPS):
-        now = deps.clock() + timedelta(minutes=4 * step)
-        shop.deps = replace(deps, clock=lambda now=now: now)
+        shop.deps = factories.later(deps, minutes=4 * step)
         merchant = replace(staff, clock=shop.deps.clock)
         action = rng.choice(["cart", "cart", "buy", "buy", "buy", "cancel", "adjust", "sweep"])
         if action == "cart":
@@ -133,8 +132,7 @@ async def test_the_shop_matches_the_notebook(
 
 async def settle(shop: Shop) -> None:
     """Let time pass until nothing is under way, then note what the sweeper finished."""
-    end = shop.deps.clock() + timedelta(hours=2)
-    shop.deps = replace(shop.deps, clock=lambda: end)
+    shop.deps = factories.later(shop.deps, hours=2)
     for _ in range(3):
         await shop.sweep()
     for cart_id, (buyer, units) in list(shop.carts.items()):
