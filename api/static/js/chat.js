@@ -237,11 +237,11 @@ class Turn {
   }
 
   problem(message, retry) {
-    this.finish();
     const box = el("div", { class: "problem", role: "alert" }, el("span", {}, message),
       el("button", { class: "button button--small", type: "button",
-        onclick: () => { box.remove(); retry(); } }, "Try again"));
+        onclick: () => { box.remove(); this.finish(); retry(); } }, "Try again"));
     this.#append(box);
+    this.finish();
   }
 
   finish(note = "") {
