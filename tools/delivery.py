@@ -403,7 +403,7 @@ class Reconciler:
     async def run_once(
         self, deps: Deps, *, settle_s: float = SETTLE_S, limit: int = BATCH_MAX
     ) -> int:
-        """Apply what is missing; return how many events were.
+        """Apply what is missing; return how many deliveries that took.
 
         Args:
             settle_s: How long the bus has to deliver an event first. 0 when there is no bus.
@@ -441,8 +441,8 @@ class Reconciler:
             )
             overdue = uow.now - timedelta(seconds=settle_s)
         late = [envelope for envelope in missing if envelope.occurred_at <= overdue]
-        await apply(deps, group, late, self.handlers)
-        return len(late)
+        outcomes = await apply(deps, group, late, self.handlers)
+        return len(outcomes) - outcomes.count(Outcome.SKIPPED)
 
     async def _settled_seq(self, uow: UnitOfWork, group: str) -> int:
         """Return a height below which no event can appear any more (0 when none is known yet)."""

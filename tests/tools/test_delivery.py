@@ -267,8 +267,11 @@ async def test_poison_becomes_a_dead_letter_and_is_replayed_once_mended(
     assert (letter.handler, letter.attempts) == ("ledger.note", ATTEMPTS_MAX)
     assert letter.reason == "ValueError: order 2 is poison"
     assert letter.payload["number"] == 2
-    await Reconciler(effects.handlers).run_once(system, settle_s=0)
+    reconciler = Reconciler(effects.handlers)
+    for _ in range(3):
+        await reconciler.run_once(system, settle_s=0)
     assert (await counted(system))["ledger.note", 2] == 0, "dead letters rest"
+    assert await scalar(system, "SELECT min(seq) FROM event_checkpoint") == 3, "and hold up nobody"
 
     assert (await event_log.replay_dead(system, letter.id, effects.handlers)).failed == 1
     effects.poison = set()
