@@ -1,0 +1,113 @@
+"""Carts: whose they are, what they hold and what they still need."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deps.core import Deps
+from tests import factories
+from tools import cart, checkout
+from tools.errors import Conflict, InvalidInput, NotFound
+
+
+async def test_adding_twice_sums_and_zero_removes(guest: Deps) -> None:
+    await factories.product(guest, "MUG", price=1000, stock=10)
+    async with guest.begin() as uow:
+        await cart.add_item(uow, "MUG", 2)
+        view = await cart.add_item(uow, "MUG", 3)
+        assert [(line.sku, line.quantity) for line in view.lines] == [("MUG", 5)]
+        assert view.subtotal_amount == 5000
+        assert (await cart.change_item(uow, "MUG", 1)).lines[0].quantity == 1
+        assert (await cart.remove_item(uow, "MUG")).lines == []
+
+
+async def test_messages_at_once_share_one_cart_and_lose_nothing(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=100)
+
+    async def add() -> None:
+        async with guest.begin() as uow:
+            await cart.add_item(uow, "MUG", 1)
+
+    await asyncio.gather(*(add() for _ in range(20)))
+    async with guest.begin() as uow:
+        assert (await cart.current(uow)).lines[0].quantity == 20
+
+
+@pytest.mark.parametrize("quantity", [0, -1, 1000, 10**9])
+async def test_quantities_are_bounded(guest: Deps, quantity: int) -> None:
+    await factories.product(guest, "MUG", stock=10)
+    with pytest.raises(InvalidInput) as refused:
+        async with guest.begin() as uow:
+            await cart.add_item(uow, "MUG", quantity)
+    assert refused.value.field == "quantity"
+
+
+async def test_a_guests_cart_comes_along_when_they_sign_in(guest: Deps, customer: Deps) -> None:
+    await factories.product(guest, "MUG", stock=10)
+    async with guest.begin() as uow:
+        opened = await cart.add_item(uow, "MUG", 2)
+    secret = guest.actor.guest_secret_sha256
+    signed_in = customer.acting_as(replace(customer.actor, guest_secret_sha256=secret))
+    async with signed_in.begin() as uow:
+        assert (await cart.current(uow)).id == opened.id
+    async with guest.begin() as uow:
+        with pytest.raises(NotFound):
+            await cart.view(uow, opened.id)
+
+
+async def test_shipping_is_free_from_sixty(guest: Deps) -> None:
+    await factories.product(guest, "MUG", price=3000, stock=10)
+    assert (await factories.filled_cart(guest, MUG=1)).shipping_amount == 490
+    assert (await factories.filled_cart(guest, MUG=2)).shipping_amount == 0
+
+
+async def test_too_few_in_stock_is_a_problem_that_names_the_line(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=1)
+    problems = (await factories.filled_cart(guest, MUG=2)).problems
+    assert [(p.code, p.field) for p in problems] == [("out_of_stock", "lines.MUG")]
+
+
+async def test_a_bought_cart_can_not_be_changed(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=5)
+    filled = await factories.filled_cart(guest, MUG=1)
+    await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    with pytest.raises(Conflict):
+        async with guest.begin() as uow:
+            await cart.set_quantity(uow, filled.id, "MUG", 4)
+
+
+DELIVERY: dict[str, Any] = {
+    "email": "ada@example.com",
+    "name": "Ada",
+    "line1": "12 Quay Street",
+    "postal_code": "20457",
+    "city": "Hamburg",
+    "country_code": "de",
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("email", "nonsense"),
+        ("name", " "),
+        ("line1", "x" * 201),
+        ("country_code", "Germany"),
+        ("shipping_method", "teleport"),
+    ],
+)
+async def test_a_bad_address_names_its_field(guest: Deps, field: str, value: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        async with guest.begin() as uow:
+            await cart.deliver_to(uow, **(DELIVERY | {field: value}))
+    assert refused.value.field == field
+
+
+async def test_delivery_is_kept(guest: Deps) -> None:
+    async with guest.begin() as uow:
+        view = await cart.deliver_to(uow, **DELIVERY)
+    assert view.shipping_address is not None
+    assert view.shipping_address.country_code == "DE"
+    assert [problem.code for problem in view.problems] == ["empty"]
