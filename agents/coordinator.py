@@ -13,6 +13,7 @@ from pydantic_ai import Agent, AgentRunResultEvent, RunContext, ToolOutput, Usag
 from pydantic_ai.conversation import Conversation, ConversationTypeAdapter
 from pydantic_ai.exceptions import (
     AgentRunError,
+    FallbackExceptionGroup,
     ModelAPIError,
     UsageLimitExceeded,
 )
@@ -176,7 +177,7 @@ async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenera
                 yield said
     except UsageLimitExceeded as error:
         raise TooManyRequests("That took too many steps; please ask for less at once.") from error
-    except (ModelAPIError, AgentRunError) as error:
+    except (ModelAPIError, AgentRunError, FallbackExceptionGroup) as error:
         raise Unavailable("The assistant can not answer now; please try again.") from error
 
 
