@@ -1,0 +1,103 @@
+"""What the generated description leaves out because no endpoint says it: the edge's answers.
+
+`.ci/lint-openapi.sh` holds the result to the OpenAPI and OWASP rules of `.spectral.yaml`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+PROBLEM: Final = {
+    "type": "object",
+    "description": "Problem details (RFC 9457).",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "format": "int32", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string"},
+        "code": {"type": "string", "description": "Stable: branch on this."},
+    },
+}
+EDGE_ANSWERS: Final = {
+    "401": "The credentials are missing, wrong or expired.",
+    "422": "The request breaks a rule of its fields.",
+    "429": "Too many requests; wait as long as `Retry-After` says.",
+    "500": "A fault of the server; it is logged under the `X-Request-Id`.",
+}
+LIMIT_HEADERS: Final = {
+    name: {"description": text, "schema": {"type": "string"}}
+    for name, text in {
+        "RateLimit": 'What is left of the allowance: `"class";r=remaining;t=seconds`.',
+        "RateLimit-Policy": 'The allowance: `"class";q=quota;w=seconds`.',
+    }.items()
+}
+RETRY_AFTER: Final = {
+    "description": "Seconds to wait.",
+    "schema": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 3600},
+}
+METHODS: Final = ("get", "put", "post", "patch", "delete")
+INT64_MAX: Final = 2**63 - 1
+
+
+def install(app: FastAPI) -> None:
+    """Complete what `app.openapi()` returns; it is made once and kept, as FastAPI does."""
+    generate: Callable[[], dict[str, Any]] = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = completed(generate())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # The documented way to extend it.
+
+
+def completed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Add servers, tags, the answers of the middlewares and the width of integers."""
+    schema["servers"] = [
+        {"url": "/", "description": "This server, production or local.", "x-internal": False}
+    ]
+    components = schema.setdefault("components", {}).setdefault("schemas", {})
+    components["EdgeProblem"] = PROBLEM
+    tags: set[str] = set()
+    for path, item in schema["paths"].items():
+        for method in METHODS:
+            if method in item:
+                operation = item[method]
+                tags.update(operation.get("tags", ()))
+                operation.setdefault("description", operation.get("summary", ""))
+                if path.startswith("/v1/"):
+                    _add_edge_answers(operation)
+    schema["tags"] = [{"name": tag} for tag in sorted(tags)]
+    for node in _nodes(schema):
+        # Python's integers have no width, but every one here is kept in a bigint at most.
+        if node.get("type") == "integer" and "enum" not in node and "const" not in node:
+            node.setdefault("format", "int64")
+            if "exclusiveMinimum" not in node:
+                node.setdefault("minimum", -INT64_MAX)
+            if "exclusiveMaximum" not in node:
+                node.setdefault("maximum", INT64_MAX)
+    return schema
+
+
+def _add_edge_answers(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    for status, description in EDGE_ANSWERS.items():
+        reference = {"$ref": "#/components/schemas/EdgeProblem"}
+        content = {"application/problem+json": {"schema": reference}}
+        responses.setdefault(status, {"description": description, "content": content})
+    for status, response in responses.items():
+        if status.startswith(("2", "4")):
+            response["headers"] = {**LIMIT_HEADERS, **response.get("headers", {})}
+    responses["429"]["headers"]["Retry-After"] = RETRY_AFTER
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for child in value.values():
+            yield from _nodes(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _nodes(child)

@@ -1,0 +1,217 @@
+"""What benchmarks share: a seeded shop, a web process of its own, its CPU time, and percentiles.
+
+Load is closed-loop: each client sends its next request when the last is answered. The clients run
+in this process and share the machine with the server, so throughput is a lower bound; the CPU
+time per operation is the figure to compare between machines and versions.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import httpx
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db.models.inventory import Location
+from deps.core import SYSTEM, Deps
+from tools import catalog_import, inventory, product
+from tools.product import ProductInput, VariantInput
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PRODUCTS: Final = 200
+STOCK: Final = 1_000_000
+LEVEL_S: Final = 5.0
+START_TIMEOUT_S: Final = 60.0
+LOCATION: Final = "BENCH"
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Shop:
+    """A web process and how to talk to it."""
+
+    client: httpx.AsyncClient
+    pid: int
+
+
+@dataclass
+class Samples:
+    """Seconds each operation took, and how many failed."""
+
+    taken_s: list[float] = field(default_factory=list)
+    failures: int = 0
+
+    @contextmanager
+    def measure(self) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        self.taken_s.append(perf_counter() - began)
+
+    def percentile_ms(self, percent: float) -> float:
+        """Return the nearest-rank percentile, a value that was really measured."""
+        if not self.taken_s:
+            return 0.0
+        ordered = sorted(self.taken_s)
+        rank = max(1, -int(-percent * len(ordered) // 100))
+        return round(ordered[rank - 1] * 1_000, 2)
+
+    def summary(self) -> dict[str, float]:
+        return {f"p{percent}_ms": self.percentile_ms(percent) for percent in (50, 95, 99)}
+
+
+async def seed(deps: Deps, data: Path | None) -> list[str]:
+    """Fill the empty shop and return the SKUs on sale, each with more stock than a run can sell."""
+    staff = deps.acting_as(SYSTEM)
+    async with staff.begin() as uow:
+        uow.session.add(Location(code=LOCATION, name="Benchmark"))
+    if data is not None:
+        await catalog_import.import_file(staff, data, currency=deps.settings.currency)
+    else:
+        for number in range(PRODUCTS):
+            async with staff.begin() as uow:
+                await product.save(uow, _product(number, deps.settings.currency))
+    async with staff.begin() as uow:
+        connection = await uow.session.connection()
+        found = await connection.execute(
+            text("SELECT sku FROM variant WHERE is_active AND price_amount > 0 LIMIT :n"),
+            {"n": PRODUCTS},
+        )
+        skus = [row.sku for row in found]
+        for sku in skus:
+            await inventory.adjust(uow, sku, LOCATION, STOCK, "benchmark")
+    async with staff.begin() as uow:
+        await (await uow.session.connection()).execute(text("ANALYZE"))
+    return skus
+
+
+def _product(number: int, currency: str) -> ProductInput:
+    words = ("Stoneware mug", "Oak board", "Linen apron", "Brass lamp", "Wool blanket")
+    return ProductInput(
+        handle=f"bench-{number}",
+        title=f"{words[number % len(words)]} No. {number}",
+        description="Made for measuring. " * 10,
+        variants=[
+            VariantInput(sku=f"BENCH-{number}", price_amount=500 + number, currency=currency)
+        ],
+    )
+
+
+@asynccontextmanager
+async def serve(deps: Deps) -> AsyncGenerator[Shop, None]:
+    """Run the web application in a process of its own, on the database and Redis of `deps`."""
+    with tempfile.TemporaryDirectory(prefix="shopkeeper-bench-") as directory:
+        socket = f"{directory}/web.sock"
+        log = Path(directory) / "log"
+        process = _start(deps, socket, log)
+        try:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            async with httpx.AsyncClient(
+                transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits),
+                base_url="http://bench",
+                timeout=60,
+            ) as client:
+                await _until_ready(client, process, log)
+                yield Shop(client, process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def _start(deps: Deps, socket: str, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench.server"],
+            cwd=ROOT,
+            env=_environment(deps, socket),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _environment(deps: Deps, socket: str) -> dict[str, str]:
+    engine: AsyncEngine = deps.db.kw["bind"]
+    environment = {
+        **os.environ,
+        "DATABASE_URL": engine.url.render_as_string(hide_password=False),
+        "SHOPKEEPER_RATE_LIMITS": "false",
+        "SHOPKEEPER_SECRET": deps.settings.secret.get_secret_value(),
+        "SHOPKEEPER_CURRENCY": deps.settings.currency,
+        "BENCH_SOCKET": socket,
+    }
+    environment.pop("REDIS_URL", None)
+    if deps.cache.redis is not None:
+        at = deps.cache.redis.connection_pool.connection_kwargs
+        path = at.get("path")
+        environment["REDIS_URL"] = (
+            f"unix://{path}" if path else f"redis://{at['host']}:{at['port']}/{at.get('db') or 0}"
+        )
+    return environment
+
+
+async def _until_ready(
+    client: httpx.AsyncClient, process: subprocess.Popen[bytes], log: Path
+) -> None:
+    deadline = perf_counter() + START_TIMEOUT_S
+    while perf_counter() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if (await client.get("/health/ready")).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # Not listening yet.
+        await asyncio.sleep(0.1)
+    raise RuntimeError(f"The web process did not start:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text()[-2_000:]
+
+
+def cpu_s(pid: int) -> float:
+    """Return the user and system time a process has used so far."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # After the name, which may hold spaces: utime and stime are fields 14 and 15 of proc(5).
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _is_visible(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").exists()
+
+
+async def database_cpu_s(deps: Deps) -> dict[int, float]:
+    """Return the CPU time of each server process on this database that this machine can see."""
+    async with deps.begin() as uow:
+        rows = await (await uow.session.connection()).execute(
+            text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        )
+        pids = [row.pid for row in rows]
+    return {pid: cpu_s(pid) for pid in pids if _is_visible(pid)}
+
+
+def grown(before: dict[int, float], after: dict[int, float]) -> float:
+    return sum(after[pid] - before.get(pid, 0.0) for pid in after)
+
+
+async def drive(clients: int, seconds: float, work: Callable[[int], Awaitable[None]]) -> float:
+    """Run `work` over and over in `clients` tasks for `seconds`; return the seconds it took."""
+    began = perf_counter()
+
+    async def one(number: int) -> None:
+        while perf_counter() - began < seconds:
+            await work(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(clients):
+            group.create_task(one(number))
+    return perf_counter() - began
