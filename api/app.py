@@ -19,6 +19,7 @@ from api import (
     inventory,
     metrics,
     middleware,
+    openapi,
     orders,
     pages,
     problems,
@@ -93,5 +94,6 @@ def create_app(
     if STATIC.is_dir():
         app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)
+    openapi.install(app)
     middleware.install(app, settings)
     return app

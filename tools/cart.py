@@ -11,6 +11,7 @@ from sqlmodel import col, delete, select, update
 from db.models.cart import Cart, CartLine, CartStatus
 from db.types import CartId, UserId, exponent
 from deps.core import UnitOfWork
+from tools import idempotency
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.registry import Risk, operation
 from tools.user import normalize_email
@@ -292,6 +293,8 @@ async def add(uow: UnitOfWork, cart_id: UUID, sku: str, quantity: int = 1) -> Ca
         InvalidInput: The line would pass 999 units.
         Conflict: The cart has been checked out, or has too many lines.
     """
+    # Adding twice is not adding once: the request's key is spent together with the effect.
+    await idempotency.settle(uow)
     cart = await _editable(uow, cart_id)
     if not 1 <= quantity <= QUANTITY_MAX:
         raise InvalidInput(f"quantity must be 1 to {QUANTITY_MAX}.", field="quantity")

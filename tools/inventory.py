@@ -24,6 +24,7 @@ from db.models.inventory import (
 )
 from db.types import OrderId
 from deps.core import Deps, UnitOfWork
+from tools import idempotency
 from tools.errors import Conflict, InvalidInput, NotFound, OutOfStock
 from tools.events import StockAdjusted, StockLow, StockReleased, StockReserved
 from tools.page import Page, checked_limit, decode_cursor, encode_cursor
@@ -369,6 +370,8 @@ async def adjust(uow: UnitOfWork, sku: str, location: str, delta: int, reason: s
         InvalidInput: `delta` is zero or too large, or `reason` is empty.
         Conflict: Fewer would remain than are reserved or allocated.
     """
+    # Adding twice is not adding once: the request's key is spent together with the effect.
+    await idempotency.settle(uow)
     if delta == 0 or abs(delta) > ADJUSTMENT_MAX:
         raise InvalidInput(f"delta must be 1 to {ADJUSTMENT_MAX}, or negative.", field="delta")
     if not reason.strip() or len(reason) > 500:
