@@ -26,7 +26,7 @@ def main() -> int:
         again_in_demo(home, number)
         leftovers = processes_mentioning(home)
         assert not leftovers, f"processes are left: {leftovers}"
-    print("smoke: sale, chat, restart and stop are well")
+    say("smoke: sale, chat, restart and stop are well")
     return 0
 
 
@@ -42,7 +42,7 @@ def buy_in_demo(home: str) -> int:
 def again_in_demo(home: str, number: int) -> None:
     began = time.monotonic()
     with demo(home) as address, httpx.Client(base_url=address, timeout=30) as client:
-        print(f"smoke: second start took {time.monotonic() - began:.1f} s")
+        say(f"smoke: second start took {time.monotonic() - began:.1f} s")
         login = {"email": "merchant@example.com", "password": "harbour-and-pine"}
         token = ok(client.post("/v1/auth/login", json=login))["access_token"]
         order = ok(client.get(f"/v1/orders/{number}", headers={"Authorization": f"Bearer {token}"}))
@@ -76,7 +76,7 @@ def buy(client: httpx.Client) -> int:
         )
     )
     assert order["total_amount"] == total, order
-    print(f"smoke: order {order['number']} of {total} {order['currency']}")
+    say(f"smoke: order {order['number']} of {total} {order['currency']}")
     return int(order["number"])
 
 
@@ -87,6 +87,11 @@ def talk(client: httpx.Client) -> None:
     assert names[0] == "conversation", names
     assert names[-1] == "done", names
     assert "error" not in names, names
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def ok(response: httpx.Response) -> dict:

@@ -291,7 +291,7 @@ class EmbeddedPostgres(_EmbeddedServer):
         return asked.returncode == 0
 
     def pid(self) -> int | None:
-        pid = self._recorded_pid()
+        pid = _recorded_pid(self.data / "postmaster.pid")
         return pid if pid is not None and is_alive(pid, named="postgres") else None
 
     @staticmethod
@@ -330,7 +330,6 @@ class EmbeddedPostgres(_EmbeddedServer):
         elif os.geteuid() == 0:
             enter = enter_user_namespace
         self._initialise(binaries, enter)
-        self._forget_dead_postmaster()
         settings = {
             **SETTINGS,
             **(FAST_SETTINGS if self.fast else {}),
@@ -338,7 +337,12 @@ class EmbeddedPostgres(_EmbeddedServer):
         }
         (self.data / "shop.conf").write_text(_render(settings))
         command = [str(binaries / "postgres"), "-D", str(self.data)]
-        self._wait_until_ready(lambda: self._launch(command, enter, self._place))
+
+        def launch() -> subprocess.Popen[bytes]:
+            self._forget_dead_postmaster()
+            return self._launch(command, enter, self._place)
+
+        self._wait_until_ready(launch)
 
     def _delete(self) -> None:
         shutil.rmtree(self.data, ignore_errors=True)
@@ -381,19 +385,14 @@ class EmbeddedPostgres(_EmbeddedServer):
             conf.write("\ninclude_if_exists 'shop.conf'\n")
         new.rename(self.data)
 
-    def _recorded_pid(self) -> int | None:
-        try:
-            return int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
-        except (FileNotFoundError, ValueError):
-            return None
-
     def _forget_dead_postmaster(self) -> None:
         # A zombie, or a stranger that got the number after a restart of the container, looks
         # alive to PostgreSQL, which would refuse to start. Backends that outlived their
         # postmaster are still found, by the shared memory of this data directory.
-        pid = self._recorded_pid()
-        if pid is not None and not is_alive(pid, named="postgres"):
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        for lock in (self.data / "postmaster.pid", self.socket_directory / ".s.PGSQL.5432.lock"):
+            pid = _recorded_pid(lock)
+            if pid is not None and not is_alive(pid, named="postgres"):
+                lock.unlink(missing_ok=True)
 
     def _may_recover(self, log_start: int) -> bool:
         log = self._log_since(log_start)
@@ -483,6 +482,13 @@ class EmbeddedValkey(_EmbeddedServer):
 
 # Servers that other processes still use. Kept, so that nobody warns about unwaited children.
 _outliving: list[subprocess.Popen[bytes]] = []
+
+
+def _recorded_pid(lock: Path) -> int | None:
+    try:
+        return int(lock.read_text().split("\n", 1)[0])
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _environment() -> dict[str, str]:
