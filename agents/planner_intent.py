@@ -48,7 +48,7 @@ CUES: tuple[tuple[str, str], ...] = (
     ("checkout.buy", r"\b(?:buy|order) (?:it|them|now|everything|this|these|all|my cart|the cart)\b"),
     ("checkout.buy", r"\b(?:complete|finish|finalize|finalise) (?:the|my) (?:order|buy|purchase|check out)\b"),
     ("checkout.buy", r"^(?!.*\b(?:how|which|what|when|where)\b).*\b(?:i want to|i would like to|ready to|let us|can i|let me|i will) pay\b|^pay(?: now| for it)?\b"),
-    ("cart.add_item", r"\b(?:add|put|throw|toss)\b(?!.*\b(?:catalogue|catalog|category|user|review|music|song)\b)"),
+    ("cart.add_item", r"(?:\b(?:add|put)\b|\b(?:throw|toss) (?:in|an?|the|my|\d+|two|three|some)\b)(?!.*\b(?:catalogue|catalog|category|user|review|music|song)\b)"),
     ("cart.add_item", r"\b(?:i|we) (?:will|would) (?:like to )?take\b"),
     ("cart.add_item", r"^(?:give me|i would like|i want|get me|we need) (?:\d+|an?|one|two|three|four|five|six|ten) (?:of )?(?:the (?:first|second|third|last)|of the|those|these|them)"),
     ("cart.add_item", r"^(?:i (?:want to|would like to) )?(?:buy|order) (?:\d+|an?|one|two|three|four|five|six|ten|the)\b(?! (?:pizza|taxi))"),
@@ -63,7 +63,7 @@ CUES: tuple[tuple[str, str], ...] = (
     ("inventory.levels", r"^(?:is|are) .*\bavailable\b|\bstill (?:have|available)\b|\bwhere is .*\bstored\b|^stock\b|\bout of stock\b"),
     ("notification.list_recent", r"\b(?:e?-?mails?|notifications?|messages?|confirmation)\b.*\b(?:send|sent|me|my|arrive|get|list|recent)|\b(?:my|show|list|recent) (?:recent )?(?:notifications?|messages)\b|\b(?:send|sent|get|receive)\b.*\bconfirmation\b"),
     ("user.rename", r"\b(?:change|update|set) my name\b|\bmy name (?:is now|should be)\b|\bcall me\b"),
-    ("user.me", r"\bwho am i\b|\bmy (?:profile|account)\b|\bwhat is my (?:e-?mail|name)\b|\bwhich account\b|\bam i (?:signed|logged) in\b"),
+    ("user.me", r"\bwho am i\b|(?<!delete )(?<!close )(?<!remove )\bmy (?:profile|account)\b|\bwhat is my (?:e-?mail|name)\b|\bwhich account\b|\bam i (?:signed|logged) in\b"),
     ("user.find", r"\b(?:customers?|users?|who registered)\b"),
     ("order.get", r"\b(?:where|show|status|track|see|view|what|has|is|when|details?|find|how|look|check|about)\b.*(?:#\s?\d+|\border\s*(?:number|no\.?)?\s*#?\d+)|^(?:order\s*)?#?\d{4,}\??$|^order #?\d+\??$|\btrack(?:ing)?\b.*\d"),
     ("order.list_all", r"\b(?:latest|all|newest|new|open|incoming|pending|placed|completed|cancelled|canceled)\b.*\borders\b|\borders\b.*\bcame in\b|\borders (?:of|from|by)\b.*@"),
@@ -88,6 +88,10 @@ _OFF_TOPIC = re.compile(
 _DECLINE = re.compile(
     r"\b(?:do not|never|no need to)\s+(?:\w+\s+)?(?:buy|check out|add|put|remove|cancel|place|change|"
     r"adjust|deliver|ship|pay|order)\b"
+)
+# Something is put into, or taken out of, what is not the cart.
+_ELSEWHERE = re.compile(
+    r"\b(?:to|on|in|into|from|at|off) (?:my|our|the|your) (?!cart\b|order\b)\w+"
 )
 # A reason may mention anything; only a message that starts like a wish is one.
 _FRESH_START = re.compile(
@@ -173,7 +177,11 @@ def _refined(key: str, said: str, text: str, context: Context) -> str | None:
     if key == "inventory.adjust":
         return key if refers and re.search(r"\d|stock|units", said) else None
     if key in ("cart.add_item", "cart.remove_item", "cart.change_item"):
+        if _ELSEWHERE.search(said):
+            return None
         return key if refers or quantity_in(text) is not None else None
+    if key == "order.timeline" and order_in(text, context) is None and not context.focus_order:
+        return "order.list_mine" if "my order" in said else None
     if key == "order.list_mine" and order_in(text, context) is not None:
         return "order.get"
     if key == "inventory.levels":
