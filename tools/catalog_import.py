@@ -175,7 +175,7 @@ async def _save_or_split(
     """Save a batch in one transaction; should the database refuse it, find the one to blame."""
     try:
         async with deps.begin() as uow:
-            return await _save(uow, batch, currency, location_id)
+            return await save(uow, batch, currency, location_id)
     except (DataError, IntegrityError) as error:
         if len(batch) == 1:
             reason = f"was refused by the database: {str(error.orig).splitlines()[0][:300]}"
@@ -291,9 +291,10 @@ def _json(rows: list[dict[str, Any]]) -> str:
     return orjson.dumps(rows, default=str).decode()
 
 
-async def _save(
+async def save(
     uow: UnitOfWork, batch: Sequence[ProductEntry], currency: str, location_id: LocationId
 ) -> ImportReport:
+    """Store judged products in the caller's transaction; write and announce only what differs."""
     report = ImportReport(format="")
     await uow.session.execute(_LOCK)
     kept = await _without_foreign_skus(uow, batch, report)

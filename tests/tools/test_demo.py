@@ -1,0 +1,112 @@
+"""The demo shop: the same everywhere, loaded once however often it is loaded."""
+
+from xml.etree import ElementTree
+
+import pytest
+from sqlalchemy import text
+
+from deps import security
+from deps.core import Deps
+from tools import invariant
+from tools.demo import catalog, history, picture
+from tools.demo.load import PASSWORD, load
+
+COUNTS = {
+    "category": 12,
+    "product": 408,
+    "location": 3,
+    "app_user": 63,
+    "orders": 1500,
+    "reservation": 1500,
+    "payment": 1500,
+}
+UNCHANGING = (*COUNTS, "variant", "stock_movement", "stock_level", "order_line", "ledger_entry",
+              "outbox", "aggregate_counter")  # fmt: skip
+
+
+async def counts(deps: Deps) -> dict[str, int]:
+    async with deps.begin() as uow:
+        return {
+            table: (await uow.session.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one()
+            for table in UNCHANGING
+        }
+
+
+async def one(deps: Deps, sql: str) -> object:
+    async with deps.begin() as uow:
+        return (await uow.session.execute(text(sql))).scalar_one()
+
+
+def test_the_catalogue_is_the_same_every_time_and_names_nothing_twice() -> None:
+    first = catalog.products()
+    catalog.products.cache_clear()
+    assert catalog.products() == first
+    assert len({product.handle for product in first}) == len({p.title for p in first}) == 408
+    skus = [variant.sku for product in first for variant in product.variants]
+    assert len(set(skus)) == len(skus)
+    assert len({product.description for product in first}) == 408
+
+
+def test_every_product_has_a_picture() -> None:
+    for product in catalog.products():
+        document = picture.svg(product.handle)
+        assert ElementTree.fromstring(document).tag.endswith("svg")
+        assert len(document) < 3000
+    with pytest.raises(KeyError):
+        picture.svg("no-such-product")
+
+
+async def test_loading_twice_changes_nothing_and_every_invariant_holds(deps: Deps) -> None:
+    told: list[tuple[str, int, int]] = []
+    report = await load(deps, progress=lambda *step: told.append(step))
+    assert report.seconds < 30
+    before = await counts(deps)
+    assert {table: before[table] for table in COUNTS} == COUNTS
+    assert told[-1] == ("orders", 1500, 1500)
+    assert await invariant.check(deps) == []
+    assert await one(deps, "SELECT sum(amount) FROM ledger_entry") == 0
+    unpublished = "SELECT count(*) FROM outbox WHERE type = 'OrderPlaced' AND published_at IS NULL"
+    assert await one(deps, unpublished) == 0
+    again = await load(deps)
+    assert again.model_dump(exclude={"seconds"}) == dict.fromkeys(
+        ("products", "variants", "locations", "users", "orders"), 0
+    )
+    assert await counts(deps) == before
+
+
+async def test_an_interrupted_load_goes_on(deps: Deps) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def stop(what: str, done: int, of: int) -> None:
+        if what == "orders" and done >= 500:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await load(deps, progress=stop)
+    report = await load(deps)
+    assert (report.products, report.users, report.orders) == (0, 0, 1000)
+    assert {table: n for table, n in (await counts(deps)).items() if table in COUNTS} == COUNTS
+    assert await invariant.check(deps) == []
+
+
+async def test_what_a_merchant_changed_stays_changed(deps: Deps) -> None:
+    await load(deps)
+    handle = catalog.products()[0].handle
+    async with deps.begin() as uow:
+        await uow.session.execute(
+            text("UPDATE product SET title = 'Mine' WHERE handle = :handle"), {"handle": handle}
+        )
+    await load(deps)
+    assert await one(deps, f"SELECT title FROM product WHERE handle = '{handle}'") == "Mine"
+    stored = await one(
+        deps, "SELECT password_hash FROM app_user WHERE email = 'shopper@example.com'"
+    )
+    assert await security.verify_password(PASSWORD, str(stored))
+
+
+def test_sales_are_the_same_every_time() -> None:
+    first = history.sales()
+    history.sales.cache_clear()
+    assert history.sales() == first
+    assert sum(sale.email == "shopper@example.com" for sale in first) >= 8

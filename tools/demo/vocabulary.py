@@ -1,0 +1,276 @@
+# One product kind a line reads as the table it is.
+# ruff: noqa: E501
+"""The words the demo shop's catalogue is made of, all written for it."""
+
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """A sort of product. `price` is whole euros for the middle of its range; `sizes` names a set
+    in `SIZES`, and the empty string one size."""
+
+    noun: str
+    shape: str
+    price: int
+    weight_g: int
+    materials: str
+    sizes: str
+    use: str
+
+
+class Shelf(NamedTuple):
+    name: str
+    brands: tuple[str, ...]
+    colours: tuple[str, ...]
+    care: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+
+
+COLOURS = {
+    "Chalk": "#e9e4d8", "Oat": "#d8c6a3", "Sand": "#cdb289", "Rust": "#b5532f",
+    "Brick": "#9c4a3c", "Ochre": "#cf9b2f", "Moss": "#6f7d45", "Pine": "#2f5d4a",
+    "Sage": "#9caf94", "Teal": "#2f7c80", "Harbour blue": "#2c5878", "Sky": "#8fb7cf",
+    "Ink": "#26324a", "Slate": "#5d6b75", "Charcoal": "#3a3d40", "Plum": "#6a4058",
+    "Rose": "#cf9694", "Copper": "#b4713d", "Walnut": "#6b4a33", "Butter": "#eed58a",
+}  # fmt: skip
+
+SIZES: dict[str, tuple[tuple[str, float], ...]] = {
+    "": (("", 1.0),),
+    "sml": (("S", 1.0), ("M", 1.0), ("L", 1.0), ("XL", 1.0)),
+    "two": (("Small", 0.8), ("Large", 1.2)),
+    "three": (("Small", 0.75), ("Medium", 1.0), ("Large", 1.35)),
+    "tea": (("100 g", 1.0), ("250 g", 2.2)),
+    "bed": (("135 x 200 cm", 1.0), ("155 x 220 cm", 1.2), ("200 x 220 cm", 1.6)),
+    "pillow": (("40 x 80 cm", 0.8), ("80 x 80 cm", 1.0)),
+    "bath": (("50 x 100 cm", 0.6), ("70 x 140 cm", 1.0), ("100 x 180 cm", 1.7)),
+    "paper": (("A6", 0.7), ("A5", 1.0), ("A4", 1.4)),
+    "litre": (("0.5 l", 0.8), ("1 l", 1.2)),
+}
+
+MATERIALS = {
+    "Stoneware": "Fired at 1,240 degrees, the stoneware shrugs off ovens and dishwashers.",
+    "Porcelain": "The porcelain is thin enough to glow against the light, and tougher than it looks.",
+    "Enamel": "Two coats of enamel on steel: light, tough, and happy over an open fire.",
+    "Cast Iron": "Cast in sand and seasoned with flax oil, it holds its heat long after the flame.",
+    "Steel": "The steel is brushed by hand, so small scratches never show.",
+    "Copper": "Solid copper, left unlacquered so that it darkens with the years.",
+    "Brass": "Solid brass that warms in colour the more often it is touched.",
+    "Glass": "Mouth-blown glass, which means a bubble here and there and no two quite the same.",
+    "Oak": "European oak, oiled rather than varnished, so that it can be mended.",
+    "Beech": "Steamed beech from forests a day's drive away, sanded until it feels soft.",
+    "Ash": "Pale ash with a straight grain, light for its strength.",
+    "Linen": "Flax grown and woven in Europe, washed once so it is soft from the first night.",
+    "Cotton": "Organic cotton, spun long and woven tight, which is why it lasts.",
+    "Wool": "Undyed at heart and combed twice, the wool keeps warm even when it is damp.",
+    "Merino": "Fine merino of 19 microns, soft enough for bare skin.",
+    "Alpaca": "Brushed alpaca, half the weight of sheep's wool and just as warm.",
+    "Canvas": "Waxed cotton canvas that sheds rain and gathers character.",
+    "Leather": "Vegetable-tanned leather, pale at first and honey-brown in a year.",
+    "Recycled Nylon": "Woven from old fishing nets, tear-proof and quick to dry.",
+    "Felt": "Dense wool felt, cut in one piece so that nothing can fray.",
+    "Cork": "Cork bark, harvested every nine years without felling a tree.",
+    "Terracotta": "Terracotta that breathes, so that roots never stand in water.",
+    "Paper": "Uncoated paper of 100 g that takes fountain-pen ink without feathering.",
+    "Rattan": "Woven by hand from rattan cane on an ash frame.",
+    "Black Tea": "A strong, malty leaf that stands up to milk.",
+    "Green Tea": "Spring leaves, steamed on the day they were picked.",
+    "Herbal": "Whole leaves and petals, no flavouring and no caffeine.",
+    "Arabica": "High-grown arabica, roasted in small drums every Tuesday.",
+    "Walnut": "Oiled walnut veneer over a solid core, with the grain running right round.",
+    "Beeswax": "Pure beeswax, which burns slowly and smells faintly of honey.",
+    "Olive Oil": "Boiled from olive oil and sea salt, then cured for six weeks.",
+}
+
+COLLECTIONS = {
+    "Alster": "The Alster line keeps to soft curves and one quiet colour.",
+    "Birch": "Birch means pale tones and nothing that is not needed.",
+    "Cove": "Cove pieces are rounded at every edge, like pebbles.",
+    "Dune": "Dune borrows its ripples from the beach at low tide.",
+    "Fjord": "Fjord is cut straight and deep, with a cool, even finish.",
+    "Gannet": "Gannet adds one sharp stripe to an honest shape.",
+    "Heron": "Heron stands tall and slim, with a matt surface.",
+    "Islay": "Islay is for rough weather: thicker, heavier, warmer.",
+    "Juniper": "Juniper carries a small embossed berry, easy to miss.",
+    "Kelp": "Kelp has the uneven sheen of something from the tideline.",
+    "Larch": "Larch is made a little larger than usual, for full houses.",
+    "Marram": "Marram shows its making: visible seams, visible marks.",
+    "Nordkap": "Nordkap was drawn for gloves and cold fingers.",
+    "Osprey": "Osprey is the light one, trimmed of every spare gram.",
+    "Quay": "Quay is our plainest line and our best seller.",
+    "Rowan": "Rowan brings a touch of red to a dark season.",
+    "Skerry": "Skerry has the rough, speckled look of coastal rock.",
+    "Tern": "Tern comes with a contrasting edge, finished by hand.",
+    "Wharf": "Wharf is built for work and looks better for it.",
+    "Yarrow": "Yarrow follows the summer meadow in its fine pattern.",
+}
+
+SHELVES = (
+    Shelf("Kitchen", ("Harbour & Pine", "Kettle & Keel", "Nordherd"),
+          ("Chalk", "Harbour blue", "Charcoal", "Sage", "Rust"),
+          ("Made for every day, not for best.", "A good first piece for a new home.", "Mended free for ten years."),
+          (
+              Kind("Mug", "mug", 16, 340, "Stoneware Porcelain Enamel", "", "Holds a generous 300 ml and sits well in two hands."),
+              Kind("Serving Bowl", "bowl", 38, 900, "Stoneware Oak Porcelain", "three", "Wide enough for a salad for six and handsome enough to stay on the table."),
+              Kind("Dinner Plate", "plate", 19, 650, "Stoneware Porcelain", "two", "A low rim keeps the sauce where it belongs."),
+              Kind("Frying Pan", "pan", 69, 1700, "Cast Iron Steel Copper", "two", "Browns evenly from edge to edge and goes straight into the oven."),
+              Kind("Casserole", "pot", 119, 4200, "Cast Iron Enamel", "three", "For stews that take all Sunday; the heavy lid returns every drop."),
+              Kind("Chef's Knife", "knife", 89, 240, "Steel", "", "A 20 cm blade, ground thin behind the edge, for herbs and pumpkins alike."),
+              Kind("Chopping Board", "board", 42, 1500, "Oak Beech Ash", "two", "End grain up, so knives stay sharp, with a groove for juices."),
+              Kind("Storage Jar", "jar", 17, 480, "Glass Stoneware", "litre", "Seals with a clip and a rubber ring for flour, rice or last year's plums."),
+              Kind("Tea Towel", "towel", 12, 90, "Linen Cotton", "", "Dries glasses without a trace and hangs from a sewn-in loop."),
+          )),
+    Shelf("Tea & Coffee", ("Speicherstadt Tea", "Harbour & Pine", "Kranich Roasters"),
+          ("Pine", "Rust", "Ochre", "Charcoal"),
+          ("Packed by hand in Hamburg.", "A favourite on rainy afternoons.", "Traded directly with the makers."),
+          (
+              Kind("Breakfast Blend", "packet", 9, 120, "Black Tea", "tea", "For the first cup of the day: brisk, dark and awake."),
+              Kind("Garden Infusion", "packet", 8, 120, "Herbal", "tea", "Mint, verbena and lemon balm for the end of an evening."),
+              Kind("Spring Leaf", "packet", 14, 120, "Green Tea", "tea", "Grassy and sweet; give it water at 70 degrees and two minutes."),
+              Kind("House Espresso", "packet", 11, 270, "Arabica", "tea", "Chocolate and hazelnut in the cup, with a thick, steady crema."),
+              Kind("Filter Roast", "packet", 12, 270, "Arabica", "tea", "A light roast with stone fruit and a clean finish, ground to order."),
+              Kind("Teapot", "teapot", 54, 900, "Stoneware Porcelain Cast Iron", "litre", "Pours without a drip and has a sieve that lifts out in one piece."),
+              Kind("Coffee Dripper", "dripper", 24, 300, "Porcelain Glass Copper", "", "Spiral ribs let the coffee bloom; sits on any mug."),
+              Kind("Tea Caddy", "jar", 21, 260, "Steel Copper", "", "A double lid keeps the leaves dark, dry and fragrant."),
+              Kind("Hand Grinder", "grinder", 79, 620, "Steel Beech", "", "Forty steps from Turkish to French press, and quiet at six in the morning."),
+          )),
+    Shelf("Bedding", ("Fold & Feather", "Harbour & Pine"),
+          ("Chalk", "Sky", "Sage", "Rose", "Ink"),
+          ("Sent in a cotton bag.", "Softer with every year.", "Certified free of harmful substances."),
+          (
+              Kind("Duvet Cover", "blanket", 95, 1400, "Linen Cotton", "bed", "Cool in July, warm in January, and closed with corozo buttons."),
+              Kind("Fitted Sheet", "sheet", 49, 800, "Linen Cotton", "bed", "Elastic all the way round, so it stays put through the worst dreams."),
+              Kind("Pillowcase", "pillow", 24, 200, "Linen Cotton", "pillow", "An envelope closing, so there is nothing to press into a cheek."),
+              Kind("Wool Duvet", "blanket", 189, 1900, "Wool Alpaca", "bed", "Breathes all night, which is why two people can share one."),
+              Kind("Down Pillow", "pillow", 79, 900, "Cotton", "pillow", "Filled so that it gives way slowly and springs back in the morning."),
+              Kind("Throw", "blanket", 85, 950, "Wool Alpaca Merino", "", "For the foot of the bed, the sofa, or the last hour on the balcony."),
+              Kind("Bedspread", "blanket", 129, 2100, "Cotton Linen", "bed", "Stitched in long waves, it makes a bed look made even when it is not."),
+              Kind("Mattress Topper", "sheet", 149, 3200, "Wool Cotton", "bed", "Two fingers of softness on top of a mattress that is a little too firm."),
+              Kind("Sleeping Mask", "mask", 19, 40, "Merino Cotton", "", "Shaped to leave the eyes free, and dark as a cellar."),
+          )),
+    Shelf("Lighting", ("Lumen Werk", "Harbour & Pine"),
+          ("Charcoal", "Copper", "Chalk", "Ochre", "Teal"),
+          ("Made in small batches.", "Drawn and built in one workshop.", "Mendable, like everything we sell."),
+          (
+              Kind("Desk Lamp", "lamp", 98, 1800, "Steel Brass", "", "The arm stays exactly where it is put and throws light on the page, not in the eyes."),
+              Kind("Pendant Light", "pendant", 129, 1600, "Glass Brass Copper", "two", "Hangs low over a table and gathers people under it."),
+              Kind("Floor Lamp", "floorlamp", 219, 5400, "Oak Steel Ash", "", "Reads over a shoulder and turns down to a glow for films."),
+              Kind("Table Lamp", "lamp", 89, 1500, "Stoneware Glass Oak", "", "A soft shade on a solid foot, for sideboards and bedsides."),
+              Kind("Wall Light", "pendant", 75, 800, "Brass Steel", "", "Washes a wall with light and hides its own screws."),
+              Kind("Lantern", "lantern", 45, 1100, "Steel Glass Brass", "three", "Keeps a candle alight on a windy terrace."),
+              Kind("Pillar Candle", "candle", 15, 420, "Beeswax", "three", "Burns straight down, without soot and without hurry."),
+              Kind("Candle Holder", "candle", 22, 350, "Brass Cast Iron Oak", "", "Heavy at the foot, so a sleeve cannot knock it over."),
+              Kind("Reading Light", "lamp", 39, 160, "Brass Steel", "", "Clips to a headboard and charges by cable once a fortnight."),
+          )),
+    Shelf("Stationery", ("Blatt & Bogen", "Harbour & Pine"),
+          ("Ink", "Pine", "Brick", "Ochre", "Chalk"),
+          ("A present that gets used.", "Made a few streets away.", "Wrapped in paper, not in plastic."),
+          (
+              Kind("Notebook", "book", 14, 260, "Paper", "paper", "Opens flat on the first page and the last, with numbered sheets."),
+              Kind("Sketchbook", "book", 18, 380, "Paper", "paper", "Toothy enough for charcoal, smooth enough for pen."),
+              Kind("Week Planner", "book", 22, 310, "Paper", "paper", "A week on the left, room to think on the right."),
+              Kind("Fountain Pen", "pen", 48, 30, "Brass Steel Walnut", "", "A steel nib that writes at the first touch, even after a month in a drawer."),
+              Kind("Pencil Set", "pencils", 13, 70, "Beech", "", "Six grades from 2H to 4B in a tin that closes with a click."),
+              Kind("Letter Paper", "sheet", 16, 300, "Paper", "paper", "Fifty sheets with a deckle edge, and envelopes lined in blue."),
+              Kind("Desk Tray", "board", 34, 700, "Oak Ash Cork", "two", "Gives keys, clips and coins a place to be found again."),
+              Kind("Pen Roll", "roll", 32, 140, "Canvas Leather Felt", "", "Twelve pockets, rolled up and tied with a lace."),
+              Kind("Ink Bottle", "jar", 12, 160, "Glass", "", "Fifty millilitres of slow-drying ink with a hint of grey."),
+          )),
+    Shelf("Garden", ("Grünkamp", "Harbour & Pine"),
+          ("Pine", "Rust", "Slate", "Sand"),
+          ("Made for muddy hands.", "As useful in March as in October.", "Spare parts for every piece."),
+          (
+              Kind("Plant Pot", "planter", 24, 1800, "Terracotta Stoneware", "three", "A drainage hole and a saucer, because plants drown more often than they thirst."),
+              Kind("Watering Can", "can", 46, 900, "Steel Copper", "litre", "A long spout reaches the back row and pours like rain."),
+              Kind("Hand Trowel", "trowel", 23, 280, "Steel", "", "Forged in one piece, with a measure stamped along the blade."),
+              Kind("Secateurs", "shears", 49, 230, "Steel", "", "Cuts finger-thick wood cleanly and comes apart for sharpening."),
+              Kind("Garden Gloves", "gloves", 21, 120, "Leather Canvas", "sml", "Thorn-proof at the cuff and fine at the fingertips."),
+              Kind("Bird House", "house", 36, 1200, "Oak Cork", "", "Hole size for tits and sparrows, and a floor that slides out for cleaning."),
+              Kind("Planter Box", "planter", 68, 5200, "Oak Rattan Steel", "two", "Lined and raised on feet, for herbs by the kitchen door."),
+              Kind("Seed Tin", "jar", 19, 300, "Steel", "", "Twelve dividers, one for every month, and a pencil in the lid."),
+              Kind("Kneeling Pad", "pillow", 26, 420, "Felt Cork Canvas", "", "For an hour among the carrots without regret."),
+          )),
+    Shelf("Bags", ("Tau & Tasche", "Harbour & Pine"),
+          ("Ink", "Moss", "Sand", "Charcoal", "Brick"),
+          ("Made to be carried daily.", "Every seam is made twice.", "Repaired free for life."),
+          (
+              Kind("Backpack", "backpack", 129, 980, "Canvas Recycled Nylon Leather", "two", "A padded sleeve for a laptop and a quick pocket for tickets."),
+              Kind("Tote Bag", "tote", 35, 320, "Canvas Cotton", "", "Long handles, a flat bottom and room for a market day."),
+              Kind("Messenger Bag", "bag", 98, 850, "Canvas Leather", "", "Swings round to the front and opens with one hand."),
+              Kind("Weekender", "bag", 165, 1500, "Canvas Leather Recycled Nylon", "", "Three days' clothes, and it still fits under the seat."),
+              Kind("Wallet", "wallet", 49, 90, "Leather", "", "Six cards, folded notes and a pocket for coins, slim enough for a shirt."),
+              Kind("Wash Bag", "bag", 39, 210, "Canvas Recycled Nylon", "", "Stands up by itself beside the basin and wipes clean inside."),
+              Kind("Belt Bag", "bag", 45, 240, "Recycled Nylon Leather", "", "For phone, keys and passport, worn across the chest or round the waist."),
+              Kind("Laptop Sleeve", "wallet", 42, 200, "Felt Leather", "two", "Lined with fleece and closed by its own tension, without zips to scratch."),
+              Kind("Shopping Basket", "basket", 52, 800, "Rattan", "two", "Carries eggs and bottles home in one go."),
+          )),
+    Shelf("Outdoor", ("Nordkap Supply", "Harbour & Pine"),
+          ("Pine", "Rust", "Slate", "Ochre", "Teal"),
+          ("Tested on the Baltic coast in March.", "Small when packed.", "Built for wet weekends."),
+          (
+              Kind("Tent", "tent", 289, 2600, "Recycled Nylon Cotton", "two", "Up in five minutes by one person in wind, with a porch for wet boots."),
+              Kind("Sleeping Bag", "sleepingbag", 159, 1300, "Recycled Nylon Wool", "two", "Comfortable to two degrees, with a zip that does not catch."),
+              Kind("Insulated Bottle", "bottle", 34, 380, "Steel", "litre", "Tea stays hot until the summit and water cold until the evening."),
+              Kind("Rain Jacket", "jacket", 149, 420, "Recycled Nylon Cotton", "sml", "Taped seams, a real hood, and vents for the way uphill."),
+              Kind("Camp Stove", "stove", 65, 450, "Steel", "", "Boils a litre in four minutes and folds to the size of a fist."),
+              Kind("Hammock", "hammock", 59, 700, "Cotton Recycled Nylon", "", "Holds two people and hangs from two straps that spare the bark."),
+              Kind("Picnic Blanket", "blanket", 55, 1100, "Wool Cotton", "", "Waterproof underneath and rolled up with a leather strap."),
+              Kind("Walking Poles", "poles", 72, 480, "Ash Steel", "", "Cork grips and three sections that lock with a twist."),
+              Kind("Head Torch", "torch", 44, 95, "Recycled Nylon", "", "A red light for maps and a white one for the way home."),
+          )),
+    Shelf("Toys", ("Kleine Werft", "Harbour & Pine"),
+          ("Brick", "Sky", "Butter", "Sage"),
+          ("From three years.", "Made without sharp edges.", "Every part can be ordered again."),
+          (
+              Kind("Building Blocks", "blocks", 39, 1400, "Beech Oak", "two", "Cut to one measure, so that everything fits on everything."),
+              Kind("Pull-along Duck", "duck", 26, 380, "Beech", "", "Waddles and quacks, not too loudly."),
+              Kind("Sailing Boat", "boat", 34, 420, "Beech Ash", "", "Really sails, really tacks, and rights itself in the bath."),
+              Kind("Stacking Tower", "tower", 24, 520, "Beech", "", "Seven rings, and more ways than one to be right."),
+              Kind("Soft Bear", "bear", 36, 310, "Alpaca Cotton Wool", "two", "Long arms for holding on, and a face that listens."),
+              Kind("Puzzle", "blocks", 19, 450, "Beech Cork", "", "Twenty-four pieces of a harbour on a busy morning."),
+              Kind("Train Set", "train", 69, 1900, "Beech", "", "An oval, a bridge and a ferry, and it joins onto the common tracks."),
+              Kind("Spinning Top", "top", 12, 60, "Ash Oak", "", "Two minutes from a good flick of the wrist."),
+              Kind("Play Kitchen Set", "pot", 42, 900, "Beech Felt", "", "Pans, a whisk and four vegetables that can be cut again and again."),
+          )),
+    Shelf("Bath", ("Salz & Seife", "Harbour & Pine"),
+          ("Chalk", "Sky", "Sage", "Slate", "Rose"),
+          ("Made for every morning.", "No perfume, no plastic.", "Brings calm to any bathroom."),
+          (
+              Kind("Bath Towel", "towel", 39, 700, "Cotton Linen", "bath", "Thick loops that drink water instead of pushing it about."),
+              Kind("Bath Mat", "sheet", 32, 900, "Cotton Cork", "two", "Warm underfoot and firmly in its place."),
+              Kind("Bathrobe", "jacket", 98, 1300, "Cotton Linen", "sml", "A deep collar, big pockets, and long enough for tall people."),
+              Kind("Bar Soap", "soap", 8, 110, "Olive Oil", "", "Lathers softly, lasts six weeks and leaves nothing behind."),
+              Kind("Soap Dish", "plate", 14, 220, "Stoneware Oak Brass", "", "Drains, so the soap stays hard."),
+              Kind("Bath Brush", "brush", 22, 180, "Beech Ash", "", "Reaches the middle of any back; natural bristles, firm but kind."),
+              Kind("Laundry Basket", "basket", 74, 1800, "Rattan Canvas", "two", "Two handles, a lid, and a bag inside that lifts out."),
+              Kind("Shower Curtain", "sheet", 48, 600, "Cotton Linen", "", "Woven so tightly that it needs no coating."),
+              Kind("Wash Cloth Set", "towel", 16, 180, "Cotton Linen", "", "Four squares with a waffle face and a soft back."),
+          )),
+    Shelf("Knitwear", ("Masche", "Harbour & Pine"),
+          ("Oat", "Ink", "Moss", "Rust", "Slate", "Plum"),
+          ("Wash in cold water and dry flat.", "Comes with a card of mending yarn.", "Knitted in Gdansk."),
+          (
+              Kind("Fisherman's Jumper", "jumper", 139, 780, "Wool Merino", "sml", "A dense cable knit that turns the wind at the end of the pier."),
+              Kind("Cardigan", "jumper", 119, 560, "Merino Alpaca", "sml", "Horn buttons and pockets deep enough to be useful."),
+              Kind("Rollneck", "jumper", 109, 420, "Merino Wool", "sml", "Fine enough to go under a jacket, warm enough to go without."),
+              Kind("Scarf", "scarf", 49, 210, "Alpaca Merino Wool", "", "Two metres long, so it goes round twice."),
+              Kind("Watch Cap", "hat", 35, 90, "Wool Merino", "", "Ribbed, close and short, as worn on deck."),
+              Kind("Mittens", "gloves", 38, 110, "Wool Alpaca", "two", "Knitted in the round, with a flap to free the fingers."),
+              Kind("Bed Socks", "socks", 24, 90, "Alpaca Wool", "two", "For stone floors and people with cold feet."),
+              Kind("Slipover", "jumper", 89, 310, "Merino Wool", "sml", "A second layer that leaves the arms to work."),
+              Kind("Poncho", "jumper", 129, 640, "Alpaca Wool", "", "Half blanket, half coat, and welcome in any draught."),
+          )),
+    Shelf("Audio", ("Klangkontor", "Harbour & Pine"),
+          ("Walnut", "Charcoal", "Chalk", "Teal"),
+          ("Five years' guarantee.", "Every part can be replaced.", "Designed and built in Hamburg."),
+          (
+              Kind("Bookshelf Speaker", "speaker", 249, 5200, "Oak Walnut", "", "Fills a living room without filling the floor; sold as a pair."),
+              Kind("Portable Speaker", "speaker", 119, 900, "Recycled Nylon Felt", "two", "Twelve hours of music and no harm from a shower."),
+              Kind("Over-ear Headphones", "headphones", 199, 280, "Leather Felt", "", "Quiet outside, clear inside, and soft at the temples."),
+              Kind("Table Radio", "radio", 159, 2300, "Walnut Oak Beech", "", "One dial, six stations, and a voice as warm as its case."),
+              Kind("Turntable", "turntable", 379, 6100, "Walnut Ash", "", "A heavy platter and a belt drive, ready to play in ten minutes."),
+              Kind("Earbuds", "headphones", 89, 60, "Recycled Nylon Cork", "", "Stay in on a run and charge in their case."),
+              Kind("Record Box", "box", 58, 2600, "Oak Beech", "", "Holds seventy records, upright and at hand."),
+              Kind("Headphone Stand", "stand", 36, 600, "Oak Brass Walnut", "", "Keeps cables off the desk and cushions in shape."),
+              Kind("Alarm Clock", "clock", 49, 350, "Beech Brass Walnut", "", "Wakes with a chime that grows, and shows no light until asked."),
+          )),
+)  # fmt: skip
