@@ -16,6 +16,7 @@ from api.deps import GUEST_TOKEN_CHARS_MAX, GUEST_TOKEN_CHARS_MIN
 from deps.settings import Settings
 from tools.cart import shipping_methods
 from tools.demo import picture
+from tools.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(directory=Path(__file__).parent / "templates")
@@ -78,9 +79,13 @@ async def docs(request: Request) -> Response:
 
 @router.get("/pictures/{handle}.svg")
 async def product_picture(handle: str) -> Response:
-    """A picture drawn from the handle alone: the same handle always looks the same."""
+    """A demo product's picture, drawn when asked for."""
+    try:
+        drawing = picture.svg(handle)
+    except KeyError as error:
+        raise NotFound("There is no picture of that name.") from error
     return Response(
-        picture.svg(handle),
+        drawing,
         media_type="image/svg+xml",
         headers={
             "cache-control": "public, max-age=86400",

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.browser
 
 READY = "document.documentElement.dataset.ready === 'true'"
 IDLE = "document.querySelector('#send').dataset.mode === 'send'"
+PICTURED = "skerry-porcelain-mug"
 PASSWORD = "harbour-and-pine"
 
 
@@ -31,7 +32,7 @@ async def stock_the_shop(deps: Deps) -> None:
                     handle=f"mug-{sku.lower()}",
                     title=title,
                     brand="Harbour & Pine",
-                    image_url=f"/pictures/mug-{sku.lower()}.svg",
+                    image_url=f"/pictures/{PICTURED}.svg",
                     variants=[variant],
                 ),
             )

@@ -1,6 +1,7 @@
 /* Cards: what the shop shows instead of telling. `act` sends a message as if the person typed it. */
 
-import { el, picture } from "./dom.js";
+import { get } from "./api.js";
+import { announce, el, picture } from "./dom.js";
 import { count, money, when, words } from "./format.js";
 
 const TONES = {
@@ -38,9 +39,28 @@ function productTile(product, act) {
       product.variant_count > 1
         ? el("button", { class: "button button--small", type: "button",
             "aria-label": `Choose among ${product.variant_count} of ${product.title}`,
-            onclick: () => act(`tell me more about ${product.handle}`) },
+            onclick: (event) => choose(product.handle, event.currentTarget, act) },
           `Choose from ${product.variant_count}`)
         : addButton(product.sku, product.title, product.available, act)));
+}
+
+/** Show a product's variants below the list it was chosen from; choosing needs no words. */
+async function choose(handle, button, act) {
+  button.disabled = true;
+  try {
+    const node = product(await get(`/v1/products/${encodeURIComponent(handle)}`), act);
+    node.classList.add("card-enter");
+    const list = button.closest(".products");
+    if (list.nextElementSibling?.classList.contains("product--single")) list.nextElementSibling.remove();
+    list.after(node);
+    node.tabIndex = -1;
+    node.focus({ preventScroll: true });
+    node.scrollIntoView({ block: "nearest" });
+  } catch (error) {
+    announce(error.message);
+  } finally {
+    button.disabled = false;
+  }
 }
 
 function products(data, act) {
