@@ -224,7 +224,8 @@ SHAPES = {
     'ry="8" fill="{l}"/><path d="M154 88l-20 36-14 2" fill="none" stroke="#d9dde0" '
     'stroke-width="5"/><path d="M44 150v8M156 150v8" stroke="{d}" stroke-width="12"/>',
     "box": '<rect x="40" y="74" width="120" height="84" rx="6" fill="{c}"/>'
-    '<path d="M56 74V50h88v24" fill="{l}"/><path d="M68 50v24M82 50v24M96 50v24M110 50v24M126 50v24" stroke="{d}" '
+    '<path d="M56 74V50h88v24" fill="{l}"/>'
+    '<path d="M68 50v24M82 50v24M96 50v24M110 50v24M126 50v24" stroke="{d}" '
     'stroke-width="4"/><rect x="80" y="96" width="40" height="14" rx="7" fill="{d}"/>',
     "stand": '<path d="M100 62v90" stroke="{d}" stroke-width="10"/><path d="M62 72c0-46 76-46 76 '
     '0" fill="none" stroke="{c}" stroke-width="16"/><ellipse cx="100" cy="152" rx="42" ry="9" '
