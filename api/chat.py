@@ -7,6 +7,7 @@ turn is stored before `done`. Closing the connection cancels the run.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
@@ -77,8 +78,10 @@ async def _events(
     failure: DomainError | None = None
     model = choose_model(deps.settings, deps.actor)
     try:
-        async with asyncio.timeout(TURN_TIMEOUT_S):
-            async for said in coordinator.answer(deps, model, text, turn):
+        # Closed here, not by the garbage collector: a client that leaves stops the run at once.
+        answering = aclosing(coordinator.answer(deps, model, text, turn))
+        async with asyncio.timeout(TURN_TIMEOUT_S), answering as events:
+            async for said in events:
                 if said.name == "card":
                     reply["cards"].append(said.data)
                 elif said.name == "approval":
