@@ -17,6 +17,8 @@ from api.mail_sink import mail_sink
 from api.servers import CommandFailed, Servers, data_dir, embedded, open_servers
 from deps.settings import Settings
 
+MAIL_QUIET_S = 1.0
+
 console = Console(highlight=False)
 
 
@@ -66,7 +68,10 @@ async def _serve(
         return
     from tools.demo.load import load
 
-    await load(deps, progress=lambda message: console.print(f"[dim]{escape(str(message))}[/]"))
+    with console.status("Filling the shelves") as status:
+        await load(
+            deps, progress=lambda what, done, of: status.update(f"Loading {what}: {done} of {of}")
+        )
     if stop.is_set():
         return
     web = await stack.enter_async_context(serving.web(settings, deps, listener))
@@ -92,8 +97,13 @@ async def _with_mail(settings: Settings, stack: AsyncExitStack) -> Settings:
     if "smtp_host" in settings.model_fields_set:
         return settings
 
+    quiet_until = 0.0  # The mails of the loaded history would scroll the greeting away.
+
     def tell(recipient: str, subject: str) -> None:
-        console.print(f"[dim]mail to {escape(recipient)}:[/] {escape(subject)}")
+        nonlocal quiet_until
+        if perf_counter() >= quiet_until:
+            console.print(f"[dim]mail to {escape(recipient)}:[/] {escape(subject)}")
+        quiet_until = perf_counter() + MAIL_QUIET_S
 
     port = await stack.enter_async_context(mail_sink(data_dir(settings) / "mail", tell))
     return settings.model_copy(

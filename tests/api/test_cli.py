@@ -1,0 +1,186 @@
+"""The command line, as a person's processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120.0
+COMMANDS = ["demo", "serve", "worker", "migrate", "import", "chat", "invariants", "bench", "eval"]
+
+
+def shopkeeper(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "api.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def plain(url: str) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def environment(database_url: str, valkey: object, tmp_path: Path) -> dict[str, str]:
+    return {
+        "DATABASE_URL": plain(database_url),
+        "REDIS_URL": str(getattr(valkey, "url", "")),
+        "SHOPKEEPER_DATA_DIR": str(tmp_path),
+    }
+
+
+def assert_sentence(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    said = result.stderr.strip()
+    assert result.returncode == 1, said
+    assert len(said.splitlines()) == 1, said
+    assert all(part in said for part in parts), said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_shows_an_example(command: str) -> None:
+    result = shopkeeper(command, "--help")
+    assert result.returncode == 0
+    assert "./shopkeeper" in result.stdout
+
+
+def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = shopkeeper(
+            "demo", "--no-browser", f"--port={port}", SHOPKEEPER_DATA_DIR=str(tmp_path)
+        )
+    assert_sentence(result, f"Port {port} is taken")
+    assert not list(tmp_path.iterdir())  # Nothing was started for it.
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://shop:hush@127.0.0.1:1/shop", "Connect call failed"),
+        ("mysql://shop:hush@127.0.0.1/shop", "not postgresql"),
+        ("nonsense", "not a database address"),
+    ],
+)
+def test_a_wrong_database_is_one_sentence_without_the_password(
+    url: str, reason: str, environment: dict[str, str]
+) -> None:
+    result = shopkeeper("serve", "--port=0", **{**environment, "DATABASE_URL": url})
+    said = [line for line in result.stderr.splitlines() if not line.startswith("{")]
+    assert result.returncode == 1
+    assert reason in said[-1]
+    assert "hush" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_setting_is_one_sentence() -> None:
+    result = shopkeeper("migrate", SHOPKEEPER_PORT="many")
+    assert_sentence(result, "SHOPKEEPER_PORT")
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # Root may write anywhere, but not below a file.
+    result = shopkeeper("migrate", SHOPKEEPER_DATA_DIR=str(tmp_path / "file" / "data"))
+    assert_sentence(result, "PostgreSQL cannot use", "SHOPKEEPER_DATA_DIR")
+
+
+def test_fresh_refuses_a_database_of_someone_s(environment: dict[str, str]) -> None:
+    result = shopkeeper("demo", "--fresh", "--port=0", "--no-browser", **environment)
+    assert_sentence(result, "--fresh", "DATABASE_URL")
+
+
+def test_migrate_tells_where_the_schema_is(environment: dict[str, str]) -> None:
+    assert "the newest" in shopkeeper("migrate", **environment).stdout
+
+
+def test_invariants_hold_on_an_empty_shop(environment: dict[str, str]) -> None:
+    result = shopkeeper("invariants", "--json", **environment)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["checked"] > 0
+    assert answer["violations"] == []
+
+
+def test_a_missing_file_is_one_sentence(environment: dict[str, str]) -> None:
+    result = shopkeeper("import", "absent.csv", **environment)
+    assert_sentence(result, "absent.csv")
+
+
+def test_dead_letters_of_an_empty_shop(environment: dict[str, str]) -> None:
+    assert shopkeeper("events", "dead", **environment).stdout == "No dead letters.\n"
+
+
+def test_replay_wants_a_choice(environment: dict[str, str]) -> None:
+    assert_sentence(shopkeeper("events", "replay", **environment), "--letter")
+
+
+def test_an_unknown_run_lists_what_there_is(environment: dict[str, str]) -> None:
+    assert_sentence(shopkeeper("bench", "absent", **environment), "checkout")
+
+
+def test_the_doctor_finds_nothing_wrong_here(environment: dict[str, str]) -> None:
+    result = shopkeeper("doctor", "--json", **{**environment, "SHOPKEEPER_PORT": "0"})
+    findings = json.loads(result.stdout)
+    assert [finding for finding in findings if not finding["ok"]] == []
+    assert result.returncode == 0
+
+
+def test_the_doctor_says_what_to_mend(environment: dict[str, str]) -> None:
+    away = "postgresql://shop:hush@127.0.0.1:1/shop"
+    result = shopkeeper("doctor", **{**environment, "DATABASE_URL": away})
+    assert result.returncode == 1
+    assert "mend: Correct DATABASE_URL" in result.stdout
+    assert "hush" not in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_server_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "REDIS_URL")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "serve", "--port=0"],
+        cwd=ROOT,
+        env={**environment, "SHOPKEEPER_DATA_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        assert "Serving at" in process.stdout.readline()
+        assert len(list(mentioning(str(tmp_path)))) >= 2
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(TIMEOUT_S) == 0
+        assert time.monotonic() - began < 30
+    finally:
+        process.kill()
+        process.communicate()
+    assert list(mentioning(str(tmp_path))) == []
+
+
+def mentioning(text: str) -> list[str]:
+    """Return the command lines of the processes that mention `text`."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = command.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # It ended while we looked.
+        if text in line:
+            found.append(line)
+    return found
