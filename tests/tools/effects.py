@@ -11,6 +11,7 @@ from sqlalchemy import text
 from db.types import OrderId, new_id
 from deps.bus import Envelope, Message, RedisStreamBus
 from deps.core import Deps, Event
+from tools import delivery
 from tools.events import OrderCancelled, OrderPlaced
 from tools.handlers import Handler, HandlerContext, Handlers
 
@@ -138,3 +139,16 @@ class DyingBus(RedisStreamBus):
         if self.before_ack and messages:
             raise Killed
         await super().ack(group, messages)
+
+
+async def consume(
+    deps: Deps, bus: RedisStreamBus, effects: Effects, consumer: str = "one", idle_ms: int = 60_000
+) -> None:
+    """Take over what is idle and read what is new, for both groups, as the worker does."""
+    for group in ("ledger", "letters"):
+        await bus.ensure_group(group)
+        messages = await bus.claim(group, consumer, idle_ms=idle_ms, limit=100)
+        messages += await bus.read(group, consumer, limit=100, wait_ms=1)
+        envelopes = [message.envelope for message in messages if message.envelope]
+        await delivery.apply(deps, group, envelopes, effects.handlers)
+        await bus.ack(group, messages)
