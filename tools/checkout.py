@@ -319,7 +319,7 @@ async def _call(deps: Deps, intent: Payment, kind: AttemptKind) -> Outcome:
         async with deps.begin() as uow:
             await payment.finish_attempt(uow, intent.id, kind, AttemptState.UNKNOWN, "timeout")
         raise Unavailable(
-            "The payment provider did not answer. The order will finish by itself; do not pay again."
+            "The payment provider did not answer. The order finishes by itself; do not pay again."
         ) from error
 
 

@@ -283,14 +283,12 @@ async def get(uow: UnitOfWork, handle_or_sku: str) -> ProductView:
     Raises:
         NotFound: No such product on sale.
     """
-    by_sku = select(Variant.product_id).where(Variant.sku == handle_or_sku)
-    found = (
-        await uow.session.exec(
-            select(Product, Category)
-            .join(Category, isouter=True)
-            .where((col(Product.handle) == handle_or_sku) | col(Product.id).in_(by_sku))
-        )
-    ).first()
+    found = await _found(uow, col(Product.handle) == handle_or_sku)
+    if found is None:  # One query with OR would scan the table: neither index serves both.
+        of = (
+            await uow.session.exec(select(Variant.product_id).where(Variant.sku == handle_or_sku))
+        ).first()
+        found = await _found(uow, col(Product.id) == of) if of else None
     if found is None or (
         found[0].status is not ProductStatus.ACTIVE and not uow.actor.may("catalog:write")
     ):
@@ -318,6 +316,12 @@ async def get(uow: UnitOfWork, handle_or_sku: str) -> ProductView:
         status=product.status,
         variants=[VariantView.model_validate(row, from_attributes=True) for row in variants],
     )
+
+
+async def _found(uow: UnitOfWork, which: Any) -> tuple[Product, Category | None] | None:
+    query = select(Product, Category).join(Category, isouter=True).where(which)
+    row = (await uow.session.exec(query)).first()
+    return (row[0], row[1]) if row is not None else None
 
 
 @operation(

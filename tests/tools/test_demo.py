@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from deps import security
 from deps.core import Deps
-from tools import invariant
+from tools import delivery, invariant
 from tools.demo import catalog, history, picture
 from tools.demo.load import PASSWORD, load
 
@@ -110,3 +110,11 @@ def test_sales_are_the_same_every_time() -> None:
     history.sales.cache_clear()
     assert history.sales() == first
     assert sum(sale.email == "shopper@example.com" for sale in first) >= 8
+
+
+async def test_the_past_sends_no_mail(deps: Deps) -> None:
+    await load(deps)
+    reconciler = delivery.Reconciler()
+    for _ in range(20):
+        await reconciler.run_once(deps)
+    assert await one(deps, "SELECT count(*) FROM notification") == 0

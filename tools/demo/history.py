@@ -45,7 +45,8 @@ _CITIES = (
 )  # fmt: skip
 _STREETS = ("Quay Street", "Mill Lane", "Lindenweg", "Kerkstraat", "Dockside", "Alte Gasse")
 
-# The outbox says when it was announced: a year ago, so no mail goes out for it now.
+# The outbox keeps the sale; HANDLED says that everyone reacted to it then, so that no mail goes out
+# for it now.
 PUBLISHED = text("""
     WITH placed AS (
         INSERT INTO outbox (id, type, schema_version, aggregate_type, aggregate_id, aggregate_seq,
@@ -58,6 +59,14 @@ PUBLISHED = text("""
         FROM orders o WHERE o.id = ANY(:ids) ORDER BY o.number
         RETURNING aggregate_id)
     INSERT INTO aggregate_counter (aggregate_id, last_seq) SELECT aggregate_id, 1 FROM placed
+""")
+
+HANDLED = text("""
+    INSERT INTO inbox (event_id, handler, handled_at)
+    SELECT o.id, handler, o.occurred_at
+    FROM outbox o CROSS JOIN unnest(CAST(:handlers AS text[])) AS handler
+    WHERE o.aggregate_id = ANY(:ids) AND o.type = 'OrderPlaced'
+    ON CONFLICT DO NOTHING
 """)
 
 

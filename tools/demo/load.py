@@ -23,6 +23,8 @@ from deps.core import SYSTEM, Deps, UnitOfWork
 from tools import catalog_import
 from tools.demo import catalog, history
 from tools.demo.history import People
+from tools.events import OrderPlaced
+from tools.handlers import handlers_of
 
 LOCATIONS = (("HAM", "Hamburg", 10), ("ROT", "Rotterdam", 20), ("GDN", "Gdansk", 30))
 PASSWORD = "harbour-and-pine"
@@ -218,8 +220,9 @@ async def _orders(
             tables = history.rows(missing, people, product_ids, location_id, uow.now)
             for model, values in tables:
                 await _insert(uow, model, values)
-            await uow.session.execute(
-                history.PUBLISHED, {"ids": [sale.order_id for sale in missing], "now": uow.now}
-            )
+            ids = [sale.order_id for sale in missing]
+            await uow.session.execute(history.PUBLISHED, {"ids": ids, "now": uow.now})
+            reactions = [handler.name for handler in handlers_of(OrderPlaced)]
+            await uow.session.execute(history.HANDLED, {"ids": ids, "handlers": reactions})
         report.orders += len(missing)
         tell("orders", start + len(batch), len(sales))
