@@ -10,7 +10,7 @@ import { events } from "./sse.js";
 
 const RETRY_MAX_MS = 15_000;
 const ROWS_MAX = 30;
-const ACTIVITY_MAX = 12;
+const ACTIVITY_MAX = 6;
 const rows = new Map();
 let lastEventId = null;
 let feedAbort = null;
