@@ -345,7 +345,9 @@ class EmbeddedPostgres(_EmbeddedServer):
         self._wait_until_ready(launch)
 
     def _delete(self) -> None:
-        shutil.rmtree(self.data, ignore_errors=True)
+        # Not the home: it holds the locks.
+        doomed = self.data if self._place == self.home else self._place
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _initialise(self, binaries: Path, enter: Callable[[], None] | None) -> None:
         if (self.data / "PG_VERSION").exists():
