@@ -167,7 +167,8 @@ class Deps:
     async def begin(self) -> AsyncGenerator[UnitOfWork, None]:
         """Open a transaction: commit on success, roll back on any exception.
 
-        While it is open, `deps.transaction.external()` refuses to run: no network call may hold a transaction.
+        While it is open, `deps.transaction.external()` refuses to run: no network call may hold a
+        transaction.
         """
         assert not in_transaction.get(), "a transaction is already open in this task"
         token = in_transaction.set(True)

@@ -56,7 +56,7 @@ async def test_two_processes_load_once(cache: Cache) -> None:
     second = asyncio.create_task(neighbour.get_or_set("product", "a", source.load))
     await asyncio.sleep(0)
     source.gate.set()
-    assert await asyncio.gather(first, second) == [b"1", b"1"]
+    assert list(await asyncio.gather(first, second)) == [b"1", b"1"]
     assert source.loads == 1
 
 
