@@ -12,6 +12,7 @@ from db.types import OrderId, new_id
 from deps.bus import Envelope, Message, RedisStreamBus
 from deps.core import Deps, Event
 from tools import delivery
+from tools.delivery import Reconciler
 from tools.events import OrderCancelled, OrderPlaced
 from tools.handlers import Handler, HandlerContext, Handlers
 
@@ -152,3 +153,19 @@ async def consume(
         envelopes = [message.envelope for message in messages if message.envelope]
         await delivery.apply(deps, group, envelopes, effects.handlers)
         await bus.ack(group, messages)
+
+
+async def settled(reconciler: Reconciler, deps: Deps) -> None:
+    """Run until every checkpoint stands at the outbox's height.
+
+    A checkpoint waits for every transaction that was running, in any database of the server, and
+    other tests' are among them: how many runs it takes is theirs to say.
+    """
+    behind = """
+        SELECT count(*) FROM event_checkpoint
+        WHERE seq < (SELECT coalesce(max(seq), 0) FROM outbox)
+    """
+    async with asyncio.timeout(30):
+        await reconciler.run_once(deps, settle_s=0)
+        while await scalar(deps, behind):
+            await reconciler.run_once(deps, settle_s=0)

@@ -22,6 +22,7 @@ from tests.tools.effects import (
     make_table,
     once,
     scalar,
+    settled,
 )
 from tools import delivery, event_log
 from tools.delivery import ATTEMPTS_MAX, Outcome, Reconciler
@@ -228,8 +229,7 @@ async def test_poison_becomes_a_dead_letter_and_is_replayed_once_mended(
     assert letter.reason == "ValueError: order 2 is poison"
     assert letter.payload["number"] == 2
     reconciler = Reconciler(effects.handlers)
-    for _ in range(3):
-        await reconciler.run_once(system, settle_s=0)
+    await settled(reconciler, system)
     assert (await counted(system))["ledger.note", 2] == 0, "dead letters rest"
     assert await scalar(system, "SELECT min(seq) FROM event_checkpoint") == 3, "and hold up nobody"
 
@@ -360,8 +360,7 @@ async def test_an_event_that_commits_late_is_not_passed_over(
         assert await scalar(system, "SELECT max(seq) FROM event_checkpoint") == 0
         await slow.commit()
 
-    for _ in range(3):
-        await reconciler.run_once(system, settle_s=0)
+    await settled(reconciler, system)
 
     assert await counted(system) == once(1, 2)
     assert await scalar(system, "SELECT min(seq) FROM event_checkpoint") == 2
@@ -373,8 +372,7 @@ async def test_a_group_new_to_the_shop_starts_where_the_others_stand(
     old: Handlers = {OrderPlaced: effects.handlers[OrderPlaced][:1]}
     await announce(system, 1)
     reconciler = Reconciler(old)
-    for _ in range(3):
-        await reconciler.run_once(system, settle_s=0)
+    await settled(reconciler, system)
     await announce(system, 2)
 
     await delivery.begin_checkpoints(system, effects.handlers)
@@ -391,8 +389,7 @@ async def test_purging_keeps_the_trail_and_applies_nothing_again(
     await bus.ensure_group("ledger")
     [message] = await bus.read("ledger", "slow", limit=1, wait_ms=1)
     reconciler = Reconciler(effects.handlers)
-    for _ in range(3):
-        await reconciler.run_once(system, settle_s=0)
+    await settled(reconciler, system)
     assert await delivery.purge(system, handlers=effects.handlers) == 0
     much_later = factories.later(system, days=delivery.INBOX_KEPT_DAYS + 1)
 
