@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deps.bus import BusUnavailable, EventBus, RedisStreamBus
 from deps.core import SYSTEM, Deps
-from tools import checkout, delivery, idempotency, inventory, notification
+from tools import delivery, idempotency, inventory, notification, sale
 from tools.handlers import HANDLERS, Handlers, groups
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class _Worker:
         return await notification.send_due(self.deps) > 0
 
     async def resume_checkouts(self) -> bool:
-        await checkout.resume_stuck(self.deps)
+        await sale.resume_stuck(self.deps)
         return False
 
     async def expire_holds(self) -> bool:

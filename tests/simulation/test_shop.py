@@ -15,7 +15,7 @@ from db.models.user import Role
 from deps.core import Deps
 from deps.gateway import Fault, ScriptedGateway
 from tests import factories
-from tools import cart, checkout, inventory, order
+from tools import cart, checkout, inventory, order, sale
 from tools.errors import Conflict, PaymentDeclined, Unavailable
 from tools.invariant import check
 
@@ -99,7 +99,7 @@ class Shop:
 
     async def sweep(self) -> None:
         await inventory.expire_due(self.deps)
-        await checkout.resume_stuck(self.deps)
+        await sale.resume_stuck(self.deps)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from deps.core import Deps
 from deps.gateway import Fault, ScriptedGateway
 from tests import factories
-from tools import cart, checkout, inventory, order, payment
+from tools import cart, checkout, inventory, order, payment, sale
 from tools.errors import (
     CheckoutIncomplete,
     IllegalTransition,
@@ -133,7 +133,7 @@ async def test_an_unknown_outcome_is_asked_for_and_never_repeated(
     with pytest.raises(Unavailable):
         await checkout.complete(guest, filled.id, payment_method="tok_visa")
     later = factories.later(guest, minutes=2)
-    assert await checkout.resume_stuck(later) == 1
+    assert await sale.resume_stuck(later) == 1
     placed = await checkout.complete(later, filled.id, payment_method="tok_visa")
     assert placed.status == "placed"
     assert list(gateway.charges.values()) == [placed.total_amount]
@@ -164,7 +164,7 @@ async def test_an_expired_hold_is_taken_anew_or_refused_before_capture(
     assert await inventory.expire_due(later) == 1
     assert await counters(deps) == (1, 0, 0)
     await factories.placed_order(factories.later(factories.guest(deps), minutes=20), MUG=1)
-    await checkout.resume_stuck(later)
+    await sale.resume_stuck(later)
     assert len(gateway.charges) == 1
     assert await counters(deps) == (1, 0, 1)
     assert await check(later) == []
