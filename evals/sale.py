@@ -20,6 +20,7 @@ from deps import security
 from deps.core import ROLE_SCOPES, Actor, Deps
 from tools import action
 from tools import conversation as conversations
+from tools.demo.load import load
 
 STEPS = (
     ("find", "do you have a mug?"),
@@ -93,13 +94,19 @@ async def sell(deps: Deps) -> Sale:
 
 
 async def main(deps: Deps, *, data: Path | None = None, as_json: bool = False) -> int:
-    """Hold the conversation in the shop behind `deps`; return 1 when any check fails.
+    """Open the demo shop behind `deps` and hold the conversation in it.
 
     Args:
-        deps: A shop that sells mugs.
+        deps: A scratch database.
         data: Unused: the conversation is the data. Every eval is called alike.
         as_json: Print one JSON object instead of lines.
     """
+    await load(deps)
+    return await hold(deps, as_json=as_json)
+
+
+async def hold(deps: Deps, *, as_json: bool = False) -> int:
+    """Hold the conversation in a shop that sells mugs; return 1 when any check fails."""
     cases = [Case(name="guest buys two mugs", inputs="mugs")]
     evaluation: Dataset[str, Sale, Any] = Dataset(name="sale", cases=cases, evaluators=[Sold()])
 

@@ -19,8 +19,8 @@ async def test_routing_stays_above_its_thresholds(capsys: pytest.CaptureFixture[
 async def test_a_guest_can_buy_by_chat_alone(deps: Deps) -> None:
     await factories.product(deps, sku="MUG-1", title="Stoneware mug", price=1250, stock=10)
     await factories.product(deps, sku="BOWL-1", title="Enamel bowl", price=950, stock=5)
-    assert await sale.main(deps) == 0
+    assert await sale.hold(deps) == 0
 
 
 async def test_the_sale_fails_when_there_is_nothing_to_sell(deps: Deps) -> None:
-    assert await sale.main(deps) == 1
+    assert await sale.hold(deps) == 1
