@@ -44,8 +44,6 @@ _CSP: Final = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-# FastAPI's page starts Swagger UI from an inline script, and Swagger UI styles inline.
-_DOCS_CSP: Final = _CSP + "; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
 _SECURITY_HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "strict-origin-when-cross-origin",
@@ -124,8 +122,7 @@ def _dress(headers: MutableHeaders, scope: Scope, request_id: str) -> None:
     headers["x-request-id"] = request_id
     for name, value in _SECURITY_HEADERS.items():
         headers.setdefault(name, value)
-    is_docs = scope["path"].startswith("/docs")
-    headers.setdefault("content-security-policy", _DOCS_CSP if is_docs else _CSP)
+    headers.setdefault("content-security-policy", _CSP)
     if scope.get("scheme") == "https":
         headers.setdefault("strict-transport-security", "max-age=31536000; includeSubDomains")
     if scope["path"].startswith("/v1/"):

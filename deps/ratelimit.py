@@ -29,10 +29,11 @@ class Limit:
 
 LIMITS: Final[Mapping[EndpointClass, Limit]] = {
     # A password check costs a third of a second of CPU and is what guessers repeat.
-    EndpointClass.AUTH: Limit(10, 60),
-    EndpointClass.CHAT: Limit(30, 60),
-    EndpointClass.WRITE: Limit(120, 60),
-    EndpointClass.READ: Limit(600, 60),
+    EndpointClass.AUTH: Limit(30, 60),
+    # Guests count by address, and many may stand behind one: an office, a mobile carrier.
+    EndpointClass.CHAT: Limit(120, 60),
+    EndpointClass.WRITE: Limit(1200, 60),
+    EndpointClass.READ: Limit(6000, 60),
 }
 LOCAL_BUCKETS_MAX: Final = 10_000
 KEY_LENGTH_MAX: Final = 100

@@ -16,6 +16,7 @@ from api import health, metrics
 from api.caller import owner_of_limits
 from api.middleware import install
 from deps.core import Deps
+from deps.ratelimit import LIMITS, EndpointClass
 from deps.settings import Settings
 from deps.telemetry import JsonFormatter, current_trace_id
 from tests import factories
@@ -164,19 +165,20 @@ async def test_known_answer_is_not_sent_again(http: httpx.AsyncClient) -> None:
     assert other.json() == JSON
 
 
-async def test_eleventh_login_waits(deps: Deps) -> None:
+async def test_one_login_too_many_waits(deps: Deps) -> None:
     settings = deps.settings.model_copy(update={"rate_limits": True})
+    allowed = LIMITS[EndpointClass.AUTH].limit
     async with _client(deps, settings=settings) as http:
         answers = [
             # A fresh guest token must not be a fresh allowance.
             await http.post("/v1/auth/login", headers={"X-Guest-Token": f"t{i}" * 20})
-            for i in range(11)
+            for i in range(allowed + 1)
         ]
         read = await http.get("/v1/things/1")
-    assert [a.status_code for a in answers] == [200] * 10 + [429]
+    assert [a.status_code for a in answers] == [200] * allowed + [429]
     assert answers[-1].json()["code"] == "too_many_requests"
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
-    assert answers[0].headers["ratelimit"].startswith('"auth";r=9')
+    assert answers[0].headers["ratelimit"].startswith(f'"auth";r={allowed - 1}')
     assert read.status_code == 200
 
 
