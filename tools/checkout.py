@@ -82,11 +82,7 @@ async def _prepare(
     if short and len(short) == len(priced.problems):
         sku = short[0].field.removeprefix("lines.")
         raise OutOfStock(sku, next(x.quantity for x in priced.lines if x.sku == sku))
-    if priced.problems:
-        raise CheckoutIncomplete(
-            " ".join(problem.message for problem in priced.problems),
-            problems=[problem.model_dump() for problem in priced.problems],
-        )
+    _refuse_problems(priced)
     if expected_total_amount is not None and expected_total_amount != priced.total_amount:
         raise TotalChanged(
             "The total has changed; look at the cart again.",
@@ -97,6 +93,14 @@ async def _prepare(
     if priced.total_amount == 0:
         raise CheckoutIncomplete("There is nothing to pay.", problems=[])
     return await _create_order(uow, owned, priced, payment_method, provider)
+
+
+def _refuse_problems(priced: CartView) -> None:
+    if priced.problems:
+        raise CheckoutIncomplete(
+            " ".join(problem.message for problem in priced.problems),
+            problems=[problem.model_dump() for problem in priced.problems],
+        )
 
 
 async def _create_order(
@@ -175,11 +179,7 @@ async def preview_buy(
         CheckoutIncomplete: Something is missing; the list says what.
     """
     priced = await (cart.view(uow, cart_id) if cart_id else cart.current(uow))
-    if priced.problems:
-        raise CheckoutIncomplete(
-            " ".join(problem.message for problem in priced.problems),
-            problems=[problem.model_dump() for problem in priced.problems],
-        )
+    _refuse_problems(priced)
     return BuyPreview(
         **priced.model_dump(),
         charge_amount=priced.total_amount,
