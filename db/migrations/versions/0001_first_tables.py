@@ -5,31 +5,12 @@ import sqlalchemy as sa
 import sqlmodel
 from sqlalchemy.dialects import postgresql
 import db.types
-from pathlib import Path
-from sqlalchemy.dialects import postgresql
+from db.migrations.statements import statements
 
 revision = '0001'
 down_revision = None
 branch_labels = None
 depends_on = None
-
-
-FUNCTIONS = Path(__file__).parent.parent / "functions_0001.sql"
-
-
-def _statements(sql: str) -> list[str]:
-    """Split at semicolons outside `$$`: asyncpg prepares one statement at a time."""
-    parts, current, quoted = [], [], False
-    for line in sql.splitlines():
-        if line.startswith("--"):
-            continue
-        current.append(line)
-        quoted ^= line.count("$$") % 2 == 1
-        if not quoted and line.rstrip().endswith(";"):
-            parts.append("\n".join(current))
-            current = []
-    assert not "".join(current).strip()
-    return parts
 
 
 def upgrade() -> None:
@@ -414,7 +395,7 @@ def upgrade() -> None:
     sa.UniqueConstraint('payment_id', 'kind', name='one_attempt_per_kind')
     )
     # ### end Alembic commands ###
-    for statement in _statements(FUNCTIONS.read_text()):
+    for statement in statements("functions_0001.sql"):
         op.get_bind().exec_driver_sql(statement)
 
 
