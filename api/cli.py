@@ -283,29 +283,34 @@ def bench(
 
     Example: ./shopkeeper bench checkout --json
     """
-    _delegate("bench", name, data, as_json)
+    _measure("bench", name, data=data, as_json=as_json)
 
 
 @app.command("eval")
 def eval_(
-    name: Annotated[str, typer.Argument(help="What to evaluate; unknown names list all.")],
+    name: Annotated[str | None, typer.Argument(help="Without one: all that are quick.")] = None,
     data: Data = None,
+    tasks: Annotated[Path | None, typer.Option(help="Which tasks of the data to run.")] = None,
+    payloads: Annotated[Path | None, typer.Option(help="Other attacks to try.")] = None,
+    k: Annotated[int | None, typer.Option("--k", min=1, max=20, help="Runs of a case.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask the configured model.")] = False,
     as_json: Json = False,
 ) -> None:
     """Score the agents against written cases.
 
     Example: ./shopkeeper eval routing --json
     """
-    _delegate("evals", name, data, as_json)
+    files = {"data": data, "tasks": tasks, "payloads": payloads}
+    _measure("evals", name, **files, k=k, live=live, as_json=as_json)
 
 
-def _delegate(package: str, name: str, data: Path | None, as_json: bool) -> None:
-    from api import processes
+def _measure(package: str, name: str | None, **given: Any) -> None:
+    from api import measures
 
-    work = processes.run_module(
-        load_settings(), package, name, from_caller(data) if data else None, as_json
-    )
-    raise typer.Exit(run(work))
+    for option, value in given.items():
+        if isinstance(value, Path):
+            given[option] = from_caller(value)
+    raise typer.Exit(run(measures.run(load_settings(), package, name, given)))
 
 
 @app.command()

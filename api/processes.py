@@ -1,7 +1,5 @@
 """What the commands do, apart from the demo and the terminal chat."""
 
-import importlib
-import pkgutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,7 +31,7 @@ async def serve(settings: Settings) -> None:
         with listener, open_servers(settings) as servers:
             await serving.require_migrated(servers)
             async with (
-                _deps(settings, servers, "web") as deps,
+                opened(settings, servers, "web") as deps,
                 serving.web(settings, deps, listener) as web,
             ):
                 console.print(f"Serving at {serving.address_of(listener)}")
@@ -48,7 +46,7 @@ async def work(settings: Settings) -> None:
     async with serving.stop_on_signals() as stop:
         with open_servers(settings) as servers:
             await serving.require_migrated(servers)
-            async with _deps(settings, servers, "worker") as deps, serving.worker(deps) as worker:
+            async with opened(settings, servers, "worker") as deps, serving.worker(deps) as worker:
                 console.print("Working.")
                 await serving.until_stopped(stop, worker)
     flush()
@@ -95,7 +93,7 @@ async def import_catalogue(
 
     with open_servers(settings) as servers:
         await serving.require_migrated(servers)
-        async with _deps(settings, servers, "import") as deps:
+        async with opened(settings, servers, "import") as deps:
             with console.status("Reading") as status:
                 report = await import_file(
                     deps.acting_as(SYSTEM),
@@ -199,36 +197,6 @@ async def check_invariants(settings: Settings, as_json: bool) -> int:
     return 1 if violations else 0
 
 
-async def run_module(
-    settings: Settings, package: str, name: str, data: Path | None, as_json: bool
-) -> int:
-    """Run `<package>.<name>.main` on a database of its own, which is dropped afterwards.
-
-    Raises:
-        CommandFailed: There is no such module.
-    """
-    names = runnable(package)
-    if name not in names:
-        raise CommandFailed(f"There is no {name} in {package}; there is: {', '.join(names)}.")
-    main = importlib.import_module(f"{package}.{name}").main
-    with open_servers(settings) as servers:
-        async with scratch(servers) as own:
-            await postgres.upgrade(own.database_url)
-            async with _deps(settings, own, package) as deps:
-                code = await main(deps, data=data, as_json=as_json)
-    return int(code or 0)
-
-
-def runnable(package: str) -> list[str]:
-    """Return the names of the modules of `package` that have a `main`."""
-    paths = importlib.import_module(package).__path__
-    return [
-        module.name
-        for module in pkgutil.iter_modules(paths)
-        if "\nasync def main(" in (Path(paths[0]) / f"{module.name}.py").read_text()
-    ]
-
-
 @asynccontextmanager
 async def scratch(servers: Servers) -> AsyncGenerator[Servers, None]:
     """Yield the servers with an empty database that is dropped afterwards."""
@@ -253,12 +221,13 @@ def running_url(settings: Settings) -> str | None:
 async def _system(settings: Settings) -> AsyncGenerator[Deps, None]:
     with open_servers(settings) as servers:
         await serving.require_migrated(servers)
-        async with _deps(settings, servers, "cli") as deps:
+        async with opened(settings, servers, "cli") as deps:
             yield deps.acting_as(SYSTEM)
 
 
 @asynccontextmanager
-async def _deps(settings: Settings, servers: Servers, part: str) -> AsyncGenerator[Deps, None]:
+async def opened(settings: Settings, servers: Servers, part: str) -> AsyncGenerator[Deps, None]:
+    """Yield dependencies on `servers`, named after the part of the program that asks."""
     async with open_deps(
         settings,
         database_url=servers.database_url,

@@ -130,6 +130,19 @@ def test_an_unknown_run_lists_what_there_is(environment: dict[str, str]) -> None
     assert_sentence(shopkeeper("bench", "absent", **environment), "checkout")
 
 
+def test_an_option_that_a_run_does_not_take_is_one_sentence(environment: dict[str, str]) -> None:
+    result = shopkeeper("eval", "routing", "--payloads", "x.yaml", **environment)
+    assert_sentence(result, "routing takes no --payloads")
+
+
+def test_eval_without_a_name_lists_and_runs_what_is_quick(environment: dict[str, str]) -> None:
+    result = shopkeeper("eval", **environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "routing      Routing eval" in result.stdout
+    assert "routing: " in result.stdout
+    assert " passed." in result.stdout.splitlines()[-1]
+
+
 def test_the_doctor_finds_nothing_wrong_here(environment: dict[str, str]) -> None:
     result = shopkeeper("doctor", "--json", **{**environment, "SHOPKEEPER_PORT": "0"})
     findings = json.loads(result.stdout)
