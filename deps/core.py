@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 import orjson
@@ -18,6 +18,7 @@ from db.models.user import Role
 from db.types import UserId
 from deps.cache import Cache
 from deps.gateway import Gateway
+from deps.hot import HotPool, driver_of
 from deps.mail import Mailer
 from deps.settings import Settings
 from deps.transaction import in_transaction
@@ -101,6 +102,22 @@ class UnitOfWork:
     trace_id: str | None = None
     events: list[OutboxMessage]
 
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """Run `$1`-style SQL in this transaction, past the session, and return its rows.
+
+        Raises:
+            asyncpg.PostgresError: The statement failed; the transaction can only roll back.
+        """
+        return await (await driver_of(self.session)).fetch(sql, *args)
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        """Return the first row, or None. Otherwise as `fetch`."""
+        return await (await driver_of(self.session)).fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        """Return the first column of the first row, or None. Otherwise as `fetch`."""
+        return await (await driver_of(self.session)).fetchval(sql, *args)
+
     def publish(self, event: Event) -> None:
         """Record `event`: it is announced if, and only if, this transaction commits.
 
@@ -152,6 +169,7 @@ class Deps:
     """Dependencies of one request, one job or one agent run."""
 
     db: async_sessionmaker[AsyncSession]
+    hot: HotPool
     cache: Cache
     gateway: Gateway
     mailer: Mailer

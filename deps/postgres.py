@@ -4,13 +4,15 @@ import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import orjson
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, make_url, text
+from sqlalchemy import Connection, NullPool, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
@@ -69,7 +71,7 @@ def create_engine(url: str, settings: Settings, *, name: str = "shopkeeper") -> 
         settings: For the pool's size and the longest statement.
         name: Shown in `pg_stat_activity`.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         normalise(url),
         pool_size=settings.database_pool_size,
         max_overflow=0,
@@ -78,16 +80,51 @@ def create_engine(url: str, settings: Settings, *, name: str = "shopkeeper") -> 
         pool_pre_ping=False,  # Costs a round trip each time; a broken connection fails one request.
         connect_args={
             "timeout": CONNECT_TIMEOUT_S,
-            "server_settings": {
-                "application_name": name,
-                "statement_timeout": str(settings.statement_timeout_ms),
-                "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT,
-                "lock_timeout": LOCK_TIMEOUT,
-                "timezone": "UTC",
-                "jit": "off",
-            },
+            "server_settings": server_settings(settings, name),
         },
     )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def use_our_codecs(connection: Any, _: object) -> None:
+        connection.run_async(set_json_codecs)
+
+    return engine
+
+
+def server_settings(settings: Settings, name: str) -> dict[str, str]:
+    """Return what every session of this program asks of the server: limits on everything."""
+    return {
+        "application_name": name,
+        "statement_timeout": str(settings.statement_timeout_ms),
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT,
+        "lock_timeout": LOCK_TIMEOUT,
+        "timezone": "UTC",
+        "jit": "off",
+    }
+
+
+async def set_json_codecs(connection: "asyncpg.Connection[Any]") -> None:
+    """Make JSON columns Python values. A `str` parameter is taken as JSON text, as SQLAlchemy
+    sends it; anything else is encoded."""
+    await connection.set_type_codec(
+        "jsonb", encoder=_to_jsonb, decoder=_from_jsonb, schema="pg_catalog", format="binary"
+    )
+    await connection.set_type_codec(
+        "json", encoder=_to_json, decoder=orjson.loads, schema="pg_catalog"
+    )
+
+
+def _to_json(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _to_jsonb(value: Any) -> bytes:
+    # The first byte is the version of the wire format.
+    return b"\x01" + (value.encode() if isinstance(value, str) else orjson.dumps(value))
+
+
+def _from_jsonb(value: bytes) -> Any:
+    return orjson.loads(memoryview(value)[1:])
 
 
 class Session(AsyncSession):
@@ -234,7 +271,8 @@ async def _connect(url: URL, *, autocommit: bool = False) -> AsyncIterator[Async
         try:
             connection = await engine.connect()
         except (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, TypeError) as error:
-            raise DatabaseUnavailable(_unavailable(url, error)) from error
+            place = url.render_as_string(hide_password=True)
+            raise DatabaseUnavailable(unavailable(place, error)) from error
         try:
             yield connection
         finally:
@@ -243,9 +281,10 @@ async def _connect(url: URL, *, autocommit: bool = False) -> AsyncIterator[Async
         await engine.dispose()
 
 
-def _unavailable(url: URL, error: BaseException) -> str:
-    place = url.render_as_string(hide_password=True).replace("+asyncpg", "")
+def unavailable(place: str, error: BaseException) -> str:
+    """Say in one sentence why the database at `place`, an address without password, is away."""
     cause = getattr(error, "orig", None) or error
     lines = (getattr(cause, "strerror", None) or str(cause)).splitlines()
     reason = lines[0].partition(">: ")[2] or lines[0] if lines else "no answer in time"
-    return f"The database at {place} cannot be used: {reason.rstrip('.')}."
+    shown = place.replace("+asyncpg", "")
+    return f"The database at {shown} cannot be used: {reason.rstrip('.')}."

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from deps.cache import Cache
 from deps.core import Deps
 from deps.gateway import ScriptedGateway
+from deps.hot import HotPool
 from deps.mail import SmtpMailer
 from deps.postgres import create_engine, session_factory
 from deps.settings import Settings
@@ -27,9 +28,11 @@ async def open_deps(
     """
     engine = create_engine(database_url, settings, name=name)
     cache = Cache.connect(redis_url) if redis_url else Cache(None)
+    hot = await HotPool.open(database_url, settings, name=name)
     try:
         yield Deps(
             db=session_factory(engine),
+            hot=hot,
             cache=cache,
             gateway=ScriptedGateway(),
             mailer=SmtpMailer(settings),
@@ -37,4 +40,5 @@ async def open_deps(
         )
     finally:
         await cache.aclose()
+        await hot.aclose()
         await engine.dispose()

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
     database_pool_size: int = Field(default=10, ge=1, le=200)
+    database_hot_pool_size: int = Field(
+        default=10, ge=1, le=200, description="Connections for single statements, on top."
+    )
     statement_timeout_ms: int = Field(default=10_000, ge=100)
     access_token_ttl_s: int = Field(default=900, ge=30)
     refresh_token_ttl_s: int = Field(default=30 * 86_400, ge=60)

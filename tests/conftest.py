@@ -18,6 +18,7 @@ from deps.cache import Cache
 from deps.core import Deps
 from deps.embedded import EmbeddedPostgres, EmbeddedValkey
 from deps.gateway import ScriptedGateway
+from deps.hot import HotPool
 from deps.settings import Settings
 from tests import factories
 from tests.factories import RecordingMailer
@@ -99,14 +100,17 @@ async def deps(
 ) -> AsyncGenerator[Deps, None]:
     """Real dependencies over a private database, as a guest; tests commit and race for real."""
     engine = postgres.create_engine(database_url, settings)
+    hot = await HotPool.open(database_url, settings)
     yield Deps(
         db=postgres.session_factory(engine),
+        hot=hot,
         cache=Cache(redis),
         gateway=gateway,
         mailer=mailer,
         settings=settings,
         clock=lambda: NOW,
     )
+    await hot.aclose()
     await engine.dispose()
 
 
