@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import orjson
+
 from bench import load
 from deps.core import Deps
 from tools import invariant
@@ -33,7 +35,7 @@ DETAILS: Final = {
 }
 
 
-async def main(deps: Deps, *, data: Path | None, as_json: bool) -> int:
+async def main(deps: Deps, *, data: Path | None = None, as_json: bool = False) -> int:
     """Measure each level, then audit the whole shop. Return 1 if anything failed or is unsound."""
     skus = await load.seed(deps, data)
     levels: list[dict[str, Any]] = []
@@ -83,28 +85,27 @@ async def _level(
 
 
 async def _buy(shop: load.Shop, skus: list[str], buying: load.Samples) -> bool:
-    http, guest = shop.client, {"X-Guest-Token": uuid4().hex + uuid4().hex}
-    opened = await http.post("/v1/carts", headers=guest)
-    if opened.status_code != 201:
+    ask, guest = shop.client.request, {"X-Guest-Token": uuid4().hex + uuid4().hex}
+    status, opened = await ask("POST", "/v1/carts", guest)
+    if status != 201:
         return False
-    cart = f"/v1/carts/{opened.json()['id']}"
+    cart = f"/v1/carts/{orjson.loads(opened)['id']}"
     for sku in skus:
-        added = await http.post(f"{cart}/lines", json={"sku": sku, "quantity": 1}, headers=guest)
-        if added.status_code != 200:
+        status, _ = await ask("POST", f"{cart}/lines", guest, {"sku": sku, "quantity": 1})
+        if status != 200:
             return False
-    detailed = await http.put(f"{cart}/details", json=DETAILS, headers=guest)
-    if detailed.status_code != 200:
+    status, detailed = await ask("PUT", f"{cart}/details", guest, DETAILS)
+    if status != 200:
         return False
+    total = orjson.loads(detailed)["total_amount"]
     with buying.measure():
-        bought = await http.post(
+        status, _ = await ask(
+            "POST",
             f"{cart}/complete",
-            json={
-                "payment_method": "tok_visa",
-                "expected_total_amount": detailed.json()["total_amount"],
-            },
-            headers={**guest, "Idempotency-Key": uuid4().hex},
+            {**guest, "Idempotency-Key": uuid4().hex},
+            {"payment_method": "tok_visa", "expected_total_amount": total},
         )
-    return bought.status_code == 200
+    return status == 200
 
 
 def _table(report: dict[str, Any]) -> str:

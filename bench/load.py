@@ -1,4 +1,4 @@
-"""What benchmarks share: a seeded shop, a web process of its own, its CPU time, and percentiles.
+"""What benchmarks share: a seeded shop, web processes of its own, their CPU time, and percentiles.
 
 Load is closed-loop: each client sends its next request when the last is answered. The clients run
 in this process and share the machine with the server, so throughput is a lower bound; the CPU
@@ -17,10 +17,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-import httpx
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from bench.client import Client as Client
 from db.models.inventory import Location
 from deps.core import SYSTEM, Deps
 from tools import catalog_import, inventory, product
@@ -37,10 +37,11 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Shop:
-    """A web process and how to talk to it."""
+    """A web server, all its processes, and how to talk to it."""
 
-    client: httpx.AsyncClient
+    client: Client
     pid: int
+    socket: str
 
 
 @dataclass
@@ -106,32 +107,39 @@ def _product(number: int, currency: str) -> ProductInput:
 
 
 @asynccontextmanager
-async def serve(deps: Deps) -> AsyncGenerator[Shop, None]:
-    """Run the web application in a process of its own, on the database and Redis of `deps`."""
+async def serve(
+    deps: Deps, *, server: str = "uvicorn", workers: int = 1
+) -> AsyncGenerator[Shop, None]:
+    """Run the web application in processes of its own, on the database and Redis of `deps`.
+
+    Args:
+        server: A row of `bench.server.SERVERS`.
+        workers: How many processes answer.
+    """
     with tempfile.TemporaryDirectory(prefix="shopkeeper-bench-") as directory:
         socket = f"{directory}/web.sock"
         log = Path(directory) / "log"
-        process = _start(deps, socket, log)
+        environment = _environment(deps, socket) | {
+            "BENCH_SERVER": server,
+            "BENCH_WORKERS": str(workers),
+        }
+        process = _start(environment, log)
+        client = Client(socket)
         try:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-            async with httpx.AsyncClient(
-                transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits),
-                base_url="http://bench",
-                timeout=60,
-            ) as client:
-                await _until_ready(client, process, log)
-                yield Shop(client, process.pid)
+            await _until_ready(client, process, log)
+            yield Shop(client, process.pid, socket)
         finally:
+            await client.aclose()
             process.terminate()
             process.wait(timeout=20)
 
 
-def _start(deps: Deps, socket: str, log: Path) -> subprocess.Popen[bytes]:
+def _start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "bench.server"],
             cwd=ROOT,
-            env=_environment(deps, socket),
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -157,17 +165,15 @@ def _environment(deps: Deps, socket: str) -> dict[str, str]:
     return environment
 
 
-async def _until_ready(
-    client: httpx.AsyncClient, process: subprocess.Popen[bytes], log: Path
-) -> None:
+async def _until_ready(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = perf_counter() + START_TIMEOUT_S
     while perf_counter() < deadline:
         if process.poll() is not None:
             break
         try:
-            if (await client.get("/health/ready")).status_code == 200:
+            if (await client.request("GET", "/health/ready"))[0] == 200:
                 return
-        except httpx.TransportError:
+        except ConnectionError:
             pass  # Not listening yet.
         await asyncio.sleep(0.1)
     raise RuntimeError(f"The web process did not start:\n{_tail(log)}")
@@ -178,11 +184,12 @@ def _tail(log: Path) -> str:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the user and system time a process has used so far."""
+    """Return the user and system time that a process and its children have used so far."""
     stat = Path(f"/proc/{pid}/stat").read_text()
     # After the name, which may hold spaces: utime and stime are fields 14 and 15 of proc(5).
     fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS + sum(cpu_s(int(c)) for c in children)
 
 
 def _is_visible(pid: int) -> bool:
