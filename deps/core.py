@@ -1,6 +1,6 @@
 """What operations and agents are given to work with, instead of reaching for globals."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -171,12 +171,17 @@ class Deps:
     db: async_sessionmaker[AsyncSession]
     hot: HotPool
     cache: Cache
-    gateway: Gateway
+    gateways: Mapping[str, Gateway]
     mailer: Mailer
     settings: Settings
     actor: Actor = Actor(scopes=SHOPPER_SCOPES)
     clock: Callable[[], datetime] = utc_now
     trace_id: str | None = None
+
+    @property
+    def gateway(self) -> Gateway:
+        """The provider that new payments by card go to."""
+        return self.gateways[self.settings.payment_provider]
 
     def acting_as(self, actor: Actor) -> "Deps":
         return replace(self, actor=actor)

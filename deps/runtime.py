@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 from deps.cache import Cache
 from deps.core import Deps
-from deps.gateway import ScriptedGateway
 from deps.hot import HotPool
 from deps.mail import SmtpMailer
 from deps.postgres import create_engine, session_factory
+from deps.scripted import ScriptedGateway
 from deps.settings import Settings
 
 
@@ -34,7 +34,7 @@ async def open_deps(
             db=session_factory(engine),
             hot=hot,
             cache=cache,
-            gateway=ScriptedGateway(),
+            gateways={"scripted": ScriptedGateway(file=settings.scripted_gateway_file)},
             mailer=SmtpMailer(settings),
             settings=settings,
         )

@@ -58,6 +58,10 @@ class Settings(BaseSettings):
         default="gpt-5-mini", description="Model names, comma-separated: the fallback chain."
     )
     otlp_endpoint: str | None = None
+    payment_provider: str = Field(default="scripted", description="Where payments by card go.")
+    scripted_gateway_file: Path | None = Field(
+        default=None, description="Where the scripted provider remembers; none: in the process."
+    )
     request_body_bytes_max: int = 1_048_576
     request_timeout_s: float = 30.0
     rate_limits: bool = Field(default=True, description="Off for benchmarks and tests only.")

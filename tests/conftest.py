@@ -17,8 +17,8 @@ from deps import postgres
 from deps.cache import Cache
 from deps.core import Deps
 from deps.embedded import EmbeddedPostgres, EmbeddedValkey
-from deps.gateway import ScriptedGateway
 from deps.hot import HotPool
+from deps.scripted import ScriptedGateway
 from deps.settings import Settings
 from tests import factories
 from tests.factories import RecordingMailer
@@ -105,7 +105,7 @@ async def deps(
         db=postgres.session_factory(engine),
         hot=hot,
         cache=Cache(redis),
-        gateway=gateway,
+        gateways={gateway.name: gateway},
         mailer=mailer,
         settings=settings,
         clock=lambda: NOW,

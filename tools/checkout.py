@@ -12,8 +12,8 @@ from sqlmodel import select
 
 from db.models.cart import Cart, CartStatus
 from db.models.order import FulfillmentStatus, Order, OrderLine, OrderStatus, PaymentStatus
-from db.models.payment import AttemptKind, Payment
-from db.types import OrderId
+from db.models.payment import AttemptKind
+from db.types import OrderId, PaymentId
 from deps.core import Deps, UnitOfWork
 from tools import cart, inventory, order, payment, sale
 from tools.cart import CartView
@@ -143,18 +143,8 @@ async def _create_order(
         )
     )
     await inventory.reserve(uow, order_id=created.id, units=units)
-    intent = Payment(
-        order_id=created.id,
-        provider=provider,
-        method_token=payment_method,
-        amount=created.total_amount,
-        currency=created.currency,
-        created_at=uow.now,
-        updated_at=uow.now,
-    )
-    uow.session.add(intent)
-    await uow.session.flush()
-    await payment.start_attempt(uow, intent.id, AttemptKind.AUTHORIZE)
+    tender = await payment.add_tender(uow, created, provider, payment_method, created.total_amount)
+    await payment.start_attempt(uow, PaymentId(tender.id), AttemptKind.AUTHORIZE, tender.amount)
     await cart.set_status(uow, owned.id, CartStatus.COMPLETING)
     return OrderId(created.id)
 
@@ -282,9 +272,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 found.status is not OrderStatus.PLACED
             ):
                 raise IllegalTransition("order", found.status, OrderStatus.CANCELLED)
-            intent = await payment.locked(uow, order_id)
             await inventory.release(uow, order_id=order_id, reason="the order was cancelled")
-            await payment.start_attempt(uow, intent.id, AttemptKind.REFUND)
             await order.transition(
                 uow,
                 found,
@@ -293,4 +281,4 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 cancelled_at=uow.now,
             )
             uow.publish(OrderCancelled(order_id=order_id, reason=reason.strip()))
-    return await sale.drive(deps, OrderId(order_id))
+    return await sale.give_back(deps, OrderId(order_id))

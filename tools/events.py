@@ -72,6 +72,12 @@ class PaymentAuthorized(Event):
     currency: str
 
 
+class PaymentActionRequired(Event):
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+
+
 class PaymentCaptured(Event):
     aggregate = "order"
     order_id: OrderId

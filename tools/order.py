@@ -16,6 +16,7 @@ from db.models.order import (
     PaymentStatus,
 )
 from db.models.outbox import OutboxMessage
+from db.models.payment import Payment, PaymentState
 from db.types import Money
 from deps.core import UnitOfWork
 from tools.errors import IllegalTransition, NotFound
@@ -61,6 +62,9 @@ class OrderView(OrderSummary):
     shipping_method: str
     lines: list[OrderLineView]
     allowed_actions: list[str] = Field(description="What may be asked of it next.")
+    payment_action: dict[str, Any] | None = Field(
+        default=None, description="What the shopper has to do before the payment can go on."
+    )
 
 
 class TimelineEntry(BaseModel):
@@ -103,8 +107,19 @@ async def view(uow: UnitOfWork, order: Order) -> OrderView:
         | {
             "lines": [OrderLineView.model_validate(line) for line in lines],
             "allowed_actions": allowed_actions(order),
+            "payment_action": await _payment_action(uow, order),
         }
     )
+
+
+async def _payment_action(uow: UnitOfWork, order: Order) -> dict[str, Any] | None:
+    if order.payment_status is not PaymentStatus.REQUIRES_ACTION:
+        return None
+    waiting = select(Payment).where(
+        Payment.order_id == order.id, Payment.state == PaymentState.REQUIRES_ACTION
+    )
+    tender = (await uow.session.exec(waiting)).first()
+    return {"payment_id": str(tender.id), **(tender.action or {})} if tender else None
 
 
 def allowed_actions(order: Order) -> list[str]:
@@ -255,6 +270,7 @@ def summarize(event_type: str, payload: dict[str, Any]) -> str:
         "OrderCreated": f"Checkout started over{amount}.",
         "StockReserved": "Stock was held.",
         "StockReleased": f"Stock was released: {payload.get('reason', '')}.",
+        "PaymentActionRequired": "The shopper has to authenticate the payment.",
         "PaymentAuthorized": f"Payment of{amount} was authorised.",
         "PaymentCaptured": f"Payment of{amount} was captured.",
         "PaymentFailed": f"Payment failed: {payload.get('code', '')}.",

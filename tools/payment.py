@@ -1,13 +1,16 @@
-"""Payments: intents, attempts and the double-entry ledger. `tools.checkout` calls the gateways."""
+"""Payments: tenders, attempts and the double-entry ledger. `tools.sale` calls the gateways."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import text
+from sqlalchemy import func, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
+from db.models.credit import CreditAccount, CreditKind
 from db.models.order import Order
 from db.models.payment import (
     Account,
@@ -21,7 +24,10 @@ from db.models.payment import (
 from db.types import OrderId, PaymentId
 from deps.core import UnitOfWork
 from tools import order
+from tools.events import PaymentCaptured, PaymentRefunded
 from tools.registry import Risk, operation
+
+CREDIT_PROVIDER: Final = "credit"
 
 
 class PaymentView(BaseModel):
@@ -90,53 +96,89 @@ async def balances(uow: UnitOfWork) -> list[AccountBalance]:
     return [AccountBalance.model_validate(row, from_attributes=True) for row in rows]
 
 
-def attempt_key(payment_id: PaymentId, kind: AttemptKind) -> str:
+def attempt_key(payment_id: PaymentId, kind: AttemptKind, number: int = 1) -> str:
     """The key that goes on the wire: derived, so every retry and every process sends the same."""
-    return f"{payment_id}:{kind.value}"
+    return f"{payment_id}:{kind.value}:{number}"
 
 
-async def start_attempt(uow: UnitOfWork, payment_id: PaymentId, kind: AttemptKind) -> None:
-    """Write the intent to call the provider; repeating it changes nothing."""
+async def start_attempt(
+    uow: UnitOfWork, payment_id: PaymentId, kind: AttemptKind, amount: int, number: int = 1
+) -> str:
+    """Write the intent to call the provider and return its key; repeating it changes nothing."""
     attempt = PaymentAttempt(
         payment_id=payment_id,
         kind=kind,
-        key=attempt_key(payment_id, kind),
+        number=number,
+        key=attempt_key(payment_id, kind, number),
+        amount=amount,
         started_at=uow.now,
     )
     await uow.session.execute(
         insert(PaymentAttempt).values(**attempt.model_dump()).on_conflict_do_nothing()
     )
+    return attempt.key
 
 
-async def finish_attempt(
-    uow: UnitOfWork,
-    payment_id: PaymentId,
-    kind: AttemptKind,
-    state: AttemptState,
-    detail: str = "",
-) -> None:
+async def finish_attempt(uow: UnitOfWork, key: str, state: AttemptState, detail: str = "") -> None:
     await uow.session.execute(
         update(PaymentAttempt)
-        .where(col(PaymentAttempt.payment_id) == payment_id, col(PaymentAttempt.kind) == kind)
+        .where(col(PaymentAttempt.key) == key)
         .values(state=state, detail=detail[:500], finished_at=uow.now)
     )
 
 
-async def locked(uow: UnitOfWork, order_id: OrderId) -> Payment:
-    """Load an order's latest payment for update. Lock order: order first, then payment."""
+async def locked(uow: UnitOfWork, payment_id: PaymentId) -> Payment:
+    """Load a tender for update. Lock order: the order first, then its tenders by position."""
+    return await uow.session.get_one(
+        Payment, payment_id, with_for_update=True, populate_existing=True
+    )
+
+
+async def tenders(uow: UnitOfWork, order_id: OrderId) -> list[Payment]:
+    """Load all tenders of an order for update, as they are charged."""
     query = (
         select(Payment)
         .where(Payment.order_id == order_id)
-        .order_by(col(Payment.id).desc())
-        .limit(1)
+        .order_by(col(Payment.position), col(Payment.id))
         .with_for_update()
         .execution_options(populate_existing=True)
     )
-    return (await uow.session.exec(query)).one()
+    return list(await uow.session.exec(query))
+
+
+async def add_tender(
+    uow: UnitOfWork, of: Order, provider: str, method_token: str, amount: int
+) -> Payment:
+    """Write one more tender of an order, to be charged by `sale.drive` or `sale.collect`."""
+    last = await uow.session.scalar(
+        select(func.max(Payment.position)).where(Payment.order_id == of.id)
+    )
+    tender = Payment(
+        order_id=of.id,
+        provider=provider,
+        method_token=method_token,
+        position=0 if last is None else last + 1,
+        amount=amount,
+        currency=of.currency,
+        created_at=uow.now,
+        updated_at=uow.now,
+    )
+    uow.session.add(tender)
+    await uow.session.flush()
+    return tender
+
+
+def derived(of: UUID, number: int) -> UUID:
+    """Name the ledger transaction of the `number`-th thing that happened to `of`, once for all."""
+    return UUID(int=of.int ^ number)
 
 
 async def post(
-    uow: UnitOfWork, transaction_id: UUID, of: Order, amounts: dict[Account, int]
+    uow: UnitOfWork,
+    transaction_id: UUID,
+    order_id: OrderId | None,
+    currency: str,
+    amounts: Mapping[Account, int],
 ) -> None:
     """Write one balanced transaction; zero amounts are left out.
 
@@ -151,20 +193,33 @@ async def post(
                     transaction_id=transaction_id,
                     account=account,
                     amount=amount,
-                    currency=of.currency,
-                    order_id=of.id,
+                    currency=currency,
+                    order_id=order_id,
                     occurred_at=uow.now,
                 )
             )
 
 
-async def post_capture(uow: UnitOfWork, payment: Payment, of: Order) -> None:
+async def account_of(uow: UnitOfWork, tender: Payment) -> Account:
+    """Name the account a tender's money comes from: a provider's clearing, or what we owe."""
+    if tender.provider != CREDIT_PROVIDER:
+        return Account.CLEARING
+    source = await uow.session.get_one(CreditAccount, UUID(tender.method_token))
+    return {
+        CreditKind.GIFT_CARD: Account.GIFT_CARD_LIABILITY,
+        CreditKind.STORE_CREDIT: Account.STORE_CREDIT_LIABILITY,
+    }[source.kind]
+
+
+async def post_sale(uow: UnitOfWork, of: Order) -> None:
+    """Book what the order sells; the customer owes it until the captures are booked."""
     await post(
         uow,
-        payment.id,
-        of,
+        of.id,
+        OrderId(of.id),
+        of.currency,
         {
-            Account.CLEARING: of.total_amount,
+            Account.RECEIVABLE: of.total_amount,
             Account.REVENUE: -(of.subtotal_amount - of.discount_amount),
             Account.SHIPPING_REVENUE: -of.shipping_amount,
             Account.TAX_PAYABLE: -of.tax_amount,
@@ -172,5 +227,66 @@ async def post_capture(uow: UnitOfWork, payment: Payment, of: Order) -> None:
     )
 
 
-async def post_refund(uow: UnitOfWork, transaction_id: UUID, of: Order, amount: int) -> None:
-    await post(uow, transaction_id, of, {Account.REFUNDS: amount, Account.CLEARING: -amount})
+async def record_capture(
+    uow: UnitOfWork,
+    of: Order,
+    tender: Payment,
+    amount: int,
+    *,
+    transaction_id: UUID,
+    is_final: bool = True,
+) -> None:
+    """Book money that a tender brought."""
+    tender.captured_amount += amount
+    if is_final:
+        tender.state = PaymentState.CAPTURED
+    tender.updated_at = uow.now
+    await post(
+        uow,
+        transaction_id,
+        OrderId(of.id),
+        of.currency,
+        {await account_of(uow, tender): amount, Account.RECEIVABLE: -amount},
+    )
+    uow.publish(
+        PaymentCaptured(
+            order_id=OrderId(of.id),
+            payment_id=PaymentId(tender.id),
+            amount=amount,
+            currency=of.currency,
+        )
+    )
+
+
+async def record_refund(
+    uow: UnitOfWork,
+    of: Order,
+    tender: Payment,
+    amount: int,
+    *,
+    transaction_id: UUID,
+    is_sale: bool = True,
+) -> None:
+    """Book money that went back to a tender.
+
+    Args:
+        is_sale: Whether the sale had been booked; else what is undone is the capture alone.
+    """
+    tender.refunded_amount += amount
+    tender.updated_at = uow.now
+    against = Account.REFUNDS if is_sale else Account.RECEIVABLE
+    await post(
+        uow,
+        transaction_id,
+        OrderId(of.id),
+        of.currency,
+        {against: amount, await account_of(uow, tender): -amount},
+    )
+    uow.publish(
+        PaymentRefunded(
+            order_id=OrderId(of.id),
+            payment_id=PaymentId(tender.id),
+            amount=amount,
+            currency=of.currency,
+        )
+    )

@@ -1,19 +1,20 @@
 """A sale under way: carry an order to its end, in steps that any process can resume.
 
-    authorise  the gateway, with the intent's key                             undo: void
-    confirm    one transaction: hold becomes allocation, intent to capture    undo: void, cancel
-    capture    the gateway, with its own key
-    place      one transaction: outcome, ledger, order placed
+    authorise  each tender at its gateway, under the tender's key           undo: void
+    confirm    one transaction: hold becomes allocation, intent to capture  undo: void, cancel
+    capture    each tender, under its own key                               undo: refund
+    place      one transaction: ledger, order placed
 
 No transaction is open during a call to a gateway. What is next is read from the rows, never from
 memory, so `drive` continues after a crash exactly where it stopped: undone before the capture,
-carried forward after it. The sweeper calls the same function.
+carried forward after it. The sweeper calls the same function. A tender with a decline code condemns
+its sale: what was authorised is voided, what was captured is given back, the stock is free again.
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum, auto
-from uuid import UUID
 
 from sqlalchemy import or_
 from sqlmodel import col, select, update
@@ -23,20 +24,15 @@ from db.models.order import Order, OrderStatus, PaymentStatus
 from db.models.payment import AttemptKind, AttemptState, Payment, PaymentState
 from db.types import Money, OrderId, PaymentId
 from deps.core import SYSTEM, Deps, UnitOfWork
-from deps.gateway import GatewayTimeout, Outcome
+from deps.gateway import GatewayTimeout, Outcome, OutcomeStatus
 from tools import cart, inventory, order, payment
-from tools.errors import (
-    OutOfStock,
-    PaymentDeclined,
-    Unavailable,
-)
+from tools.errors import OutOfStock, PaymentDeclined, Unavailable
 from tools.events import (
     OrderCancelled,
     OrderPlaced,
+    PaymentActionRequired,
     PaymentAuthorized,
-    PaymentCaptured,
     PaymentFailed,
-    PaymentRefunded,
     PaymentVoided,
 )
 from tools.order import OrderView
@@ -44,17 +40,22 @@ from tools.order import OrderView
 LEASE = timedelta(seconds=30)  # Longer than a gateway may take; then another process takes over.
 WAIT_S = 0.05
 WAITS_MAX = 300
-STEPS_MAX = 12
+STEPS_MAX = 40
 RESUME_AFTER = timedelta(seconds=60)
 RESUME_BATCH = 50
+ACTION_TTL = timedelta(minutes=30)  # How long a shopper may take to authenticate.
+
+_OPEN = (PaymentState.CREATED, PaymentState.UNKNOWN, PaymentState.REQUIRES_ACTION)
 
 
 class Step(Enum):
     AUTHORIZE = auto()
     CONFIRM = auto()
     CAPTURE = auto()
+    PLACE = auto()
     VOID = auto()
-    REFUND = auto()
+    GIVE_BACK = auto()
+    UNDO = auto()
     DONE = auto()
 
 
@@ -62,6 +63,7 @@ async def drive(deps: Deps, order_id: OrderId) -> OrderView:
     """Carry an order to its end, one step after another, whoever began it.
 
     One process at a time drives, by a lease in the order's row; the others wait for its answer.
+    An order whose shopper has to authenticate first stays pending; its view says what to do.
 
     Raises:
         PaymentDeclined, OutOfStock: How it ended, when it was undone.
@@ -70,41 +72,297 @@ async def drive(deps: Deps, order_id: OrderId) -> OrderView:
     for _ in range(WAITS_MAX):
         async with deps.begin() as uow:
             finished = await _finished(uow, order_id)
-            leased = finished is None and await _lease(uow, order_id)
+            is_leased = finished is None and await _lease(uow, order_id)
         if finished is not None:
             return finished
-        if leased:
+        if is_leased:
             break
         await asyncio.sleep(WAIT_S)
     else:
         raise Unavailable("The order is still being processed; ask again.")
     try:
-        for _ in range(STEPS_MAX):
-            async with deps.begin() as uow:
-                step, intent = await _next_step(uow, order_id)
-            if step is Step.DONE:
-                break
-            await _run_step(deps, order_id, step, intent)
-        async with deps.begin() as uow:
-            finished = await _finished(uow, order_id)
+        return await _drive_leased(deps, order_id)
     finally:
         async with deps.begin() as uow:
             await uow.session.execute(
                 update(Order).where(col(Order.id) == order_id).values(lease_until=None)
             )
+
+
+async def _drive_leased(deps: Deps, order_id: OrderId) -> OrderView:
+    for _ in range(STEPS_MAX):
+        async with deps.begin() as uow:
+            found = await _locked(uow, order_id)
+            step, tender = next_step(found, await payment.tenders(uow, order_id))
+        if step is Step.DONE:
+            break
+        outcome = await _run_step(deps, order_id, step, tender)
+        if outcome is not None and outcome.status is OutcomeStatus.REQUIRES_ACTION:
+            async with deps.begin() as uow:
+                return await order.view(uow, await uow.session.get_one(Order, order_id))
+    async with deps.begin() as uow:
+        finished = await _finished(uow, order_id)
     assert finished is not None, f"order {order_id} did not end in {STEPS_MAX} steps"
     return finished
 
 
+def next_step(found: Order, tenders: Sequence[Payment]) -> tuple[Step, Payment | None]:
+    """Read from the rows what comes next, and for which tender."""
+    if found.status is not OrderStatus.PENDING:
+        return Step.DONE, None
+    if any(tender.decline_code is not None for tender in tenders):
+        return _next_undo(tenders)
+    for tender in tenders:
+        if tender.state in _OPEN:
+            return Step.AUTHORIZE, tender
+    if found.payment_status in (PaymentStatus.PENDING, PaymentStatus.REQUIRES_ACTION):
+        return Step.CONFIRM, None
+    for tender in tenders:
+        if tender.state is PaymentState.AUTHORIZED and not found.captures_later:
+            return Step.CAPTURE, tender
+    return Step.PLACE, None
+
+
+def _next_undo(tenders: Sequence[Payment]) -> tuple[Step, Payment | None]:
+    # Last tender first: the reverse of how they were charged.
+    for tender in reversed(tenders):
+        if tender.captured_amount > tender.refunded_amount:
+            return Step.GIVE_BACK, tender
+        if tender.state in (PaymentState.AUTHORIZED, PaymentState.REQUIRES_ACTION):
+            return Step.VOID, tender
+    return Step.UNDO, None
+
+
+async def _run_step(
+    deps: Deps, order_id: OrderId, step: Step, tender: Payment | None
+) -> Outcome | None:
+    if step is Step.CONFIRM:
+        try:
+            async with deps.begin() as uow:
+                await _confirm(uow, order_id)
+        except OutOfStock:
+            # The hold had expired and the units are gone: give the money back before capture.
+            async with deps.begin() as uow:
+                await condemn(uow, order_id, "out_of_stock")
+        return None
+    if step in (Step.PLACE, Step.UNDO):
+        async with deps.begin() as uow:
+            await (_place if step is Step.PLACE else _undo)(uow, order_id)
+        return None
+    assert tender is not None
+    kind, record = {
+        Step.AUTHORIZE: (AttemptKind.AUTHORIZE, _record_authorization),
+        Step.CAPTURE: (AttemptKind.CAPTURE, _record_capture),
+        Step.VOID: (AttemptKind.VOID, _record_void),
+        Step.GIVE_BACK: (AttemptKind.REFUND, _record_give_back),
+    }[step]
+    amount = {
+        AttemptKind.VOID: 0,
+        AttemptKind.REFUND: tender.captured_amount - tender.refunded_amount,
+    }.get(kind, tender.amount)
+    outcome = await call(deps, tender, kind, amount)
+    async with deps.begin() as uow:
+        found = await _locked(uow, order_id)
+        await record(uow, found, await payment.locked(uow, PaymentId(tender.id)), outcome)
+    return outcome
+
+
+async def call(
+    deps: Deps, tender: Payment, kind: AttemptKind, amount: int, number: int = 1
+) -> Outcome:
+    """Call the tender's gateway, asking first what an earlier call came to.
+
+    The attempt is committed before the call, and marked unknown when no answer comes.
+
+    Args:
+        amount: Minor units; ignored for a void.
+        number: Which capture or refund of this tender.
+
+    Raises:
+        Unavailable: No answer; the same key is used again later. Or the provider is not set up.
+    """
+    async with deps.begin() as uow:
+        key = await payment.start_attempt(uow, PaymentId(tender.id), kind, amount, number)
+    gateway = deps.gateways.get(tender.provider)
+    if gateway is None:
+        raise Unavailable(f"The payment provider {tender.provider} is not set up.")
+    reference, money = tender.provider_reference or "", Money(amount, tender.currency)
+    try:
+        known = await gateway.find(key, tender.provider_reference)
+        if known is not None:
+            return known
+        if kind is AttemptKind.AUTHORIZE:
+            return await gateway.authorize(key, money, tender.method_token)
+        if kind is AttemptKind.CAPTURE:
+            is_final = tender.captured_amount + amount >= tender.amount
+            return await gateway.capture(key, reference, money, is_final=is_final)
+        if kind is AttemptKind.REFUND:
+            return await gateway.refund(key, reference, money)
+        return await gateway.void(key, reference)
+    except GatewayTimeout as error:
+        async with deps.begin() as uow:
+            await payment.finish_attempt(uow, key, AttemptState.UNKNOWN, "timeout")
+        raise Unavailable(
+            "The payment provider did not answer. The order finishes by itself; do not pay again."
+        ) from error
+
+
+async def _record_authorization(
+    uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome
+) -> None:
+    if tender.state not in _OPEN:
+        return
+    tender.updated_at, order_id = uow.now, OrderId(found.id)
+    tender.provider_reference = outcome.reference or tender.provider_reference
+    tender.action, tender.expires_at = outcome.action, outcome.expires_at
+    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.AUTHORIZE)
+    if outcome.status is OutcomeStatus.PENDING:
+        tender.state = PaymentState.UNKNOWN
+        raise Unavailable("The payment provider is still deciding; the order finishes by itself.")
+    if outcome.status is OutcomeStatus.REQUIRES_ACTION:
+        if tender.state is not PaymentState.REQUIRES_ACTION:
+            tender.state = PaymentState.REQUIRES_ACTION
+            found.payment_status = PaymentStatus.REQUIRES_ACTION
+            uow.publish(PaymentActionRequired(order_id=order_id, payment_id=PaymentId(tender.id)))
+        return
+    if not outcome.approved:
+        code = outcome.decline_code or "declined"
+        await payment.finish_attempt(uow, key, AttemptState.FAILED, code)
+        tender.state, tender.decline_code = PaymentState.DECLINED, code
+        uow.publish(PaymentFailed(order_id=order_id, payment_id=PaymentId(tender.id), code=code))
+        return
+    await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
+    tender.state = PaymentState.AUTHORIZED
+    uow.publish(
+        PaymentAuthorized(
+            order_id=order_id,
+            payment_id=PaymentId(tender.id),
+            amount=outcome.amount,
+            currency=outcome.currency,
+        )
+    )
+    if (outcome.amount, outcome.currency) != (tender.amount, tender.currency):
+        tender.decline_code = "amount_mismatch"
+
+
+async def condemn(uow: UnitOfWork, order_id: OrderId, code: str) -> None:
+    """Mark a pending sale to be undone; `drive` does it. Repeating it changes nothing."""
+    found = await _locked(uow, order_id)
+    tenders = await payment.tenders(uow, order_id)
+    if found.status is OrderStatus.PENDING and all(t.decline_code is None for t in tenders):
+        tenders[-1].decline_code, tenders[-1].updated_at = code, uow.now
+
+
+async def _confirm(uow: UnitOfWork, order_id: OrderId) -> None:
+    """Make the stock ours for good, and only then mean to capture."""
+    found = await _locked(uow, order_id)
+    if found.status is OrderStatus.PENDING:
+        await inventory.allocate(uow, order_id=order_id)
+        found.payment_status = PaymentStatus.AUTHORIZED
+
+
+async def _record_capture(uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome) -> None:
+    if tender.state is not PaymentState.AUTHORIZED:
+        return
+    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.CAPTURE)
+    tender.updated_at = uow.now
+    if not outcome.approved or outcome.amount != tender.amount:
+        code = outcome.decline_code or "amount_mismatch"
+        await payment.finish_attempt(uow, key, AttemptState.FAILED, code)
+        tender.decline_code = code
+        uow.publish(
+            PaymentFailed(order_id=OrderId(found.id), payment_id=PaymentId(tender.id), code=code)
+        )
+        return
+    await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
+    await payment.record_capture(uow, found, tender, outcome.amount, transaction_id=tender.id)
+
+
+async def _place(uow: UnitOfWork, order_id: OrderId) -> None:
+    found = await _locked(uow, order_id)
+    if found.status is not OrderStatus.PENDING:
+        return
+    await payment.post_sale(uow, found)
+    await uow.session.flush()
+    await order.transition(
+        uow,
+        found,
+        OrderStatus.PLACED,
+        payment_status=PaymentStatus.AUTHORIZED if found.captures_later else PaymentStatus.CAPTURED,
+        placed_at=uow.now,
+    )
+    if found.cart_id is not None:
+        await cart.set_status(uow, found.cart_id, CartStatus.COMPLETED)
+    assert found.number is not None
+    uow.publish(
+        OrderPlaced(
+            order_id=order_id,
+            number=found.number,
+            customer_id=found.customer_id,
+            total_amount=found.total_amount,
+            currency=found.currency,
+        )
+    )
+
+
+async def _record_void(uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome) -> None:
+    if tender.state not in (PaymentState.AUTHORIZED, PaymentState.REQUIRES_ACTION):
+        return
+    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.VOID)
+    await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
+    tender.state, tender.updated_at = PaymentState.VOIDED, uow.now
+    uow.publish(PaymentVoided(order_id=OrderId(found.id), payment_id=PaymentId(tender.id)))
+
+
+async def _record_give_back(
+    uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome, *, is_sale: bool = False
+) -> None:
+    """Book that what a tender brought went back whole."""
+    owed = tender.captured_amount - tender.refunded_amount
+    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.REFUND)
+    if not outcome.approved:
+        await payment.finish_attempt(uow, key, AttemptState.FAILED, outcome.decline_code or "")
+        raise Unavailable("The provider refused to give the money back; staff will look at it.")
+    if owed:
+        await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
+        await payment.record_refund(
+            uow, found, tender, owed, transaction_id=payment.derived(tender.id, 1), is_sale=is_sale
+        )
+
+
+async def _undo(uow: UnitOfWork, order_id: OrderId) -> None:
+    """End an order that was never paid: stock free, cart open for another try."""
+    found = await _locked(uow, order_id)
+    if found.status is not OrderStatus.PENDING:
+        return
+    tenders = await payment.tenders(uow, order_id)
+    code = next(tender.decline_code for tender in tenders if tender.decline_code is not None)
+    is_declined = any(tender.state is PaymentState.DECLINED for tender in tenders)
+    await inventory.release(uow, order_id=order_id, reason=code)
+    if found.cart_id is not None:
+        await cart.set_status(uow, found.cart_id, CartStatus.OPEN)
+    await uow.session.flush()
+    await order.transition(
+        uow,
+        found,
+        OrderStatus.CANCELLED,
+        payment_status=PaymentStatus.FAILED if is_declined else PaymentStatus.VOIDED,
+        cancelled_at=uow.now,
+        cart_id=None,
+    )
+    reason = "the payment was declined" if is_declined else code
+    uow.publish(OrderCancelled(order_id=order_id, reason=reason))
+
+
 async def _finished(uow: UnitOfWork, order_id: OrderId) -> OrderView | None:
     found = await uow.session.get_one(Order, order_id, populate_existing=True)
-    if found.status is OrderStatus.PENDING or found.payment_status is PaymentStatus.REFUND_PENDING:
+    if found.status is OrderStatus.PENDING:
         return None
     if found.status is OrderStatus.CANCELLED and found.placed_at is None:
-        intent = await payment.locked(uow, order_id)
-        if intent.decline_code == "out_of_stock":
+        tenders = await payment.tenders(uow, order_id)
+        code = next((t.decline_code for t in tenders if t.decline_code is not None), "declined")
+        if code == "out_of_stock":
             raise OutOfStock("an item", 1)
-        code = intent.decline_code or "declined"
         raise PaymentDeclined("The payment was declined; try another method.", decline_code=code)
     return await order.view(uow, found)
 
@@ -120,246 +378,105 @@ async def _lease(uow: UnitOfWork, order_id: OrderId) -> bool:
     return (await uow.session.execute(claim)).first() is not None
 
 
-async def _next_step(uow: UnitOfWork, order_id: OrderId) -> tuple[Step, Payment]:
-    """Read from the rows what comes next."""
-    found = await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
-    intent = await payment.locked(uow, order_id)
-    if found.payment_status is PaymentStatus.REFUND_PENDING:
-        return Step.REFUND, intent
-    if found.status is not OrderStatus.PENDING:
-        return Step.DONE, intent
-    if intent.state in (PaymentState.CREATED, PaymentState.UNKNOWN):
-        return Step.AUTHORIZE, intent
-    assert intent.state is PaymentState.AUTHORIZED, intent.state
-    if intent.decline_code is not None:
-        return Step.VOID, intent
-    confirmed = found.payment_status is PaymentStatus.AUTHORIZED
-    return (Step.CAPTURE if confirmed else Step.CONFIRM), intent
+async def _locked(uow: UnitOfWork, order_id: OrderId) -> Order:
+    """Lock in the one order everybody uses: the order, then its tenders by position."""
+    return await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
 
 
-async def _run_step(deps: Deps, order_id: OrderId, step: Step, intent: Payment) -> None:
-    if step is Step.AUTHORIZE:
-        outcome = await _call(deps, intent, AttemptKind.AUTHORIZE)
-        async with deps.begin() as uow:
-            await _record_authorization(uow, order_id, outcome)
-    elif step is Step.CONFIRM:
-        try:
-            async with deps.begin() as uow:
-                await _confirm(uow, order_id)
-        except OutOfStock:
-            # The hold had expired and the units are gone: give the money back before capture.
-            async with deps.begin() as uow:
-                await _mark_for_void(uow, order_id, "out_of_stock")
-    elif step is Step.CAPTURE:
-        outcome = await _call(deps, intent, AttemptKind.CAPTURE)
-        async with deps.begin() as uow:
-            await _place(uow, order_id, outcome)
-    elif step is Step.VOID:
-        outcome = await _call(deps, intent, AttemptKind.VOID)
-        async with deps.begin() as uow:
-            await _record_void(uow, order_id, outcome)
-    elif step is Step.REFUND:
-        outcome = await _call(deps, intent, AttemptKind.REFUND)
-        async with deps.begin() as uow:
-            await _record_refund(uow, order_id, outcome)
-
-
-async def _call(deps: Deps, intent: Payment, kind: AttemptKind) -> Outcome:
-    """Call the gateway under the attempt's key, asking first what an earlier call came to.
+async def give_back(deps: Deps, order_id: OrderId) -> OrderView:
+    """Return all the money of a cancelled order, tender by tender. Safe to repeat.
 
     Raises:
-        Unavailable: No answer. The attempt is marked unknown; the same key is used again later.
+        Unavailable: A provider did not answer or refused; the sweeper goes on later.
     """
-    key = payment.attempt_key(intent.id, kind)
-    gateway, reference = deps.gateway, intent.provider_reference or ""
-    total = Money(intent.amount, intent.currency)
-    try:
-        known = await gateway.find(key)
-        if known is not None:
-            return known
-        if kind is AttemptKind.AUTHORIZE:
-            return await gateway.authorize(key, total, intent.method_token)
-        if kind is AttemptKind.CAPTURE:
-            return await gateway.capture(key, reference, total)
-        if kind is AttemptKind.REFUND:
-            return await gateway.refund(key, reference, total)
-        return await gateway.void(key, reference)
-    except GatewayTimeout as error:
+    while True:
         async with deps.begin() as uow:
-            await payment.finish_attempt(uow, intent.id, kind, AttemptState.UNKNOWN, "timeout")
-        raise Unavailable(
-            "The payment provider did not answer. The order finishes by itself; do not pay again."
-        ) from error
-
-
-async def _record_authorization(uow: UnitOfWork, order_id: OrderId, outcome: Outcome) -> None:
-    found, intent = await _both_locked(uow, order_id)
-    if intent.state not in (PaymentState.CREATED, PaymentState.UNKNOWN):
-        return
-    if not outcome.approved:
-        code = outcome.decline_code or "declined"
-        await payment.finish_attempt(
-            uow, intent.id, AttemptKind.AUTHORIZE, AttemptState.FAILED, code
-        )
-        intent.state, intent.decline_code = PaymentState.DECLINED, code
-        intent.updated_at = uow.now
-        uow.publish(PaymentFailed(order_id=order_id, payment_id=intent.id, code=code))
-        await _undo(uow, found, PaymentStatus.FAILED, "the payment was declined")
-        return
-    await payment.finish_attempt(uow, intent.id, AttemptKind.AUTHORIZE, AttemptState.SUCCEEDED)
-    intent.state, intent.provider_reference = PaymentState.AUTHORIZED, outcome.reference
-    intent.updated_at = uow.now
-    uow.publish(
-        PaymentAuthorized(
-            order_id=order_id,
-            payment_id=intent.id,
-            amount=outcome.amount,
-            currency=outcome.currency,
-        )
-    )
-    if (outcome.amount, outcome.currency) != (intent.amount, intent.currency):
-        await _mark_for_void(uow, order_id, "amount_mismatch")
-
-
-async def _mark_for_void(uow: UnitOfWork, order_id: OrderId, code: str) -> None:
-    _, intent = await _both_locked(uow, order_id)
-    intent.decline_code, intent.updated_at = code, uow.now
-    await payment.start_attempt(uow, intent.id, AttemptKind.VOID)
-
-
-async def _confirm(uow: UnitOfWork, order_id: OrderId) -> None:
-    """Make the stock ours for good, and only then write the intent to capture."""
-    found, intent = await _both_locked(uow, order_id)
-    if found.payment_status is not PaymentStatus.PENDING:
-        return
-    await inventory.allocate(uow, order_id=order_id)
-    found.payment_status = PaymentStatus.AUTHORIZED
-    await payment.start_attempt(uow, intent.id, AttemptKind.CAPTURE)
-
-
-async def _place(uow: UnitOfWork, order_id: OrderId, outcome: Outcome) -> None:
-    found, intent = await _both_locked(uow, order_id)
-    if intent.state is not PaymentState.AUTHORIZED:
-        return
-    if not outcome.approved or outcome.amount != intent.amount:
-        code = outcome.decline_code or "amount_mismatch"
-        await payment.finish_attempt(uow, intent.id, AttemptKind.CAPTURE, AttemptState.FAILED, code)
-        uow.publish(PaymentFailed(order_id=order_id, payment_id=intent.id, code=code))
-        await _mark_for_void(uow, order_id, code)
-        return
-    await payment.finish_attempt(uow, intent.id, AttemptKind.CAPTURE, AttemptState.SUCCEEDED)
-    intent.state, intent.captured_amount = PaymentState.CAPTURED, outcome.amount
-    intent.updated_at = uow.now
-    await payment.post_capture(uow, intent, found)
-    await uow.session.flush()
-    await order.transition(
-        uow,
-        found,
-        OrderStatus.PLACED,
-        payment_status=PaymentStatus.CAPTURED,
-        placed_at=uow.now,
-    )
-    if found.cart_id is not None:
-        await cart.set_status(uow, found.cart_id, CartStatus.COMPLETED)
-    assert found.number is not None
-    uow.publish(
-        PaymentCaptured(
-            order_id=order_id,
-            payment_id=intent.id,
-            amount=intent.captured_amount,
-            currency=intent.currency,
-        )
-    )
-    uow.publish(
-        OrderPlaced(
-            order_id=order_id,
-            number=found.number,
-            customer_id=found.customer_id,
-            total_amount=found.total_amount,
-            currency=found.currency,
-        )
-    )
-
-
-async def _record_void(uow: UnitOfWork, order_id: OrderId, outcome: Outcome) -> None:
-    found, intent = await _both_locked(uow, order_id)
-    if intent.state is not PaymentState.AUTHORIZED:
-        return
-    await payment.finish_attempt(uow, intent.id, AttemptKind.VOID, AttemptState.SUCCEEDED)
-    intent.state, intent.updated_at = PaymentState.VOIDED, uow.now
-    uow.publish(PaymentVoided(order_id=order_id, payment_id=intent.id))
-    await _undo(uow, found, PaymentStatus.VOIDED, intent.decline_code or "voided")
-
-
-async def _undo(uow: UnitOfWork, found: Order, status: PaymentStatus, reason: str) -> None:
-    """End an order that was never paid: stock free, cart open for another try."""
-    await inventory.release(uow, order_id=found.id, reason=reason)
-    if found.cart_id is not None:
-        await cart.set_status(uow, found.cart_id, CartStatus.OPEN)
-    await uow.session.flush()
-    await order.transition(
-        uow,
-        found,
-        OrderStatus.CANCELLED,
-        payment_status=status,
-        cancelled_at=uow.now,
-        cart_id=None,
-    )
-    uow.publish(OrderCancelled(order_id=found.id, reason=reason))
-
-
-async def _both_locked(uow: UnitOfWork, order_id: OrderId) -> tuple[Order, Payment]:
-    """Lock in the one order everybody uses: the order, then its payment."""
-    found = await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
-    return found, await payment.locked(uow, order_id)
+            found = await _locked(uow, order_id)
+            owed = [
+                tender
+                for tender in reversed(await payment.tenders(uow, order_id))
+                if tender.captured_amount > tender.refunded_amount
+            ]
+            if not owed and found.payment_status is PaymentStatus.REFUND_PENDING:
+                found.payment_status = PaymentStatus.REFUNDED
+            if not owed:
+                return await order.view(uow, found)
+        tender = owed[0]
+        amount = tender.captured_amount - tender.refunded_amount
+        outcome = await call(deps, tender, AttemptKind.REFUND, amount)
+        async with deps.begin() as uow:
+            found = await _locked(uow, order_id)
+            tender = await payment.locked(uow, PaymentId(tender.id))
+            if tender.captured_amount - tender.refunded_amount == amount:
+                await _record_give_back(uow, found, tender, outcome, is_sale=True)
 
 
 async def resume_stuck(deps: Deps) -> int:
     """Drive every order that was left between two steps; return how many were looked at."""
     async with deps.begin() as uow:
-        unfinished = or_(
-            col(Order.status) == OrderStatus.PENDING,
-            col(Order.payment_status) == PaymentStatus.REFUND_PENDING,
-        )
         idle = or_(col(Order.lease_until).is_(None), col(Order.lease_until) < uow.now)
         stuck = await uow.session.exec(
             select(Order.id)
-            .where(unfinished, idle, col(Order.created_at) <= uow.now - RESUME_AFTER)
+            .where(
+                or_(
+                    col(Order.status) == OrderStatus.PENDING,
+                    col(Order.payment_status) == PaymentStatus.REFUND_PENDING,
+                ),
+                idle,
+                col(Order.created_at) <= uow.now - RESUME_AFTER,
+            )
             .order_by(col(Order.created_at))
             .limit(RESUME_BATCH)
         )
         ids = [OrderId(order_id) for order_id in stuck]
     system = deps.acting_as(SYSTEM)
     for order_id in ids:
+        async with system.begin() as uow:
+            found = await _locked(uow, order_id)
+            if (
+                found.payment_status is PaymentStatus.REQUIRES_ACTION
+                and found.created_at <= uow.now - ACTION_TTL
+            ):
+                await condemn(uow, order_id, "authentication_expired")
+            is_cancelled = found.payment_status is PaymentStatus.REFUND_PENDING
         try:
-            await drive(system, order_id)
+            await (give_back if is_cancelled else drive)(system, order_id)
         except (PaymentDeclined, OutOfStock, Unavailable):
             continue  # An end, or another try at the next sweep; either way it is in the rows.
     return len(ids)
 
 
-async def _record_refund(uow: UnitOfWork, order_id: OrderId, outcome: Outcome) -> None:
-    found, intent = await _both_locked(uow, order_id)
-    if found.payment_status is not PaymentStatus.REFUND_PENDING:
-        return
-    if not outcome.approved:
-        code = outcome.decline_code or "refused"
-        await payment.finish_attempt(uow, intent.id, AttemptKind.REFUND, AttemptState.FAILED, code)
-        raise Unavailable(f"The provider refused the refund ({code}); staff will look at it.")
-    await payment.finish_attempt(uow, intent.id, AttemptKind.REFUND, AttemptState.SUCCEEDED)
-    intent.refunded_amount, intent.updated_at = intent.captured_amount, uow.now
-    found.payment_status = PaymentStatus.REFUNDED
-    await payment.post_refund(uow, refund_transaction(intent.id), found, intent.captured_amount)
-    uow.publish(
-        PaymentRefunded(
-            order_id=order_id,
-            payment_id=intent.id,
-            amount=intent.captured_amount,
-            currency=intent.currency,
-        )
-    )
+async def collect(deps: Deps, payment_id: PaymentId) -> None:
+    """Charge one more tender of a placed order: authorise, then capture. Safe to repeat.
 
-
-def refund_transaction(payment_id: PaymentId) -> UUID:
-    """The ledger transaction of a full refund: derived, so that it can be posted once only."""
-    return UUID(int=payment_id.int ^ 1)
+    Raises:
+        PaymentDeclined: The provider said no, or wants the shopper to authenticate; nothing is
+            charged.
+        Unavailable: No answer; repeat it later.
+    """
+    while True:
+        async with deps.begin() as uow:
+            tender = await payment.locked(uow, payment_id)
+            found = await _locked(uow, OrderId(tender.order_id))
+        if tender.state is PaymentState.CAPTURED:
+            return
+        if tender.state in (PaymentState.DECLINED, PaymentState.VOIDED):
+            raise PaymentDeclined(
+                "The payment was declined; try another method.",
+                decline_code=tender.decline_code or "declined",
+            )
+        if tender.state in (PaymentState.CREATED, PaymentState.UNKNOWN):
+            kind, record = AttemptKind.AUTHORIZE, _record_authorization
+        elif tender.state is PaymentState.AUTHORIZED and tender.decline_code is None:
+            kind, record = AttemptKind.CAPTURE, _record_capture
+        else:
+            kind, record = AttemptKind.VOID, _record_void
+        outcome = await call(deps, tender, kind, 0 if kind is AttemptKind.VOID else tender.amount)
+        async with deps.begin() as uow:
+            found = await _locked(uow, OrderId(tender.order_id))
+            status = found.payment_status
+            tender = await payment.locked(uow, payment_id)
+            await record(uow, found, tender, outcome)
+            found.payment_status = status  # The order was paid before, whatever becomes of this.
+            if tender.state is PaymentState.REQUIRES_ACTION:
+                tender.decline_code = "authentication_required"

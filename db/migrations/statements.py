@@ -1,6 +1,8 @@
-"""SQL files for migrations, a statement at a time: asyncpg prepares one statement at a time."""
+"""Shared by migrations: SQL files, a statement at a time as asyncpg wants, and enum values."""
 
 from pathlib import Path
+
+from alembic import op
 
 
 def statements(name: str) -> list[str]:
@@ -18,3 +20,12 @@ def statements(name: str) -> list[str]:
             current = []
     assert not "".join(current).strip(), f"{name} ends inside a statement"
     return parts
+
+
+def set_values(table: str, column: str, enum: str, values: list[str]) -> None:
+    """Let an enum column hold `values` and no others; rows that break it make this fail."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    op.execute(f"ALTER TABLE {table} DROP CONSTRAINT ck_{table}_{enum}")
+    op.execute(
+        f"ALTER TABLE {table} ADD CONSTRAINT ck_{table}_{enum} CHECK ({column} IN ({listed}))"
+    )

@@ -5,6 +5,7 @@ from sqlmodel import SQLModel
 from db.models import (
     cart,
     conversation,
+    credit,
     idempotency,
     inventory,
     notification,
@@ -12,6 +13,7 @@ from db.models import (
     outbox,
     payment,
     product,
+    refund,
     user,
 )
 
@@ -20,6 +22,7 @@ metadata = SQLModel.metadata
 __all__ = [
     "cart",
     "conversation",
+    "credit",
     "idempotency",
     "inventory",
     "metadata",
@@ -28,5 +31,6 @@ __all__ = [
     "outbox",
     "payment",
     "product",
+    "refund",
     "user",
 ]

@@ -31,17 +31,23 @@ assert ORDER_TRANSITIONS.keys() == set(OrderStatus)
 
 class PaymentStatus(StrEnum):
     PENDING = "pending"
+    REQUIRES_ACTION = "requires_action"
     AUTHORIZED = "authorized"
+    PARTIALLY_CAPTURED = "partially_captured"
     CAPTURED = "captured"
     FAILED = "failed"
     VOIDED = "voided"
     REFUND_PENDING = "refund_pending"
+    PARTIALLY_REFUNDED = "partially_refunded"
     REFUNDED = "refunded"
 
 
 class FulfillmentStatus(StrEnum):
     UNFULFILLED = "unfulfilled"
+    IN_PROGRESS = "in_progress"
+    PARTIALLY_FULFILLED = "partially_fulfilled"
     FULFILLED = "fulfilled"
+    DELIVERED = "delivered"
 
 
 class Order(SQLModel, table=True):
@@ -83,6 +89,10 @@ class Order(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     placed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     cancelled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    captures_later: bool = Field(
+        default=False, description="Placed when authorised; staff capture what they ship."
+    )
+    version: int = Field(default=1, description="Grows with every change of lines or totals.")
     lease_until: datetime | None = Field(
         default=None, sa_type=UtcDateTime, description="Who drives the checkout until then."
     )

@@ -9,7 +9,7 @@ from sqlmodel import col, update
 
 from db.models.conversation import ActionStatus, PendingAction
 from deps.core import Deps
-from deps.gateway import ScriptedGateway
+from deps.scripted import ScriptedGateway
 from tests import factories
 from tools import action, cart
 from tools.action import ACTION_TTL, EXECUTION_LEASE, ActionView

@@ -10,7 +10,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from db.types import new_id
 from deps.core import Deps
-from deps.gateway import ScriptedGateway
+from deps.scripted import ScriptedGateway
 from tests import factories
 from tests.agents.talk import Talk
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from db.models.user import Role
 from deps.core import Deps
-from deps.gateway import Fault, ScriptedGateway
+from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tools import cart, checkout, inventory, order, sale
 from tools.errors import Conflict, PaymentDeclined, Unavailable

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from deps.core import Deps
-from deps.gateway import Fault, ScriptedGateway
+from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tools import cart, checkout, inventory, order, payment, sale
 from tools.errors import (
@@ -128,7 +128,7 @@ async def test_an_unknown_outcome_is_asked_for_and_never_repeated(
 ) -> None:
     await factories.product(guest, "MUG", stock=3)
     filled = await factories.filled_cart(guest, MUG=1)
-    gateway.script.extend([None] * calls_before)  # type: ignore[list-item]
+    gateway.script.extend([None] * calls_before)
     gateway.script.append(fault)
     with pytest.raises(Unavailable):
         await checkout.complete(guest, filled.id, payment_method="tok_visa")

@@ -50,6 +50,7 @@ GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
         "amount": 2990,
         "currency": "EUR",
     },
+    ("PaymentActionRequired", 1): {"order_id": ID, "payment_id": OTHER_ID},
     ("PaymentVoided", 1): {"order_id": ID, "payment_id": OTHER_ID},
     ("OrderPlaced", 1): {
         "order_id": ID,

@@ -58,7 +58,10 @@ async def test_shop_with_orders_is_sound(deps: Deps) -> None:
             "DELETE FROM outbox WHERE type = 'OrderPlaced'",
             "an order ever placed has exactly one OrderPlaced event, and no other order has",
         ),
-        ("UPDATE payment SET captured_amount = 0", "a placed order is paid in full"),
+        (
+            "UPDATE payment SET captured_amount = 0",
+            "a placed order is paid in full, and its adjustments were given back",
+        ),
         ("UPDATE orders SET cart_id = NULL", "a completed cart made exactly one order"),
         (
             "UPDATE order_line SET quantity = 3, total_amount = unit_price_amount * 3",
