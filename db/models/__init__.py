@@ -3,9 +3,12 @@
 from sqlmodel import SQLModel
 
 from db.models import (
+    aftersales,
     cart,
     conversation,
     credit,
+    customer,
+    fulfillment,
     idempotency,
     inventory,
     notification,
@@ -20,9 +23,12 @@ from db.models import (
 metadata = SQLModel.metadata
 
 __all__ = [
+    "aftersales",
     "cart",
     "conversation",
     "credit",
+    "customer",
+    "fulfillment",
     "idempotency",
     "inventory",
     "metadata",

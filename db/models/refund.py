@@ -66,5 +66,11 @@ class RefundPart(SQLModel, table=True):
     position: int = 0
     amount: int = Field(sa_type=BigInteger)
     state: RefundState = enum_field(RefundState.PENDING)
+    method_id: UUID | None = Field(
+        default=None,
+        foreign_key="stored_method.id",
+        sa_type=Uuid,
+        description="Another method of the customer that gets the money instead of the tender.",
+    )
     provider_reference: str | None = Field(default=None, max_length=200)
     failure: str = Field(default="", max_length=500)
