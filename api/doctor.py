@@ -16,6 +16,7 @@ from api.servers import DATABASE, data_dir, embedded
 from deps import postgres
 from deps.embedded import EmbeddedError
 from deps.process import find_postgres, find_valkey, namespaces_allowed
+from deps.row_security import MEND
 from deps.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ async def examine() -> list[Finding]:
         findings.append(_program("Valkey", find_valkey))
     home = data_dir(settings)
     findings += [_writable(home), _space(home), await asyncio.to_thread(_port, settings)]
-    findings += [await _database(settings), await _redis(settings)]
+    findings += [await _database(settings), await _agents(settings), await _redis(settings)]
     return findings
 
 
@@ -151,6 +152,17 @@ async def _database(settings: Settings) -> Finding:
         f"PostgreSQL {version}, schema {current or 'empty'}, newest {head}",
         "Run ./shopkeeper migrate.",
     )
+
+
+async def _agents(settings: Settings) -> Finding:
+    url = settings.database_url
+    if url is None:
+        return Finding("agents' role", True, "made with the embedded database")
+    try:
+        reason = await postgres.agents_problem(url)
+    except postgres.DatabaseUnavailable:
+        return Finding("agents' role", True, "not known while the database is away")
+    return Finding("agents' role", reason is None, reason or "under row-level security", MEND)
 
 
 async def _redis(settings: Settings) -> Finding:

@@ -5,16 +5,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import orjson
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from db.models.outbox import OutboxMessage
 from db.models.user import Role
+from db.row_security import ROLE
 from db.types import UserId
 from deps.cache import Cache
 from deps.gateway import Gateway
@@ -59,6 +61,18 @@ class Actor:
     def label(self) -> str:
         return self.role.value if self.role else "guest"
 
+    @property
+    def key(self) -> UUID | None:
+        """What rows made for this actor are bound to: the user, or an id derived from a guest's
+        secret. None for a guest without one: nothing can be theirs."""
+        if self.user_id is not None:
+            return self.user_id
+        secret = self.guest_secret_sha256
+        return None if secret is None else uuid5(_GUESTS, secret)
+
+
+_GUESTS = UUID("6d1f9c1e-54c6-4a3e-9f55-0a8b3f6f2f10")
+
 
 SHOPPER_SCOPES = frozenset(
     {"catalog:read", "stock:read", "cart:write", "checkout:write", "order:read", "profile:read"}
@@ -101,6 +115,7 @@ class UnitOfWork:
     settings: Settings
     trace_id: str | None = None
     events: list[OutboxMessage]
+    is_agent: bool = False
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run `$1`-style SQL in this transaction, past the session, and return its rows.
@@ -160,6 +175,51 @@ async def _write_events(uow: UnitOfWork) -> None:
         await uow.session.execute(_INSERT_EVENT, values)
 
 
+class AgentRoleMissing(Exception):
+    """The database has no role for agents that we may take: they cannot act. See the doctor."""
+
+
+# One statement, one round trip; all of it ends with the transaction.
+_CONFINE = text("""
+    SELECT set_config('shopkeeper.actor_id', :actor_id, true),
+           set_config('shopkeeper.actor_key', :actor_key, true),
+           set_config('shopkeeper.guest', :guest, true),
+           set_config('shopkeeper.scopes', :scopes, true),
+           set_config('role', :role, true)
+""")
+_RELEASE = text("SELECT set_config('role', 'none', true)")
+_CANNOT_SET_ROLE = ("22023", "42501")  # No such role; not permitted.
+
+
+@asynccontextmanager
+async def confined(uow: UnitOfWork) -> AsyncGenerator[UnitOfWork, None]:
+    """Let a part of a transaction see and change only what row-level security grants its actor.
+
+    On an exception the restriction stays: the transaction can only be rolled back.
+
+    Raises:
+        AgentRoleMissing: The role does not exist or is not ours to take. Nothing has run.
+    """
+    actor = uow.actor
+    values = {
+        "actor_id": str(actor.user_id or ""),
+        "actor_key": str(actor.key or ""),
+        "guest": actor.guest_secret_sha256 or "",
+        "scopes": f",{','.join(sorted(actor.scopes))},",
+        "role": ROLE,
+    }
+    await uow.session.flush()
+    try:
+        await uow.session.execute(_CONFINE, values)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _CANNOT_SET_ROLE:
+            raise
+        raise AgentRoleMissing("The database has no role for agents.") from error
+    yield replace(uow, is_agent=True)
+    await uow.session.flush()
+    await uow.session.execute(_RELEASE)
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -177,6 +237,14 @@ class Deps:
     actor: Actor = Actor(scopes=SHOPPER_SCOPES)
     clock: Callable[[], datetime] = utc_now
     trace_id: str | None = None
+    as_agent: bool = False
+    """Whether transactions run in the agents' role, under row-level security."""
+
+    def __post_init__(self) -> None:
+        # Single statements of an agent need the role, too, and with it a transaction.
+        plain = self.hot.plain if isinstance(self.hot, _ConfinedPool) else self.hot
+        hot = _ConfinedPool(self, plain) if self.as_agent else plain
+        object.__setattr__(self, "hot", hot)
 
     @property
     def gateway(self) -> Gateway:
@@ -205,8 +273,45 @@ class Deps:
                     trace_id=self.trace_id,
                     events=[],
                 )
-                yield uow
-                await session.flush()
+                if self.as_agent:
+                    async with confined(uow) as restricted:
+                        yield restricted
+                else:
+                    yield uow
+                    await session.flush()
                 await _write_events(uow)
         finally:
             in_transaction.reset(token)
+
+
+class _ConfinedPool(HotPool):
+    """What an agent has in place of the hot pool: the same statements under row-level security."""
+
+    def __init__(self, deps: Deps, plain: HotPool) -> None:
+        self._deps = deps
+        self.plain = plain
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        async with self._deps.begin() as uow:
+            return await uow.fetch(sql, *args)
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        async with self._deps.begin() as uow:
+            return await uow.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        async with self._deps.begin() as uow:
+            return await uow.fetchval(sql, *args)
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        async with self._deps.begin() as uow:
+            status = await (await driver_of(uow.session)).execute(sql, *args)
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdecimal() else 0
+
+    @property
+    def connections(self) -> dict[str, int]:
+        return self.plain.connections
+
+    async def aclose(self) -> None:
+        await self.plain.aclose()

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.ext.asyncio import AsyncSession as SqlAlchemySession
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from deps import row_security
 from deps.settings import Settings
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "db" / "migrations"
@@ -199,7 +200,7 @@ async def upgrade(url: str, revision: str = "head") -> None:
         DatabaseUnavailable: No connection.
         MigrationError: A migration failed; it was rolled back.
     """
-    await _migrate(url, lambda config: command.upgrade(config, revision))
+    await _migrate(url, lambda config: command.upgrade(config, revision), secure=True)
 
 
 async def downgrade(url: str, revision: str) -> None:
@@ -236,7 +237,17 @@ def _config() -> Config:
     return config
 
 
-async def _migrate(url: str, run: Callable[[Config], None]) -> None:
+async def agents_problem(url: str) -> str | None:
+    """Say why agents cannot act on the database, or None when they can.
+
+    Raises:
+        DatabaseUnavailable: No connection.
+    """
+    async with _connect(normalise(url)) as connection:
+        return await row_security.problem(connection)
+
+
+async def _migrate(url: str, run: Callable[[Config], None], *, secure: bool = False) -> None:
     config = _config()
 
     def within(connection: Connection) -> None:
@@ -253,6 +264,8 @@ async def _migrate(url: str, run: Callable[[Config], None]) -> None:
             await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
             await connection.commit()
             await connection.run_sync(within)
+            if secure:
+                await row_security.install(connection)
             await connection.commit()
         except (CommandError, DBAPIError) as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]

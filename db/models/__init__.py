@@ -4,6 +4,7 @@ from sqlmodel import SQLModel
 
 from db.models import (
     aftersales,
+    agent,
     cart,
     conversation,
     credit,
@@ -24,6 +25,7 @@ metadata = SQLModel.metadata
 
 __all__ = [
     "aftersales",
+    "agent",
     "cart",
     "conversation",
     "credit",

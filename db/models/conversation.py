@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Index, Uuid
+from sqlalchemy import BigInteger, Index, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -37,12 +37,20 @@ class ActionStatus(StrEnum):
     FAILED = "failed"
 
 
+class Approver(StrEnum):
+    ASKER = "asker"
+    OTHER = "other"
+
+
 class PendingAction(SQLModel, table=True):
-    """What an agent proposed and a person has to approve: single-use, bound to actor and
-    sha256 of the canonical arguments, expiring."""
+    """What an agent proposed and a person has to approve: single-use, expiring, bound to actor,
+    sha256 of the canonical arguments, and to the state of the shop that the dry run saw."""
 
     __tablename__ = "pending_action"
-    __table_args__ = (Index("ix_pending_action_actor_id_id", "actor_id", "id"),)
+    __table_args__ = (
+        Index("ix_pending_action_actor_id_id", "actor_id", "id"),
+        Index("ix_pending_action_decided_at", "decided_at"),
+    )
 
     id: ActionId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
     conversation_id: ConversationId | None = Field(default=None, index=True, sa_type=Uuid)
@@ -52,9 +60,19 @@ class PendingAction(SQLModel, table=True):
     arguments: dict[str, Any] = Field(sa_type=JSONB)
     arguments_sha256: str = Field(max_length=64)
     preview: dict[str, Any] = Field(sa_type=JSONB)
+    effects: dict[str, Any] = Field(
+        default_factory=dict, sa_type=JSONB, description="Rows, money and events of the dry run."
+    )
+    state_sha256: str = Field(default="", max_length=64, description="Of what the dry run saw.")
+    approver: Approver = enum_field(Approver.ASKER)
+    refund_amount: int = Field(
+        default=0, sa_type=BigInteger, description="What it pays out, for the daily caps."
+    )
+    currency: str = Field(default="", max_length=3)
     status: ActionStatus = enum_field(ActionStatus.PENDING)
     result: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     expires_at: datetime = Field(sa_type=UtcDateTime)
     created_at: datetime = Field(sa_type=UtcDateTime)
     decided_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     decided_by: UUID | None = Field(default=None, sa_type=Uuid)
+    trace_id: str | None = Field(default=None, max_length=64, description="Of carrying it out.")

@@ -1,0 +1,158 @@
+"""Which rows an agent may see and change: one table of predicates, and the SQL made from it.
+
+Agents' transactions run in the role `shopkeeper_agent`. It owns nothing, may not log in, and sees a
+row of a guarded table only when the predicate holds for the actor that `deps.core` announced to the
+transaction (`agent_actor()`, `agent_guest()`, `agent_may(scope)`; migration 0007). A subquery in a
+predicate is itself under row-level security, so a line or payment is visible exactly when its order
+is. The application's own role owns the tables and is not restricted.
+
+`tests/db/test_row_security.py` fails when a table is in none of the three lists below: a table that
+nobody classified is closed to agents.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+ROLE: Final = "shopkeeper_agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`sees`: which rows exist for the actor. `writes`: which it may insert or leave changed; None
+    is the same rows, and the empty text none at all."""
+
+    sees: str
+    writes: str | None = None
+
+
+READ_ONLY: Final = ""
+
+
+def _of_order(column: str = "order_id") -> Guard:
+    return Guard(f"EXISTS (SELECT 1 FROM orders WHERE orders.id = {column})")
+
+
+GUARDED: Final[Mapping[str, Guard]] = {
+    "app_user": Guard("id = agent_actor() OR agent_may('user:read_all')"),
+    "cart": Guard(
+        # A guest's cart comes along when the same browser signs in.
+        "agent_owns(customer_id, secret_sha256)"
+    ),
+    "cart_line": Guard("EXISTS (SELECT 1 FROM cart WHERE cart.id = cart_id)"),
+    "conversation": Guard("agent_owns(user_id, secret_sha256)"),
+    "pending_action": Guard("actor_id = agent_key()", READ_ONLY),
+    "agent_run": Guard("actor_id = agent_key() OR agent_may('event:read')", READ_ONLY),
+    "agent_call": Guard("EXISTS (SELECT 1 FROM agent_run WHERE agent_run.id = run_id)", READ_ONLY),
+    "orders": Guard(
+        "agent_owns(customer_id, guest_secret_sha256) OR agent_may('order:read_all')",
+    ),
+    "order_line": _of_order(),
+    "payment": _of_order(),
+    "payment_attempt": Guard("EXISTS (SELECT 1 FROM payment WHERE payment.id = payment_id)"),
+    "ledger_entry": Guard(
+        "agent_may('payment:read') OR EXISTS (SELECT 1 FROM orders WHERE orders.id = order_id)"
+    ),
+    "refund": _of_order(),
+    "refund_part": Guard("EXISTS (SELECT 1 FROM refund WHERE refund.id = refund_id)"),
+    "order_edit": _of_order(),
+    "order_edit_line": Guard("EXISTS (SELECT 1 FROM order_edit WHERE order_edit.id = edit_id)"),
+    "order_return": _of_order(),
+    "order_return_line": Guard(
+        "EXISTS (SELECT 1 FROM order_return WHERE order_return.id = return_id)"
+    ),
+    "order_exchange": _of_order(),
+    "order_exchange_line": Guard(
+        "EXISTS (SELECT 1 FROM order_exchange WHERE order_exchange.id = exchange_id)"
+    ),
+    "fulfillment": _of_order(),
+    "fulfillment_line": Guard(
+        "EXISTS (SELECT 1 FROM fulfillment WHERE fulfillment.id = fulfillment_id)"
+    ),
+    # Staff take orders back and change them for people: where the money goes is among it.
+    "customer_address": Guard("customer_id = agent_actor() OR agent_may('order:manage')"),
+    "stored_method": Guard("customer_id = agent_actor() OR agent_may('order:manage')"),
+    # An account without an owner is a gift card: whoever knows its code may spend it.
+    "credit_account": Guard(
+        "customer_id IS NULL OR customer_id = agent_actor() OR agent_may('payment:read')"
+    ),
+    "credit_movement": Guard(
+        "EXISTS (SELECT 1 FROM credit_account WHERE credit_account.id = account_id)"
+    ),
+    "notification": Guard("customer_id = agent_actor() OR agent_may('notification:read_all')"),
+    # An event is about an order, a user or a product; the first two are personal.
+    "outbox": Guard(
+        "aggregate_type = 'product' OR agent_may('event:read')"
+        " OR (aggregate_type = 'order' AND EXISTS"
+        "     (SELECT 1 FROM orders WHERE orders.id = aggregate_id))"
+        " OR (aggregate_type = 'user' AND aggregate_id = agent_actor())",
+        READ_ONLY,
+    ),
+    "idempotency_key": Guard("scope IN ('user:' || agent_actor(), 'guest:' || agent_guest())"),
+}
+
+SHARED: Final[Mapping[str, str]] = {
+    "aftersales_policy": "the shop's own rules",
+    "category": "the catalogue is public",
+    "product": "the catalogue is public",
+    "variant": "the catalogue is public",
+    "location": "the shop's own places",
+    "stock_level": "counts of goods",
+    "stock_movement": "counts of goods; appended by selling, too",
+    "reservation": "counts of goods",
+    "reservation_line": "counts of goods",
+}
+
+CLOSED: Final[Mapping[str, str]] = {
+    "alembic_version": "migrations only",
+    "aggregate_counter": "advanced after the agent's part of the transaction",
+    "refresh_token": "sign-in only",
+    "inbox": "the worker's",
+    "event_retry": "the worker's",
+    "dead_letter": "the worker's",
+    "event_checkpoint": "the worker's",
+}
+
+
+def statements(tables: Collection[str]) -> list[str]:
+    """Return the SQL that brings the policies of the existing `tables` to what is declared here."""
+    return [s for table in sorted(tables) if table in GUARDED for s in _guard(table)]
+
+
+def grants(tables: Collection[str]) -> list[str]:
+    """Return the SQL that gives the role what it may do with each of `tables`, and no more."""
+    given = [
+        f"GRANT {may} ON {table} TO {ROLE}" for table in sorted(tables) if (may := _may(table))
+    ]
+    return [
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {ROLE}",
+        f"GRANT USAGE ON SCHEMA public TO {ROLE}",
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {ROLE}",
+        *given,
+    ]
+
+
+def _guard(table: str) -> list[str]:
+    """Put the guard on `table`, whatever was there before.
+
+    The role is compared within the predicate instead of in `TO`, so that the policies do not depend
+    on the role: a dump restores, and a shop migrates, where the role is not yet made.
+    """
+    guard = GUARDED[table]
+    others = f"current_user <> '{ROLE}'"
+    sees = f"{others} OR ({guard.sees})"
+    writes = guard.sees if guard.writes is None else (guard.writes or "false")
+    return [
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"DROP POLICY IF EXISTS agent ON {table}",
+        f"CREATE POLICY agent ON {table} USING ({sees}) WITH CHECK ({others} OR ({writes}))",
+    ]
+
+
+def _may(table: str) -> str:
+    if table in SHARED:
+        return "SELECT, INSERT, UPDATE, DELETE"
+    guard = GUARDED.get(table)
+    if guard is None:
+        return ""
+    return "SELECT" if guard.writes == READ_ONLY else "SELECT, INSERT, UPDATE, DELETE"
