@@ -39,10 +39,44 @@ class StockAdjusted(Event):
 
 
 class StockLow(Event):
-    aggregate = "product"
+    """A location came down to its reorder point. Written by the movement that crossed it."""
+
+    aggregate = "stock"
+    stock_id: UUID | None = None
     product_id: ProductId
     sku: str
     available: int
+    location: str = ""
+
+
+class BackInStock(Event):
+    """A SKU that was sold out has free units again, beyond those it owes."""
+
+    aggregate = "stock"
+    stock_id: UUID
+    product_id: ProductId
+    sku: str
+    available: int
+
+
+class SoldOut(Event):
+    """The last free unit of a SKU went; backorders may still be taken."""
+
+    aggregate = "stock"
+    stock_id: UUID
+    product_id: ProductId
+    sku: str
+    available: int
+
+
+class BackorderFilled(Event):
+    """Units that an order waited for are set aside for it."""
+
+    aggregate = "order"
+    order_id: OrderId
+    sku: str
+    quantity: int
+    open_quantity: int
 
 
 class StockReserved(Event):

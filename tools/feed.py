@@ -19,7 +19,7 @@ _CHANGES = text("""
     SELECT e.seq, e.type, e.occurred_at, e.payload, o.number
     FROM outbox e
     LEFT JOIN orders o ON e.aggregate_type = 'order' AND o.id = e.aggregate_id
-    WHERE e.seq > :after_seq AND e.aggregate_type IN ('order', 'product')
+    WHERE e.seq > :after_seq AND e.aggregate_type IN ('order', 'product', 'stock')
     ORDER BY e.seq
     LIMIT :limit
 """)
@@ -77,7 +77,12 @@ def summarize(event_type: str, payload: dict[str, Any], number: int | None) -> s
             f"now {payload['on_hand']} on hand ({payload['reason']})."
         )
     if event_type == "StockLow":
-        return f"{payload['sku']} is running low: {payload['available']} left."
+        place = f" at {payload['location']}" if payload.get("location") else ""
+        return f"{payload['sku']} is running low{place}: {payload['available']} left."
+    if event_type == "BackInStock":
+        return f"{payload['sku']} is back in stock: {payload['available']} can be sold."
+    if event_type == "SoldOut":
+        return f"{payload['sku']} is sold out."
     if event_type == "ProductSaved":
         return f"{payload['handle']} was {'added' if payload['created'] else 'changed'}."
     sentence = order.summarize(event_type, payload)

@@ -18,14 +18,8 @@ PENDING_H_MAX: Final = 1
 
 INVARIANTS: Final[Mapping[str, str]] = {
     "stock counters equal the sums of the movement ledger": """
-        SELECT coalesce(l.sku, m.sku) || ' at ' || coalesce(l.location_id, m.location_id)
-          FROM stock_level l
-          FULL JOIN (SELECT sku, location_id, sum(on_hand_delta) AS on_hand,
-                            sum(reserved_delta) AS reserved, sum(allocated_delta) AS allocated
-                       FROM stock_movement GROUP BY sku, location_id) m
-            ON m.sku = l.sku AND m.location_id = l.location_id
-         WHERE (coalesce(l.on_hand, 0), coalesce(l.reserved, 0), coalesce(l.allocated, 0))
-            <> (coalesce(m.on_hand, 0), coalesce(m.reserved, 0), coalesce(m.allocated, 0))
+        SELECT sku || coalesce(' at ' || location_id, '') || ': ' || counter
+          FROM stock_differences()
     """,
     "reserved and allocated units are those of live reservations": """
         SELECT coalesce(l.sku, r.sku) || ' at ' || coalesce(l.location_id, r.location_id)
@@ -41,19 +35,48 @@ INVARIANTS: Final[Mapping[str, str]] = {
          WHERE (coalesce(l.reserved, 0), coalesce(l.allocated, 0))
             <> (coalesce(r.reserved, 0), coalesce(r.allocated, 0))
     """,
-    "no stock is negative or sold twice": """
+    "backordered units are those live reservations wait for": """
+        SELECT coalesce(i.sku, b.sku)
+          FROM stock_item i
+          FULL JOIN (SELECT sku, sum(b.quantity) AS quantity,
+                            bool_and(r.status IN ('held', 'allocated')) AS is_live
+                       FROM backorder b JOIN reservation r ON r.id = b.reservation_id
+                      WHERE b.is_open GROUP BY sku) b ON b.sku = i.sku
+         WHERE coalesce(i.backordered, 0) <> coalesce(b.quantity, 0) OR NOT b.is_live
+    """,
+    "incoming units are those in transit": """
+        SELECT coalesce(l.sku, t.sku) || ' at ' || coalesce(l.location_id, t.target_id)
+          FROM stock_level l
+          FULL JOIN (SELECT line.sku, t.target_id,
+                            sum(line.quantity - received - lost - returned) AS quantity
+                       FROM stock_transfer_line line
+                       JOIN stock_transfer t ON t.id = line.transfer_id
+                      WHERE t.status = 'in_transit' GROUP BY line.sku, t.target_id) t
+            ON t.sku = l.sku AND t.target_id = l.location_id
+         WHERE coalesce(l.incoming, 0) <> coalesce(t.quantity, 0)
+    """,
+    "no stock is negative, sold twice or promised beyond its cap": """
         SELECT sku || ' at ' || location_id FROM stock_level
          WHERE on_hand < 0 OR reserved < 0 OR allocated < 0 OR reserved + allocated > on_hand
+        UNION ALL
+        SELECT sku FROM stock_item WHERE backordered NOT BETWEEN 0 AND backorder_limit
     """,
     "an order reserved exactly what it sells, while it has stock": """
         SELECT 'order ' || o.number FROM orders o
           JOIN reservation r ON r.id = o.id AND r.status IN ('held', 'allocated', 'shipped')
          WHERE (SELECT jsonb_object_agg(sku, q) FROM
-                  (SELECT sku, sum(quantity) AS q FROM order_line WHERE order_id = o.id
-                    GROUP BY sku) s)
+                  (SELECT coalesce(b.part_sku, l.sku) AS sku,
+                          sum(l.quantity * coalesce(b.quantity, 1)) AS q
+                     FROM order_line l LEFT JOIN reservation_bundle b
+                       ON b.reservation_id = l.order_id AND b.bundle_sku = l.sku
+                    WHERE l.order_id = o.id GROUP BY 1) s)
             IS DISTINCT FROM
                (SELECT jsonb_object_agg(sku, q) FROM
-                  (SELECT sku, sum(quantity) AS q FROM reservation_line WHERE reservation_id = o.id
+                  (SELECT sku, sum(quantity) AS q FROM
+                     (SELECT sku, quantity FROM reservation_line WHERE reservation_id = o.id
+                       UNION ALL
+                      SELECT sku, quantity FROM backorder
+                       WHERE reservation_id = o.id AND is_open) unit
                     GROUP BY sku) s)
     """,
     "a placed order has its stock": """

@@ -5,14 +5,13 @@ refuse an oversell from any code path. A hold is the pending half of a two-phase
 https://docs.tigerbeetle.com/coding/two-phase-transfers/: it ends allocated, released or expired.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlmodel import col, select, update
+from sqlmodel import col, select
 
 from db.models.inventory import (
     Location,
@@ -26,11 +25,13 @@ from db.types import OrderId
 from deps.core import Deps, UnitOfWork
 from tools import idempotency
 from tools.errors import Conflict, InvalidInput, NotFound, OutOfStock
-from tools.events import StockAdjusted, StockLow, StockReleased, StockReserved
+from tools.events import StockAdjusted, StockReleased, StockReserved
 from tools.page import Page, checked_limit, decode_cursor, encode_cursor
 from tools.registry import Risk, operation
 
 HOLD_TTL = timedelta(minutes=15)
+# However busy the shopper looks, units are not kept from others for longer than this.
+HOLD_AGE_MAX = timedelta(minutes=60)
 EXPIRE_BATCH = 100
 ADJUSTMENT_MAX = 1_000_000
 
@@ -55,7 +56,7 @@ class MovementView(BaseModel):
     id: int
     occurred_at: datetime
     kind: MovementKind
-    location: str
+    location: str | None
     on_hand_delta: int
     reserved_delta: int
     allocated_delta: int
@@ -69,37 +70,53 @@ class LowStock(BaseModel):
     available: int
 
 
-async def reserve(uow: UnitOfWork, *, order_id: OrderId, units: Mapping[str, int]) -> None:
+async def reserve(
+    uow: UnitOfWork,
+    *,
+    order_id: OrderId,
+    units: Mapping[str, int],
+    destination: Mapping[str, str] | None = None,
+) -> None:
     """Hold stock for every SKU of an order, or for none, for `HOLD_TTL`.
 
-    The rows are locked in SKU and location order, so orders that share SKUs queue and never
-    deadlock. A SKU is taken from one location when one has enough, else from several.
+    SKUs are locked in order, so orders that share some queue and never deadlock. Of a bundle the
+    parts are held. What is short is promised within the SKU's backorder cap.
 
     Args:
         order_id: Order the units are held for; it may hold once.
         units: Quantity by SKU, summed over lines: two lines must not both see the last unit.
+        destination: `country_code` and `postal_code` of the delivery, for the shop's rules.
 
     Raises:
         OutOfStock: Too few available. The caller's transaction must roll back.
     """
     assert units
     assert all(quantity > 0 for quantity in units.values())
-    short = (
-        await uow.session.execute(
-            text("SELECT stock_reserve(:id, :skus, :quantities, :expires_at, :actor, :now)"),
-            {
-                "id": order_id,
-                "skus": list(units.keys()),
-                "quantities": list(units.values()),
-                "expires_at": uow.now + HOLD_TTL,
-                "actor": uow.actor.user_id,
-                "now": uow.now,
-            },
-        )
-    ).scalar_one()
+    short = await uow.fetchval(
+        "SELECT stock_reserve($1, $2, $3, $4, $5, $6, $7)",
+        order_id,
+        list(units.keys()),
+        list(units.values()),
+        uow.now + HOLD_TTL,
+        uow.actor.user_id,
+        uow.now,
+        dict(destination) if destination else None,
+    )
     if short is not None:
         raise OutOfStock(short, units[short])
     uow.publish(StockReserved(order_id=order_id, units=dict(units)))
+
+
+async def extend(uow: UnitOfWork, *, order_id: OrderId) -> datetime | None:
+    """Keep an order's hold for another `HOLD_TTL`, up to `HOLD_AGE_MAX` after it began.
+
+    For whatever shows that the shopper is still there. Return when the hold lapses, or None if
+    there is none any more.
+    """
+    until: datetime | None = await uow.fetchval(
+        "SELECT stock_extend($1, $2, $3, $4)", order_id, uow.now + HOLD_TTL, HOLD_AGE_MAX, uow.now
+    )
+    return until
 
 
 async def allocate(uow: UnitOfWork, *, order_id: OrderId) -> None:
@@ -108,35 +125,35 @@ async def allocate(uow: UnitOfWork, *, order_id: OrderId) -> None:
     Repeating it changes nothing.
 
     Raises:
-        OutOfStock: The hold expired and the units are gone.
+        OutOfStock: The hold expired and the units are gone; nothing changed.
     """
-    reservation = await _locked(uow, order_id)
-    if reservation.status is ReservationStatus.ALLOCATED:
-        return
-    if reservation.status in (ReservationStatus.EXPIRED, ReservationStatus.RELEASED):
-        units = await _units(uow, order_id)
-        await uow.session.execute(text("DELETE FROM reservation WHERE id = :id"), {"id": order_id})
-        await reserve(uow, order_id=order_id, units=units)
-    await _move(uow, order_id, MovementKind.ALLOCATE, reserved=-1, allocated=1)
-    await _set_status(uow, order_id, ReservationStatus.ALLOCATED)
-    await _announce_low(uow, order_id)
+    short = await uow.fetchval(
+        "SELECT stock_allocate($1, $2, $3)", order_id, uow.actor.user_id, uow.now
+    )
+    if short is not None:
+        wanted = await uow.fetchval(
+            "SELECT sum(quantity) FROM order_line WHERE order_id = $1 AND sku = $2", order_id, short
+        )
+        raise OutOfStock(short, wanted or 1)
 
 
 async def release(uow: UnitOfWork, *, order_id: OrderId, reason: str) -> None:
     """Put an order's held or allocated units back on sale; do nothing if it has none."""
-    reservation = await uow.session.get(
-        Reservation, order_id, with_for_update=True, populate_existing=True
+    if await _let_go(uow, order_id, "release"):
+        uow.publish(StockReleased(order_id=order_id, reason=reason))
+
+
+async def ship(uow: UnitOfWork, *, order_id: OrderId) -> None:
+    """Take an order's allocated units off the books: they left. Repeating it changes nothing.
+
+    Raises:
+        Conflict: It has no allocation, or waits for units that are not here yet.
+    """
+    shipped = await uow.fetchval(
+        "SELECT stock_ship($1, $2, $3)", order_id, uow.actor.user_id, uow.now
     )
-    if reservation is None:
-        return
-    if reservation.status is ReservationStatus.HELD:
-        await _move(uow, order_id, MovementKind.RELEASE, reserved=-1)
-    elif reservation.status is ReservationStatus.ALLOCATED:
-        await _move(uow, order_id, MovementKind.DEALLOCATE, allocated=-1)
-    else:
-        return
-    await _set_status(uow, order_id, ReservationStatus.RELEASED)
-    uow.publish(StockReleased(order_id=order_id, reason=reason))
+    if not shipped:
+        raise Conflict("Not every unit of the order is allocated yet.")
 
 
 async def expire_due(deps: Deps) -> int:
@@ -152,78 +169,28 @@ async def expire_due(deps: Deps) -> int:
         ids = [OrderId(i) for i in due]
     for order_id in ids:
         async with deps.begin() as uow:
-            reservation = await _locked(uow, order_id)
-            if reservation.status is ReservationStatus.HELD and reservation.expires_at <= uow.now:
-                await _move(uow, order_id, MovementKind.EXPIRE, reserved=-1)
-                await _set_status(uow, order_id, ReservationStatus.EXPIRED)
+            if await _let_go(uow, order_id, "expire"):
                 uow.publish(StockReleased(order_id=order_id, reason="the hold expired"))
     return len(ids)
 
 
-async def _locked(uow: UnitOfWork, order_id: OrderId) -> Reservation:
-    reservation = await uow.session.get(
-        Reservation, order_id, with_for_update=True, populate_existing=True
-    )
-    assert reservation is not None, f"order {order_id} never reserved"
-    return reservation
+async def lock(uow: UnitOfWork, skus: Sequence[str]) -> None:
+    """Wait until nobody else moves units of these SKUs, and keep others out until the commit.
 
-
-async def _units(uow: UnitOfWork, order_id: OrderId) -> dict[str, int]:
-    rows = await uow.session.execute(
-        text("SELECT sku, quantity FROM reservation_line WHERE reservation_id = :id"),
-        {"id": order_id},
-    )
-    units: Counter[str] = Counter()
-    for sku, quantity in rows:
-        units[sku] += quantity
-    return dict(units)
-
-
-async def _move(
-    uow: UnitOfWork, order_id: OrderId, kind: MovementKind, *, reserved: int = 0, allocated: int = 0
-) -> None:
-    """Write one movement per line; in SKU and location order, as `stock_reserve` locks."""
-    await uow.session.execute(
-        text("""
-            INSERT INTO stock_movement (sku, location_id, kind, on_hand_delta, reserved_delta,
-                                        allocated_delta, reason, reference_id, actor_id,
-                                        occurred_at)
-            SELECT sku, location_id, :kind, 0, :reserved * quantity, :allocated * quantity, '',
-                   :id, :actor, :now
-            FROM reservation_line WHERE reservation_id = :id ORDER BY sku, location_id
-        """),
-        {
-            "kind": kind.value,
-            "reserved": reserved,
-            "allocated": allocated,
-            "id": order_id,
-            "actor": uow.actor.user_id,
-            "now": uow.now,
-        },
+    Before reading counters to decide on, and before moving units of several SKUs: in SKU order,
+    as every function of the database takes them, so that nobody deadlocks.
+    """
+    await uow.fetch(
+        "SELECT FROM stock_item WHERE sku = ANY($1) ORDER BY sku FOR UPDATE", list(skus)
     )
 
 
-async def _set_status(uow: UnitOfWork, order_id: OrderId, status: ReservationStatus) -> None:
-    await uow.session.execute(
-        update(Reservation).where(col(Reservation.id) == order_id).values(status=status)
+async def _let_go(uow: UnitOfWork, order_id: OrderId, kind: str) -> bool:
+    return bool(
+        await uow.fetchval(
+            "SELECT stock_release($1, $2, $3, $4)", order_id, kind, uow.actor.user_id, uow.now
+        )
     )
-
-
-async def _announce_low(uow: UnitOfWork, order_id: OrderId) -> None:
-    """Say so when an allocation takes a SKU to or below its reorder point."""
-    rows = await uow.session.execute(
-        text("""
-            SELECT l.sku, v.product_id, sum(l.on_hand - l.reserved - l.allocated)::int AS available
-            FROM stock_level l JOIN variant v ON v.sku = l.sku
-            WHERE l.sku IN (SELECT sku FROM reservation_line WHERE reservation_id = :id)
-            GROUP BY l.sku, v.product_id
-            HAVING max(l.reorder_point) > 0
-               AND sum(l.on_hand - l.reserved - l.allocated) <= max(l.reorder_point)
-        """),
-        {"id": order_id},
-    )
-    for sku, product_id, available in rows:
-        uow.publish(StockLow(product_id=product_id, sku=sku, available=available))
 
 
 @operation(
@@ -295,7 +262,7 @@ async def movements(
     await _variant(uow, sku)
     query = (
         select(StockMovement, Location.code)
-        .join(Location)
+        .join(Location, col(Location.id) == col(StockMovement.location_id), isouter=True)
         .where(StockMovement.sku == sku)
         .order_by(col(StockMovement.id).desc())
         .limit(limit + 1)
@@ -380,7 +347,8 @@ async def adjust(uow: UnitOfWork, sku: str, location: str, delta: int, reason: s
     place = (await uow.session.exec(select(Location).where(Location.code == location))).first()
     if place is None:
         raise NotFound(f"There is no location {location!r}.", field="location")
-    level = await uow.session.get(StockLevel, (sku, place.id), with_for_update=True)
+    await lock(uow, [sku])
+    level = await uow.session.get(StockLevel, (sku, place.id), populate_existing=True)
     free = level.on_hand - level.reserved - level.allocated if level else 0
     if free + delta < 0:
         raise Conflict(

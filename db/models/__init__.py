@@ -18,6 +18,9 @@ from db.models import (
     payment,
     product,
     refund,
+    stock_count,
+    stock_rule,
+    transfer,
     user,
 )
 
@@ -40,5 +43,8 @@ __all__ = [
     "payment",
     "product",
     "refund",
+    "stock_count",
+    "stock_rule",
+    "transfer",
     "user",
 ]
