@@ -180,8 +180,7 @@ _LINES = text("""
     SELECT k.sku, p.id AS product_id, p.image_url, k.quantity, v.price_amount, v.currency,
            p.title || CASE v.title WHEN '' THEN '' ELSE ' – ' || v.title END AS title,
            v.is_active AND p.status = 'active' AS on_sale,
-           coalesce((SELECT sum(l.on_hand - l.reserved - l.allocated) FROM stock_level l
-                     WHERE l.sku = k.sku), 0)::int AS available
+           stock_available(k.sku, :now) AS available
     FROM cart_line k
     JOIN variant v ON v.sku = k.sku
     JOIN product p ON p.id = v.product_id
@@ -197,7 +196,7 @@ async def view(uow: UnitOfWork, cart_id: UUID) -> CartView:
     """
     cart = await access(uow, cart_id)
     await uow.session.flush()
-    rows = list(await uow.session.execute(_LINES, {"cart_id": cart.id}))
+    rows = list(await uow.session.execute(_LINES, {"cart_id": cart.id, "now": uow.now}))
     lines = [
         CartLineView(
             sku=row.sku,

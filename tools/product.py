@@ -106,8 +106,8 @@ _CARDS = """
         ORDER BY price_amount, position, sku LIMIT 1
     ) v ON true
     LEFT JOIN LATERAL (
-        SELECT sum(l.on_hand - l.reserved - l.allocated)::int AS available
-        FROM variant x JOIN stock_level l ON l.sku = x.sku
+        SELECT sum(stock_available(x.sku, :now))::int AS available
+        FROM variant x
         WHERE x.product_id = p.id AND x.is_active
     ) s ON true
     WHERE p.status = 'active'
@@ -255,7 +255,7 @@ async def _cards(
     # Only fixed fragments are put together here; every value is bound.
     found = f"SELECT * FROM ({_CARDS.format(rank=rank)}{where}) found"
     sql = f"{found} {condition} ORDER BY {order} LIMIT :limit"
-    return list(await uow.session.execute(text(sql), _used(sql, values)))
+    return list(await uow.session.execute(text(sql), _used(sql, values | {"now": uow.now})))
 
 
 def _used(sql: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -297,12 +297,12 @@ async def get(uow: UnitOfWork, handle_or_sku: str) -> ProductView:
     variants = await uow.session.execute(
         text("""
             SELECT v.sku, v.title, v.options, v.price_amount, v.currency, v.barcode, v.weight_g,
-                   coalesce(sum(l.on_hand - l.reserved - l.allocated), 0)::int AS available
-            FROM variant v LEFT JOIN stock_level l ON l.sku = v.sku
+                   stock_available(v.sku, :now) AS available
+            FROM variant v
             WHERE v.product_id = :product_id AND v.is_active
-            GROUP BY v.sku ORDER BY v.position, v.sku
+            ORDER BY v.position, v.sku
         """),
-        {"product_id": product.id},
+        {"product_id": product.id, "now": uow.now},
     )
     return ProductView(
         id=product.id,
