@@ -11,6 +11,7 @@ from agents.notification import notification_agent
 from agents.order import order_agent
 from agents.payment import payment_agent
 from agents.product import product_agent
+from agents.support import support_agent
 from agents.user import user_agent
 from deps.core import Deps
 from tools.registry import OPERATIONS, Operation
@@ -24,6 +25,7 @@ class Domain(StrEnum):
     ANALYTICS = "analytics"
     NOTIFICATION = "notification"
     USER = "user"
+    SUPPORT = "support"
 
 
 AGENTS: Mapping[Domain, Agent[Deps, str]] = {
@@ -34,11 +36,18 @@ AGENTS: Mapping[Domain, Agent[Deps, str]] = {
     Domain.ANALYTICS: analytics_agent,
     Domain.NOTIFICATION: notification_agent,
     Domain.USER: user_agent,
+    Domain.SUPPORT: support_agent,
 }
 assert AGENTS.keys() == set(Domain)
 
 # Cart and checkout are one desk with orders: a sale is one conversation.
-_SERVED_BY = {"cart": Domain.ORDER, "checkout": Domain.ORDER}
+_SERVED_BY = {
+    "cart": Domain.ORDER,
+    "checkout": Domain.ORDER,
+    "help": Domain.SUPPORT,
+    "handover": Domain.SUPPORT,
+    "receipt": Domain.SUPPORT,
+}
 
 
 def domain_of(operation: Operation) -> Domain:

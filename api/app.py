@@ -24,6 +24,7 @@ from api import (
     pages,
     problems,
     products,
+    support,
     users,
 )
 from api.deps import bearer, guest_token
@@ -43,6 +44,7 @@ V1 = (
     agents,
     events,
     feed,
+    support,
 )
 UNVERSIONED = (health, metrics, pages)
 DESCRIPTION = """

@@ -79,6 +79,7 @@ GUARDED: Final[Mapping[str, Guard]] = {
     "credit_movement": Guard(
         "EXISTS (SELECT 1 FROM credit_account WHERE credit_account.id = account_id)"
     ),
+    "handover": Guard("agent_owns(user_id, secret_sha256) OR agent_may('support:write')"),
     "notification": Guard("customer_id = agent_actor() OR agent_may('notification:read_all')"),
     # An event is about an order, a user or a product; the first two are personal.
     "outbox": Guard(
@@ -107,6 +108,7 @@ CLOSED: Final[Mapping[str, str]] = {
     "alembic_version": "migrations only",
     "aggregate_counter": "advanced after the agent's part of the transaction",
     "refresh_token": "sign-in only",
+    "agent_spend": "counted by the coordinator, not by an operation",
     "inbox": "the worker's",
     "event_retry": "the worker's",
     "dead_letter": "the worker's",

@@ -75,7 +75,15 @@ _GUESTS = UUID("6d1f9c1e-54c6-4a3e-9f55-0a8b3f6f2f10")
 
 
 SHOPPER_SCOPES = frozenset(
-    {"catalog:read", "stock:read", "cart:write", "checkout:write", "order:read", "profile:read"}
+    {
+        "catalog:read",
+        "stock:read",
+        "cart:write",
+        "checkout:write",
+        "order:read",
+        "profile:read",
+        "support:ask",
+    }
 )
 CUSTOMER_SCOPES = SHOPPER_SCOPES | {"order:cancel", "profile:write", "notification:read"}
 MERCHANT_SCOPES = CUSTOMER_SCOPES | {
@@ -89,6 +97,7 @@ MERCHANT_SCOPES = CUSTOMER_SCOPES | {
     "notification:read_all",
     "user:read_all",
     "event:read",
+    "support:write",
 }
 ADMIN_SCOPES = MERCHANT_SCOPES | {"user:write_all", "event:write"}
 ROLE_SCOPES = {

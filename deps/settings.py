@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     smtp_password: SecretStr | None = None
     smtp_starttls: bool = False
     mail_from: str = "orders@shop.example"
+    support_email: str = Field(
+        default="help@shop.example",
+        description="Where people are told to write, and who is told "
+        "when a conversation is handed over.",
+    )
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("OPENAI_API_KEY", "SHOPKEEPER_OPENAI_API_KEY")
     )

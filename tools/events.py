@@ -156,6 +156,19 @@ class OrderCancelled(Event):
     reason: str
 
 
+class HandoverRequested(Event):
+    aggregate = "handover"
+    handover_id: UUID
+    number: int
+    conversation_id: UUID | None
+
+
+class HandoverResolved(Event):
+    aggregate = "handover"
+    handover_id: UUID
+    number: int
+
+
 EVENTS: dict[str, type[Event]] = {
     event.__name__: event for event in Event.__subclasses__() if event.__module__ == __name__
 }

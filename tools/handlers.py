@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from deps.bus import Envelope
 from deps.core import Event, UnitOfWork
-from tools import notification
-from tools.events import OrderCancelled, OrderPlaced
+from tools import handover, notification
+from tools.events import HandoverRequested, OrderCancelled, OrderPlaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,16 @@ async def tell_cancellation(
     await notification.queue_order_cancelled(context.uow, event.order_id)
 
 
+async def tell_staff_of_handover(
+    context: HandlerContext, event: HandoverRequested, envelope: Envelope
+) -> None:
+    await handover.tell_staff(context.uow, event.handover_id)
+
+
 HANDLERS: Final[Handlers] = {
     OrderPlaced: (Handler("notification", confirm_order),),
     OrderCancelled: (Handler("notification", tell_cancellation),),
+    HandoverRequested: (Handler("notification", tell_staff_of_handover),),
 }
 
 

@@ -10,7 +10,7 @@ from sqlmodel import col, select, update
 
 from db.models.notification import Notification, NotificationStatus
 from db.models.order import Order, OrderLine
-from db.types import Money, OrderId
+from db.types import Money, OrderId, UserId
 from deps.core import Deps, UnitOfWork
 from deps.mail import Mail, MailError
 from tools.page import Page, checked_limit, decode_cursor, encode_cursor
@@ -69,12 +69,34 @@ async def queue_order_cancelled(uow: UnitOfWork, order_id: OrderId) -> None:
 
 
 async def _queue(uow: UnitOfWork, of: Order, template: str, subject: str, body: str) -> None:
-    message = Notification(
-        dedupe_key=f"{template}:{of.id}",
-        customer_id=of.customer_id,
+    await queue(
+        uow,
+        key=f"{template}:{of.id}",
         template=template,
         recipient=of.email,
         subject=subject,
+        body=body,
+        customer_id=of.customer_id,
+    )
+
+
+async def queue(
+    uow: UnitOfWork,
+    *,
+    key: str,
+    template: str,
+    recipient: str,
+    subject: str,
+    body: str,
+    customer_id: UserId | None = None,
+) -> None:
+    """Queue a mail; a second one under the same `key` is the same mail."""
+    message = Notification(
+        dedupe_key=key,
+        customer_id=customer_id,
+        template=template,
+        recipient=recipient,
+        subject=subject[:300],
         body=body,
         due_at=uow.now,
         created_at=uow.now,

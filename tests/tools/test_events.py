@@ -16,6 +16,8 @@ OTHER_ID = "0195c8a0-0000-7000-8000-000000000002"
 
 # (type, version) → payload. A change of an event adds a row here and never edits one.
 GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
+    ("HandoverRequested", 1): {"handover_id": ID, "number": 1, "conversation_id": OTHER_ID},
+    ("HandoverResolved", 1): {"handover_id": ID, "number": 1},
     ("UserRegistered", 1): {"user_id": ID, "role": "customer"},
     ("RefreshTokenReused", 1): {"user_id": ID, "family_id": OTHER_ID},
     ("ProductSaved", 1): {"product_id": ID, "handle": "stoneware-mug", "created": True},

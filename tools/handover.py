@@ -1,0 +1,249 @@
+"""Hand a conversation over to a person, with all that was said."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select, update
+
+from db.models.handover import Handover, HandoverStatus
+from db.models.user import User
+from db.types import ConversationId, new_id
+from deps.core import UnitOfWork
+from tools import conversation as conversations
+from tools import notification
+from tools.errors import IllegalTransition, InvalidInput, NotFound
+from tools.events import HandoverRequested, HandoverResolved
+from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.registry import Risk, operation
+from tools.user import normalize_email
+
+REASON_CHARS_MAX = 2000
+
+
+class HandoverView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    number: int
+    status: HandoverStatus
+    reason: str
+    email: str | None
+    conversation_id: UUID | None
+    created_at: datetime
+    resolved_at: datetime | None
+    note: str
+
+
+class HandoverCase(HandoverView):
+    transcript: list[dict[str, Any]]
+
+
+@operation(
+    scope="support:ask",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    examples=(
+        "talk to a person",
+        "i want to speak to a human agent",
+        "connect me to someone",
+        "i want to make a complaint",
+        "leave feedback about your shop",
+    ),
+)
+async def request(
+    uow: UnitOfWork,
+    reason: str = "",
+    email: str | None = None,
+    conversation_id: UUID | None = None,
+) -> HandoverView:
+    """Hand the conversation over to a person of the shop, who reads it whole and answers by email.
+
+    A conversation waits once: asking again returns the same case.
+
+    Args:
+        reason: What it is about, in the person's words, at most 2,000 characters.
+        email: Where the answer goes; a signed-in person's own address by default.
+        conversation_id: The conversation; the chat fills in its own.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+        InvalidInput: Nobody could be answered: a guest has to give an email. Or it is none.
+    """
+    address = email or await _own_email(uow)
+    if not address:
+        raise InvalidInput("Which email should the answer go to?", field="email")
+    transcript: Sequence[Any] = ()
+    if conversation_id is not None:
+        row = await conversations.access(uow, ConversationId(conversation_id))
+        known = await _waiting(uow, row.id)
+        if known is not None:
+            return HandoverView.model_validate(known)
+        transcript = row.transcript
+    case = await _open(uow, address, reason[:REASON_CHARS_MAX], conversation_id, transcript)
+    return HandoverView.model_validate(case)
+
+
+async def _own_email(uow: UnitOfWork) -> str | None:
+    user = await uow.session.get(User, uow.actor.user_id) if uow.actor.user_id else None
+    return user.email if user else None
+
+
+async def _waiting(uow: UnitOfWork, conversation_id: UUID) -> Handover | None:
+    query = select(Handover).where(
+        Handover.conversation_id == conversation_id, Handover.status != HandoverStatus.RESOLVED
+    )
+    return (await uow.session.exec(query)).first()
+
+
+async def _open(
+    uow: UnitOfWork,
+    email: str,
+    reason: str,
+    conversation_id: UUID | None,
+    transcript: Sequence[Any],
+) -> Handover:
+    values = Handover(
+        id=new_id(),
+        conversation_id=ConversationId(conversation_id) if conversation_id else None,
+        user_id=uow.actor.user_id,
+        secret_sha256=None if uow.actor.user_id else uow.actor.guest_secret_sha256,
+        email=normalize_email(email),
+        reason=reason,
+        transcript=list(transcript),
+        created_at=uow.now,
+    ).model_dump(exclude={"number"})
+    # Two requests at once: the index lets one in, and the other finds it.
+    await uow.session.execute(insert(Handover).values(**values).on_conflict_do_nothing())
+    case = await uow.session.get(Handover, values["id"])
+    if case is None:
+        assert conversation_id is not None
+        case = await _waiting(uow, conversation_id)
+        assert case is not None, "only an unresolved case of the conversation can be in the way"
+        return case
+    assert case.number is not None
+    uow.publish(
+        HandoverRequested(handover_id=case.id, number=case.number, conversation_id=conversation_id)
+    )
+    return case
+
+
+@operation(
+    scope="support:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "who is waiting for a person",
+        "show the open support cases",
+        "list the handovers",
+        "which customers want a person",
+    ),
+)
+async def list_open(
+    uow: UnitOfWork, limit: int = 20, cursor: str | None = None
+) -> Page[HandoverView]:
+    """List the conversations that wait for a person, oldest first.
+
+    Args:
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+    """
+    limit = checked_limit(limit)
+    query = select(Handover).where(Handover.status != HandoverStatus.RESOLVED)
+    if cursor is not None:
+        query = query.where(col(Handover.number) > decode_cursor(cursor, int)[0])
+    rows = list(await uow.session.exec(query.order_by(col(Handover.number)).limit(limit + 1)))
+    more = encode_cursor(rows[limit - 1].number) if len(rows) > limit else None
+    views = [HandoverView.model_validate(row) for row in rows[:limit]]
+    return Page(items=views, next_cursor=more)
+
+
+@operation(
+    scope="support:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show support case {case}",
+        "open case {case}",
+        "what was said in support case {case}",
+        "read handover {case}",
+    ),
+)
+async def get(uow: UnitOfWork, case: int) -> HandoverCase:
+    """Show a case with all that was said.
+
+    Args:
+        case: The case's number.
+
+    Raises:
+        NotFound: No such case.
+    """
+    return HandoverCase.model_validate(await _by_number(uow, case))
+
+
+async def _by_number(uow: UnitOfWork, number: int) -> Handover:
+    query = select(Handover).where(Handover.number == number)
+    case = (await uow.session.exec(query)).first() if abs(number) < 2**63 else None
+    if case is None:
+        raise NotFound("No such case.")
+    return case
+
+
+@operation(
+    scope="support:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    examples=(
+        "support case {case} is resolved because {note}",
+        "resolve case {case}: {note}",
+        "close support case {case}",
+        "handover {case} is done",
+    ),
+)
+async def resolve(uow: UnitOfWork, case: int, note: str) -> HandoverView:
+    """Close a case that was answered.
+
+    Args:
+        case: The case's number.
+        note: How it was resolved.
+
+    Raises:
+        NotFound: No such case.
+        IllegalTransition: It is resolved already, with another note.
+    """
+    found = await _by_number(uow, case)
+    closing = (
+        update(Handover)
+        .where(col(Handover.id) == found.id, col(Handover.status) != HandoverStatus.RESOLVED)
+        .values(
+            status=HandoverStatus.RESOLVED,
+            note=note[:REASON_CHARS_MAX],
+            claimed_by=uow.actor.user_id,
+            resolved_at=uow.now,
+        )
+        .returning(col(Handover.id))
+    )
+    closed = (await uow.session.execute(closing)).first()
+    await uow.session.refresh(found)
+    if closed is not None:
+        uow.publish(HandoverResolved(handover_id=found.id, number=case))
+    elif found.note != note[:REASON_CHARS_MAX]:
+        raise IllegalTransition("case", HandoverStatus.RESOLVED, HandoverStatus.RESOLVED)
+    return HandoverView.model_validate(found)
+
+
+async def tell_staff(uow: UnitOfWork, handover_id: UUID) -> None:
+    """Queue the mail that tells the shop's people that somebody waits."""
+    case = await uow.session.get_one(Handover, handover_id)
+    said = "\n".join(f"{entry.get('role')}: {entry.get('text')}" for entry in case.transcript)
+    await notification.queue(
+        uow,
+        key=f"handover:{case.id}",
+        template="handover",
+        recipient=uow.settings.support_email,
+        subject=f"Case {case.number}: somebody asks for a person",
+        body=f"Answer to: {case.email}\n\n{case.reason}\n\nWhat was said:\n{said}\n",
+    )
