@@ -6,10 +6,11 @@ from uuid import UUID
 from fastapi import APIRouter, Path, status
 from pydantic import BaseModel, Field
 
-from api.deps import DepsDep, UowDep
+from api.deps import DepsDep, HotDep
 from api.problems import problems
 from tools import cart, checkout
-from tools.cart import QUANTITY_MAX, Address, CartView, ShippingMethod
+from tools.address import Address
+from tools.cart import QUANTITY_MAX, CartView
 from tools.errors import (
     CheckoutIncomplete,
     Conflict,
@@ -18,7 +19,9 @@ from tools.errors import (
     PaymentDeclined,
     TotalChanged,
 )
+from tools.idempotency import current_claim
 from tools.order import OrderView
+from tools.shipping import ShippingMethod, shipping_methods
 
 router = APIRouter(tags=["carts"])
 Sku = Annotated[str, Path(max_length=64)]
@@ -53,44 +56,47 @@ class CompleteInput(BaseModel):
 @router.get("/shipping-methods", responses=problems())
 async def list_shipping_methods(deps: DepsDep) -> list[ShippingMethod]:
     """List the ways to deliver, in the shop's currency."""
-    return list(cart.shipping_methods(deps.settings.currency).values())
+    return list(shipping_methods(deps.settings.currency).values())
 
 
 @router.post("/carts", status_code=status.HTTP_201_CREATED, responses=problems())
-async def create_cart(uow: UowDep) -> CartView:
+async def create_cart(work: HotDep) -> CartView:
     """Open a cart. A guest sends `X-Guest-Token`, and keeps it: it owns the cart."""
-    return await cart.create(uow)
+    return await cart.create(work)
 
 
 @router.get("/carts/{cart_id}", responses=problems(NotFound))
-async def read_cart(cart_id: UUID, uow: UowDep) -> CartView:
+async def read_cart(cart_id: UUID, work: HotDep) -> CartView:
     """Show a cart with live prices and what is missing to buy it."""
-    return await cart.view(uow, cart_id)
+    return await cart.view(work, cart_id)
 
 
 @router.post("/carts/{cart_id}/lines", responses=problems(NotFound, Conflict))
-async def add_line(cart_id: UUID, body: LineInput, uow: UowDep) -> CartView:
+async def add_line(cart_id: UUID, body: LineInput, deps: DepsDep) -> CartView:
     """Put more of a SKU into the cart; send an `Idempotency-Key` to make retries safe."""
-    return await cart.add(uow, cart_id, body.sku, body.quantity)
+    if current_claim.get() is None:
+        return await cart.add(deps.hot_work(), cart_id, body.sku, body.quantity)
+    async with deps.begin() as uow:
+        return await cart.add(uow, cart_id, body.sku, body.quantity)
 
 
 @router.patch("/carts/{cart_id}/lines/{sku}", responses=problems(NotFound, Conflict))
-async def set_line(cart_id: UUID, sku: Sku, body: QuantityInput, uow: UowDep) -> CartView:
+async def set_line(cart_id: UUID, sku: Sku, body: QuantityInput, work: HotDep) -> CartView:
     """Set how many of a SKU the cart holds."""
-    return await cart.set_quantity(uow, cart_id, sku, body.quantity)
+    return await cart.set_quantity(work, cart_id, sku, body.quantity)
 
 
 @router.delete("/carts/{cart_id}/lines/{sku}", responses=problems(NotFound, Conflict))
-async def remove_line(cart_id: UUID, sku: Sku, uow: UowDep) -> CartView:
+async def remove_line(cart_id: UUID, sku: Sku, work: HotDep) -> CartView:
     """Take a SKU out of the cart."""
-    return await cart.set_quantity(uow, cart_id, sku, 0)
+    return await cart.set_quantity(work, cart_id, sku, 0)
 
 
 @router.put("/carts/{cart_id}/details", responses=problems(NotFound, Conflict))
-async def set_details(cart_id: UUID, body: DetailsInput, uow: UowDep) -> CartView:
+async def set_details(cart_id: UUID, body: DetailsInput, work: HotDep) -> CartView:
     """Say where the cart goes and how."""
     return await cart.set_details(
-        uow,
+        work,
         cart_id,
         email=body.email,
         shipping_address=body.shipping_address,

@@ -8,7 +8,7 @@ from fastapi import Depends, Request, params
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from deps import security
-from deps.core import ROLE_SCOPES, Actor, Deps, UnitOfWork
+from deps.core import ROLE_SCOPES, Actor, Deps, HotWork, UnitOfWork
 from deps.telemetry import current_trace_id
 from tools.errors import Forbidden, InvalidInput, Unauthenticated
 
@@ -63,6 +63,10 @@ async def get_uow(deps: Annotated[Deps, Depends(get_deps)]) -> AsyncGenerator[Un
         yield uow
 
 
+async def get_hot_work(deps: Annotated[Deps, Depends(get_deps)]) -> HotWork:
+    return deps.hot_work()
+
+
 def needs(scope: str) -> params.Depends:
     """Refuse callers without `scope`, before a transaction is opened."""
 
@@ -82,3 +86,5 @@ ActorDep = Annotated[Actor, Depends(get_actor)]
 DepsDep = Annotated[Deps, Depends(get_deps)]
 # Function scope: commit before the response is sent, so a failed commit is never reported as 200.
 UowDep = Annotated[UnitOfWork, Depends(get_uow, scope="function")]
+# For operations of one statement, which is its own transaction.
+HotDep = Annotated[HotWork, Depends(get_hot_work)]

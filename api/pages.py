@@ -14,9 +14,9 @@ from starlette.templating import Jinja2Templates
 
 from api.deps import GUEST_TOKEN_CHARS_MAX, GUEST_TOKEN_CHARS_MIN
 from deps.settings import Settings
-from tools.cart import shipping_methods
 from tools.demo import picture
 from tools.errors import NotFound
+from tools.shipping import shipping_methods
 
 router = APIRouter(include_in_schema=False)
 templates = Jinja2Templates(directory=Path(__file__).parent / "templates")

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from uuid import UUID, uuid5
 
 import orjson
@@ -108,6 +108,44 @@ ROLE_SCOPES = {
     Role.SYSTEM: ADMIN_SCOPES,
 }
 SYSTEM = Actor(role=Role.SYSTEM, scopes=ADMIN_SCOPES)
+
+
+class Work(Protocol):
+    """What an operation of a single statement needs: a transaction, or a pool where the statement
+    is one by itself."""
+
+    @property
+    def actor(self) -> Actor: ...
+    @property
+    def now(self) -> datetime: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def trace_id(self) -> str | None: ...
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]: ...
+    async def fetchrow(self, sql: str, *args: Any) -> Any: ...
+    async def fetchval(self, sql: str, *args: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotWork:
+    """`Work` outside any transaction: every statement is one of its own."""
+
+    hot: HotPool
+    actor: Actor
+    now: datetime
+    settings: Settings
+    trace_id: str | None = None
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        return await self.hot.fetch(sql, *args)
+
+    async def fetchrow(self, sql: str, *args: Any) -> Any:
+        return await self.hot.fetchrow(sql, *args)
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        return await self.hot.fetchval(sql, *args)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +297,15 @@ class Deps:
     def gateway(self) -> Gateway:
         """The provider that new payments by card go to."""
         return self.gateways[self.settings.payment_provider]
+
+    def hot_work(self) -> HotWork:
+        return HotWork(
+            hot=self.hot,
+            actor=self.actor,
+            now=self.clock(),
+            settings=self.settings,
+            trace_id=self.trace_id,
+        )
 
     def acting_as(self, actor: Actor) -> "Deps":
         return replace(self, actor=actor)

@@ -16,6 +16,13 @@ class Environment(StrEnum):
     PRODUCTION = "production"
 
 
+class CaptureMode(StrEnum):
+    """When money is taken: with the order, or by staff as they ship."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="SHOPKEEPER_", env_file=".env", extra="ignore", populate_by_name=True
@@ -64,6 +71,7 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str | None = None
     payment_provider: str = Field(default="scripted", description="Where payments by card go.")
+    capture: CaptureMode = CaptureMode.AUTOMATIC
     scripted_gateway_file: Path | None = Field(
         default=None, description="Where the scripted provider remembers; none: in the process."
     )

@@ -4,58 +4,25 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
-from sqlalchemy import text
-from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, delete, select, update
+from sqlmodel import col, update
 
-from db.models.cart import Cart, CartLine, CartStatus
-from db.types import CartId, UserId, exponent
-from deps.core import UnitOfWork
+from db.models.cart import Cart, CartStatus
+from db.types import CartId, new_id
+from deps.core import UnitOfWork, Work
 from tools import idempotency
-from tools.errors import Conflict, InvalidInput, NotFound
+from tools.address import Address
+from tools.errors import Conflict, DomainError, InvalidInput, NotFound
 from tools.registry import Risk, operation
+from tools.shipping import shipping_methods
 from tools.user import normalize_email
 
 LINES_MAX = 100
 QUANTITY_MAX = 999
 
 
-class ShippingMethod(BaseModel):
-    """A way to deliver. `amount` and `free_from_amount` are minor units of the shop's currency."""
-
-    code: str
-    name: str
-    amount: int
-    free_from_amount: int | None = None
-
-
-def shipping_methods(currency: str) -> dict[str, ShippingMethod]:
-    """Return what a shopper may choose; amounts scale with the currency's minor unit."""
-    unit = 10 ** exponent(currency)
-    methods = (
-        ShippingMethod(
-            code="standard",
-            name="Standard, 2 to 4 days",
-            amount=490 * unit // 100,
-            free_from_amount=60 * unit,
-        ),
-        ShippingMethod(code="express", name="Express, next day", amount=990 * unit // 100),
-        ShippingMethod(code="pickup", name="Pick up in the shop", amount=0),
-    )
-    return {method.code: method for method in methods}
-
-
-class Address(BaseModel):
-    name: str = Field(min_length=1, max_length=200)
-    line1: str = Field(min_length=1, max_length=200)
-    line2: str | None = Field(default=None, max_length=200)
-    city: str = Field(min_length=1, max_length=100)
-    region: str | None = Field(default=None, max_length=100)
-    postal_code: str = Field(min_length=1, max_length=20)
-    country_code: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2.")
-
-
 class CartLineView(BaseModel):
+    """A line, with how many of its SKU could be bought now. Amounts are minor units."""
+
     sku: str
     product_id: UUID
     title: str
@@ -79,6 +46,7 @@ class CartView(BaseModel):
 
     id: UUID
     status: CartStatus
+    version: int = Field(description="Grows with every change.")
     currency: str
     lines: list[CartLineView]
     subtotal_amount: int
@@ -113,152 +81,180 @@ def _owns(uow: UnitOfWork, cart: Cart) -> bool:
     return secret is not None and cart.secret_sha256 == secret
 
 
-async def _editable(uow: UnitOfWork, cart_id: UUID) -> Cart:
-    cart = await access(uow, cart_id, lock=True)
-    if cart.status is not CartStatus.OPEN:
-        raise Conflict("This cart has been checked out.", current=cart.status.value)
-    cart.updated_at = uow.now
-    return cart
-
-
-async def create(uow: UnitOfWork) -> CartView:
+async def create(work: Work) -> CartView:
     """Open an empty cart for the actor. A guest needs a guest token to own it.
 
     Raises:
         InvalidInput: A guest without a token is asking.
     """
-    return await view(uow, (await _new(uow)).id)
-
-
-async def _new(uow: UnitOfWork) -> Cart:
-    actor = uow.actor
-    if actor.user_id is None and actor.guest_secret_sha256 is None:
+    customer_id, secret = _owner(work)
+    if customer_id is None and secret is None:
         raise InvalidInput(
             "Send a guest token in X-Guest-Token, or sign in.", field="X-Guest-Token"
         )
-    cart = Cart(
-        customer_id=actor.user_id,
-        secret_sha256=None if actor.user_id else actor.guest_secret_sha256,
-        currency=uow.settings.currency,
-        created_at=uow.now,
-        updated_at=uow.now,
+    document = await work.fetchval(
+        _NEW,
+        new_id(),
+        customer_id,
+        None if customer_id else secret,
+        work.settings.currency,
+        work.now,
     )
-    uow.session.add(cart)
-    await uow.session.flush()
-    return cart
+    return _show(document)
 
 
-async def _current(uow: UnitOfWork) -> Cart:
-    """Return the actor's latest open cart, opening or adopting one when there is none."""
-    actor = uow.actor
-    owner = str(actor.user_id or actor.guest_secret_sha256 or "")
+async def _current(uow: UnitOfWork) -> UUID:
+    """Return the actor's latest open cart, opening one when there is none.
+
+    Who has signed in since they shopped as a guest finds the guest's lines in their cart.
+    """
+    customer_id, secret = _owner(uow)
     # Two messages at once must not open two carts.
-    await uow.session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:owner, 1))"), {"owner": owner}
+    await uow.fetchval(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", str(customer_id or secret or "")
     )
-    newest = select(Cart).where(Cart.status == CartStatus.OPEN).order_by(col(Cart.id).desc())
-    if actor.user_id is not None:
-        own = (await uow.session.exec(newest.where(Cart.customer_id == actor.user_id))).first()
-        if own is not None:
-            return own
-    if actor.guest_secret_sha256 is not None:
-        guest = (
-            await uow.session.exec(
-                newest.where(col(Cart.customer_id).is_(None)).where(
-                    Cart.secret_sha256 == actor.guest_secret_sha256
-                )
-            )
-        ).first()
-        if guest is not None and actor.user_id is not None:
-            guest.customer_id = UserId(actor.user_id)  # Signed in since: the cart comes along.
-        if guest is not None:
-            return guest
-    return await _new(uow)
+    if customer_id is not None and secret is not None:
+        await adopt(uow)
+    newest = await uow.fetchval(_NEWEST, customer_id, secret)
+    return newest if newest is not None else (await create(uow)).id
 
 
-_LINES = text("""
-    SELECT k.sku, p.id AS product_id, p.image_url, k.quantity, v.price_amount, v.currency,
-           p.title || CASE v.title WHEN '' THEN '' ELSE ' – ' || v.title END AS title,
-           v.is_active AND p.status = 'active' AS on_sale,
-           stock_available(k.sku, :now) AS available
-    FROM cart_line k
-    JOIN variant v ON v.sku = k.sku
-    JOIN product p ON p.id = v.product_id
-    WHERE k.cart_id = :cart_id ORDER BY k.added_at, k.sku
-""")
+async def adopt(uow: UnitOfWork) -> None:
+    """Move the lines of the guest's open carts into the cart of the customer who signed in.
+
+    Quantities of the same SKU are added, up to the limit. Safe to repeat: a merged cart is closed.
+    """
+    customer_id, secret = _owner(uow)
+    if customer_id is None or secret is None:
+        return
+    guests = await uow.fetch(_GUESTS, secret)
+    if not guests:
+        return
+    own = await uow.fetchval(_NEWEST, customer_id, None)
+    if own is None:
+        # Nothing to merge with: the latest becomes the customer's as it is.
+        own = guests.pop()["id"]
+        await uow.fetchval("UPDATE cart SET customer_id = $2 WHERE id = $1", own, customer_id)
+    for guest in guests:
+        await uow.fetchval(_MERGE, own, guest["id"], LINES_MAX, QUANTITY_MAX, uow.now)
 
 
-async def view(uow: UnitOfWork, cart_id: UUID) -> CartView:
+_NEWEST = """
+    SELECT id FROM cart
+    WHERE status = 'open' AND CASE WHEN $1::uuid IS NOT NULL THEN customer_id = $1
+                                   ELSE customer_id IS NULL AND secret_sha256 = $2 END
+    ORDER BY id DESC LIMIT 1
+"""
+_GUESTS = """
+    SELECT id FROM cart
+    WHERE status = 'open' AND customer_id IS NULL AND secret_sha256 = $1 ORDER BY id FOR UPDATE
+"""
+_MERGE = "SELECT cart_merge($1, $2, $3, $4, $5)"
+_VIEW = """
+    SELECT cart_document(c, $4) FROM cart c WHERE c.id = $1 AND cart_is_of(c, $2, $3)
+"""
+_NEW = """
+    INSERT INTO cart AS c (id, customer_id, secret_sha256, status, currency, version, created_at,
+                           updated_at)
+    VALUES ($1, $2, $3, 'open', $4, 1, $5, $5) RETURNING cart_document(c, $5)
+"""
+_PUT = "SELECT cart_put($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_DESCRIBE = "SELECT cart_describe($1, $2, $3, $4, $5, $6, $7)"
+
+
+async def view(work: Work, cart_id: UUID) -> CartView:
     """Show a cart, priced from the catalogue now, with what is missing to buy it.
 
     Raises:
         NotFound: No such cart, or someone else's.
     """
-    cart = await access(uow, cart_id)
-    await uow.session.flush()
-    rows = list(await uow.session.execute(_LINES, {"cart_id": cart.id, "now": uow.now}))
-    lines = [
-        CartLineView(
-            sku=row.sku,
-            product_id=row.product_id,
-            title=row.title,
-            image_url=row.image_url,
-            quantity=row.quantity,
-            available=row.available,
-            unit_price_amount=row.price_amount,
-            total_amount=row.price_amount * row.quantity,
-        )
-        for row in rows
-    ]
-    subtotal = sum(line.total_amount for line in lines)
-    method = shipping_methods(cart.currency).get(cart.shipping_method or "")
-    free = method is not None and method.free_from_amount is not None
-    shipping = method.amount if method else 0
-    if free and method is not None and subtotal >= (method.free_from_amount or 0):
-        shipping = 0
-    address = Address.model_validate(cart.shipping_address) if cart.shipping_address else None
-    return CartView(
-        id=cart.id,
-        status=cart.status,
-        currency=cart.currency,
-        lines=lines,
-        subtotal_amount=subtotal,
-        shipping_amount=shipping,
-        total_amount=subtotal + shipping,
-        email=cart.email,
-        shipping_address=address,
-        shipping_method=cart.shipping_method,
-        problems=_problems(cart, rows),
+    document = await work.fetchval(_VIEW, cart_id, *_owner(work), work.now)
+    if document is None:
+        raise NotFound("No such cart.")
+    return _show(document)
+
+
+def _owner(work: Work) -> tuple[UUID | None, str | None]:
+    return work.actor.user_id, work.actor.guest_secret_sha256
+
+
+def _show(document: dict[str, Any]) -> CartView:
+    cart, lines = document["cart"], document["lines"]
+    for line in lines:
+        line["total_amount"] = line["unit_price_amount"] * line["quantity"]
+    subtotal = sum(line["total_amount"] for line in lines)
+    shipping = _shipping(cart, subtotal)
+    return CartView.model_validate(
+        cart
+        | {
+            "lines": lines,
+            "subtotal_amount": subtotal,
+            "shipping_amount": shipping,
+            "total_amount": subtotal + shipping,
+            "problems": _problems(cart, lines),
+        }
     )
 
 
-def _problems(cart: Cart, rows: list[Any]) -> list[Problem]:
+def _shipping(cart: dict[str, Any], subtotal: int) -> int:
+    method = shipping_methods(cart["currency"]).get(cart["shipping_method"] or "")
+    if method is None:
+        return 0
+    is_free = method.free_from_amount is not None and subtotal >= method.free_from_amount
+    return 0 if is_free else method.amount
+
+
+def _refusal(code: str, sku: str) -> DomainError:
+    match code:
+        case "not_found":
+            return NotFound("No such cart.")
+        case "closed":
+            return Conflict("This cart has been checked out.")
+        case "quantity":
+            return InvalidInput(f"A line holds 0 to {QUANTITY_MAX} units.", field="quantity")
+        case "not_on_sale":
+            return NotFound(f"There is no SKU {sku} on sale.", field="sku")
+        case "currency":
+            return Conflict(f"{sku} is not sold in this cart's currency.", field="sku")
+        case _:
+            assert code == "too_many_lines", code
+            return Conflict(f"A cart has at most {LINES_MAX} lines.", field="lines")
+
+
+def _changed(document: dict[str, Any], sku: str = "") -> CartView:
+    """Return the cart after a change, or raise why there was none."""
+    if "refusal" in document:
+        raise _refusal(document["refusal"], sku)
+    return _show(document)
+
+
+def _problems(cart: dict[str, Any], lines: list[dict[str, Any]]) -> list[Problem]:
     problems = []
-    if not rows:
+    if not lines:
         problems.append(Problem(code="empty", field="lines", message="The cart is empty."))
-    for row in rows:
-        field = f"lines.{row.sku}"
-        if not row.on_sale or row.currency != cart.currency:
+    for line in lines:
+        field, title = f"lines.{line['sku']}", line["title"]
+        if not line["on_sale"] or line["currency"] != cart["currency"]:
             problems.append(
-                Problem(code="not_on_sale", field=field, message=f"{row.title} is not on sale.")
+                Problem(code="not_on_sale", field=field, message=f"{title} is not on sale.")
             )
-        elif row.available < row.quantity:
-            message = f"Only {max(row.available, 0)} of {row.title} are available."
+        elif line["available"] < line["quantity"]:
+            message = f"Only {max(line['available'], 0)} of {title} are available."
             problems.append(Problem(code="out_of_stock", field=field, message=message))
     missing = (
-        ("email", cart.email, "An email address for the confirmation is missing."),
-        ("shipping_address", cart.shipping_address, "The delivery address is missing."),
-        ("shipping_method", cart.shipping_method, "No shipping method is chosen."),
+        ("email", "An email address for the confirmation is missing."),
+        ("shipping_address", "The delivery address is missing."),
+        ("shipping_method", "No shipping method is chosen."),
     )
     problems += [
         Problem(code="missing", field=field, message=message)
-        for field, value, message in missing
-        if not value
+        for field, message in missing
+        if not cart[field]
     ]
     return problems
 
 
-async def set_quantity(uow: UnitOfWork, cart_id: UUID, sku: str, quantity: int) -> CartView:
+async def set_quantity(work: Work, cart_id: UUID, sku: str, quantity: int) -> CartView:
     """Set how many of a SKU the cart holds; zero takes the line out. Safe to repeat.
 
     Raises:
@@ -266,25 +262,12 @@ async def set_quantity(uow: UnitOfWork, cart_id: UUID, sku: str, quantity: int) 
         InvalidInput: `quantity` is not 0 to 999.
         Conflict: The cart has been checked out, or has too many lines.
     """
-    cart = await _editable(uow, cart_id)
     if not 0 <= quantity <= QUANTITY_MAX:
         raise InvalidInput(f"quantity must be 0 to {QUANTITY_MAX}.", field="quantity")
-    if quantity == 0:
-        await uow.session.execute(
-            delete(CartLine).where(col(CartLine.cart_id) == cart.id, col(CartLine.sku) == sku)
-        )
-        return await view(uow, cart_id)
-    await _check_on_sale(uow, cart, sku)
-    line = insert(CartLine).values(cart_id=cart.id, sku=sku, quantity=quantity, added_at=uow.now)
-    await uow.session.execute(
-        line.on_conflict_do_update(
-            index_elements=["cart_id", "sku"], set_={"quantity": line.excluded.quantity}
-        )
-    )
-    return await view(uow, cart_id)
+    return await _put(work, cart_id, sku, quantity, is_added=False)
 
 
-async def add(uow: UnitOfWork, cart_id: UUID, sku: str, quantity: int = 1) -> CartView:
+async def add(work: Work, cart_id: UUID, sku: str, quantity: int = 1) -> CartView:
     """Put more of a SKU into the cart.
 
     Raises:
@@ -293,36 +276,29 @@ async def add(uow: UnitOfWork, cart_id: UUID, sku: str, quantity: int = 1) -> Ca
         Conflict: The cart has been checked out, or has too many lines.
     """
     # Adding twice is not adding once: the request's key is spent together with the effect.
-    await idempotency.settle(uow)
-    cart = await _editable(uow, cart_id)
+    await idempotency.settle(work)
     if not 1 <= quantity <= QUANTITY_MAX:
         raise InvalidInput(f"quantity must be 1 to {QUANTITY_MAX}.", field="quantity")
-    held = await uow.session.get(CartLine, (cart.id, sku), populate_existing=True)
-    return await set_quantity(uow, cart_id, sku, quantity + (held.quantity if held else 0))
+    return await _put(work, cart_id, sku, quantity, is_added=True)
 
 
-async def _check_on_sale(uow: UnitOfWork, cart: Cart, sku: str) -> None:
-    row = (
-        await uow.session.execute(
-            text("""
-                SELECT v.currency, (SELECT count(*) FROM cart_line WHERE cart_id = :cart_id
-                                                                     AND sku <> :sku) AS others
-                FROM variant v JOIN product p ON p.id = v.product_id
-                WHERE v.sku = :sku AND v.is_active AND p.status = 'active'
-            """),
-            {"sku": sku, "cart_id": cart.id},
-        )
-    ).first()
-    if row is None:
-        raise NotFound(f"There is no SKU {sku} on sale.", field="sku")
-    if row.currency != cart.currency:
-        raise Conflict(f"{sku} is not sold in {cart.currency}.", field="sku")
-    if row.others >= LINES_MAX:
-        raise Conflict(f"A cart has at most {LINES_MAX} lines.", field="lines")
+async def _put(work: Work, cart_id: UUID, sku: str, quantity: int, *, is_added: bool) -> CartView:
+    document = await work.fetchval(
+        _PUT,
+        cart_id,
+        *_owner(work),
+        sku,
+        quantity,
+        is_added,
+        LINES_MAX,
+        QUANTITY_MAX,
+        work.now,
+    )
+    return _changed(document, sku)
 
 
 async def set_details(
-    uow: UnitOfWork,
+    work: Work,
     cart_id: UUID,
     *,
     email: str | None = None,
@@ -336,18 +312,21 @@ async def set_details(
         InvalidInput: The email or method breaks a rule.
         Conflict: The cart has been checked out.
     """
-    cart = await _editable(uow, cart_id)
-    if email is not None:
-        cart.email = normalize_email(email)
-    if shipping_address is not None:
-        cart.shipping_address = shipping_address.model_dump()
-    if shipping_method is not None:
-        methods = shipping_methods(cart.currency)
-        if shipping_method not in methods:
-            known = ", ".join(methods)
-            raise InvalidInput(f"shipping_method must be one of {known}.", field="shipping_method")
-        cart.shipping_method = shipping_method
-    return await view(uow, cart_id)
+    known = shipping_methods(work.settings.currency)
+    if shipping_method is not None and shipping_method not in known:
+        raise InvalidInput(
+            f"shipping_method must be one of {', '.join(known)}.", field="shipping_method"
+        )
+    document = await work.fetchval(
+        _DESCRIBE,
+        cart_id,
+        *_owner(work),
+        normalize_email(email) if email is not None else None,
+        shipping_address.model_dump() if shipping_address is not None else None,
+        shipping_method,
+        work.now,
+    )
+    return _changed(document)
 
 
 async def set_status(uow: UnitOfWork, cart_id: CartId, status: CartStatus) -> None:
@@ -364,7 +343,7 @@ async def set_status(uow: UnitOfWork, cart_id: CartId, status: CartStatus) -> No
 )
 async def current(uow: UnitOfWork) -> CartView:
     """Show the shopper's current cart with totals and what is missing to buy it."""
-    return await view(uow, (await _current(uow)).id)
+    return await view(uow, await _current(uow))
 
 
 @operation(
@@ -390,7 +369,7 @@ async def add_item(uow: UnitOfWork, sku: str, quantity: int = 1) -> CartView:
         NotFound: No such SKU on sale.
         InvalidInput: `quantity` is out of range.
     """
-    return await add(uow, (await _current(uow)).id, sku, quantity)
+    return await add(uow, await _current(uow), sku, quantity)
 
 
 @operation(
@@ -415,7 +394,7 @@ async def change_item(uow: UnitOfWork, sku: str, quantity: int) -> CartView:
         NotFound: No such SKU on sale.
         InvalidInput: `quantity` is out of range.
     """
-    return await set_quantity(uow, (await _current(uow)).id, sku, quantity)
+    return await set_quantity(uow, await _current(uow), sku, quantity)
 
 
 @operation(
@@ -435,7 +414,7 @@ async def remove_item(uow: UnitOfWork, sku: str) -> CartView:
     Args:
         sku: SKU of the variant.
     """
-    return await set_quantity(uow, (await _current(uow)).id, sku, 0)
+    return await set_quantity(uow, await _current(uow), sku, 0)
 
 
 @operation(
@@ -487,7 +466,10 @@ async def deliver_to(
         postal_code=postal_code.strip(),
         country_code=country,
     )
-    cart = await _current(uow)
     return await set_details(
-        uow, cart.id, email=email, shipping_address=address, shipping_method=shipping_method
+        uow,
+        await _current(uow),
+        email=email,
+        shipping_address=address,
+        shipping_method=shipping_method,
     )

@@ -1,35 +1,55 @@
 """Checkout: turn a cart into an order that is paid for, and take a placed one back.
 
-    prepare  one transaction: price, hold stock, order, payment intent    undo: cancel
-    drive    the rest of the sale, in `tools.sale`
+    prepare  one transaction: hold stock, order, tender, intent to charge     undo: cancel
+    pay      the gateway, with the tender's key                              undo: void
+    confirm  one transaction: hold becomes allocation, intent to capture     undo: void, cancel
+    place    one transaction: outcome, ledger, order placed
+
+Each transaction is one SQL function, called in one statement; on this path nothing else runs. The
+sale that goes another way (a decline, a timeout, a crash, two tenders) is `tools.sale`'s.
 
 Everything that a person or an agent may ask of a sale starts here.
 """
 
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final
 from uuid import UUID
 
-from sqlmodel import select
+from asyncpg import PostgresError
 
-from db.models.cart import Cart, CartStatus
-from db.models.order import FulfillmentStatus, Order, OrderLine, OrderStatus, PaymentStatus
+from db.models.cart import CartStatus
+from db.models.order import FulfillmentStatus, OrderStatus, PaymentStatus
 from db.models.payment import AttemptKind
-from db.types import OrderId, PaymentId
+from db.types import Money, OrderId, PaymentId, new_id
 from deps.core import Deps, UnitOfWork
+from deps.gateway import GatewayTimeout, Outcome
+from deps.settings import CaptureMode
 from tools import cart, inventory, order, payment, sale
 from tools.cart import CartView
 from tools.errors import (
     CheckoutIncomplete,
+    Conflict,
     IllegalTransition,
     InvalidInput,
+    NotFound,
     OutOfStock,
     TotalChanged,
 )
-from tools.events import (
-    OrderCancelled,
-    OrderCreated,
-)
-from tools.order import OrderView
+from tools.events import OrderCancelled
+from tools.order import OrderLineView, OrderView
 from tools.registry import Risk, operation
+
+OUT_OF_STOCK: Final = "SK001"  # The SQLSTATE our functions raise; the message is the SKU.
+READS_MAX: Final = 5
+
+_PREPARE = """
+    SELECT checkout_prepare($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                            $17, $18)
+"""
+_CONFIRM = "SELECT checkout_confirm($1, $2, $3, $4, $5, $6, $7, $8)"
+_PLACE = "SELECT checkout_place($1, $2, $3, $4, $5, $6)"
 
 
 async def complete(
@@ -54,35 +74,45 @@ async def complete(
         PaymentDeclined: The provider said no; the stock is free and the cart open again.
         Unavailable: The provider did not answer; the order is resumed by itself.
     """
-    async with deps.begin() as uow:
-        order_id = await _prepare(
-            uow, cart_id, payment_method, expected_total_amount, deps.gateway.name
-        )
-    return await sale.drive(deps, order_id)
+    _check_method(payment_method)
+    for _ in range(READS_MAX):
+        priced = await cart.view(deps.hot_work(), cart_id)
+        if priced.status is CartStatus.OPEN:
+            _refuse_problems(priced)
+            _refuse_drift(priced, expected_total_amount)
+        prepared = await _prepare(deps, priced, payment_method)
+        if prepared is not None:
+            break
+    else:
+        raise Conflict("The cart keeps changing; look at it again.")
+    if prepared.is_existing:
+        return await sale.drive(deps, prepared.order_id)
+    return await _pay(deps, priced, prepared, payment_method)
 
 
-async def _prepare(
-    uow: UnitOfWork,
-    cart_id: UUID,
-    payment_method: str,
-    expected_total_amount: int | None,
-    provider: str,
-) -> OrderId:
-    owned = await cart.access(uow, cart_id, lock=True)
-    existing = (await uow.session.exec(select(Order.id).where(Order.cart_id == owned.id))).first()
-    if existing is not None:
-        return OrderId(existing)
+def _check_method(payment_method: str) -> None:
     if not 1 <= len(payment_method) <= 200 or payment_method.replace(" ", "").isdigit():
         raise InvalidInput(
             "payment_method is a token from the payment provider, never a card number.",
             field="payment_method",
         )
-    priced = await cart.view(uow, owned.id)
-    short = [p for p in priced.problems if p.code == "out_of_stock"]
+
+
+def _refuse_problems(priced: CartView) -> None:
+    short = [problem for problem in priced.problems if problem.code == "out_of_stock"]
     if short and len(short) == len(priced.problems):
         sku = short[0].field.removeprefix("lines.")
-        raise OutOfStock(sku, next(x.quantity for x in priced.lines if x.sku == sku))
-    _refuse_problems(priced)
+        raise OutOfStock(sku, next(line.quantity for line in priced.lines if line.sku == sku))
+    if priced.problems:
+        raise CheckoutIncomplete(
+            " ".join(problem.message for problem in priced.problems),
+            problems=[problem.model_dump() for problem in priced.problems],
+        )
+    if priced.total_amount == 0:
+        raise CheckoutIncomplete("There is nothing to pay.", problems=[])
+
+
+def _refuse_drift(priced: CartView, expected_total_amount: int | None) -> None:
     if expected_total_amount is not None and expected_total_amount != priced.total_amount:
         raise TotalChanged(
             "The total has changed; look at the cart again.",
@@ -90,63 +120,122 @@ async def _prepare(
             expected_total_amount=expected_total_amount,
             total_amount=priced.total_amount,
         )
-    if priced.total_amount == 0:
-        raise CheckoutIncomplete("There is nothing to pay.", problems=[])
-    return await _create_order(uow, owned, priced, payment_method, provider)
 
 
-def _refuse_problems(priced: CartView) -> None:
-    if priced.problems:
-        raise CheckoutIncomplete(
-            " ".join(problem.message for problem in priced.problems),
-            problems=[problem.model_dump() for problem in priced.problems],
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    order_id: OrderId
+    payment_id: PaymentId
+    number: int
+    at: datetime
+    is_existing: bool = False
+
+
+async def _prepare(deps: Deps, priced: CartView, payment_method: str) -> _Prepared | None:
+    """Make the order of a priced cart in one statement. None: it changed since it was priced.
+
+    Raises:
+        NotFound: The cart is gone, or is not the actor's any more.
+        OutOfStock: A line cannot be had any more; nothing happened.
+    """
+    now, order_id, payment_id = deps.clock(), OrderId(new_id()), PaymentId(new_id())
+    try:
+        answer = await deps.hot.fetchval(
+            _PREPARE,
+            priced.id,
+            deps.actor.user_id,
+            deps.actor.guest_secret_sha256,
+            priced.version,
+            priced.subtotal_amount,
+            order_id,
+            priced.shipping_amount,
+            priced.tax_amount,
+            priced.discount_amount,
+            deps.settings.capture is CaptureMode.MANUAL,
+            payment_id,
+            deps.gateway.name,
+            payment_method,
+            now + inventory.HOLD_TTL,
+            now + sale.LEASE,
+            deps.actor.label,
+            deps.trace_id,
+            now,
         )
+    except PostgresError as error:
+        raise _short(error, priced) from error
+    match answer.get("refusal"):
+        case "not_found":
+            raise NotFound("No such cart.")
+        case "exists":
+            return _Prepared(OrderId(UUID(answer["order_id"])), payment_id, 0, now, True)
+        case "changed":
+            return None
+    return _Prepared(order_id, payment_id, answer["number"], now)
 
 
-async def _create_order(
-    uow: UnitOfWork, owned: Cart, priced: CartView, payment_method: str, provider: str
-) -> OrderId:
+def _short(error: PostgresError, priced: CartView) -> Exception:
+    if error.sqlstate != OUT_OF_STOCK:
+        return error
+    sku = str(error)
+    return OutOfStock(sku, next((x.quantity for x in priced.lines if x.sku == sku), 1))
+
+
+async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, payment_method: str) -> OrderView:
+    """Authorise, confirm, capture, place: a statement, or a call, each. Whatever is not as usual
+    is left to `sale.drive`, which reads from the rows how far we came."""
+    total = Money(priced.total_amount, priced.currency)
+    key = partial(payment.attempt_key, prepared.payment_id)
+    who = (deps.actor.user_id, deps.actor.label, deps.trace_id)
+    names = (prepared.order_id, prepared.payment_id)
+    try:
+        held = await deps.gateway.authorize(key(AttemptKind.AUTHORIZE), total, payment_method)
+        if _is_as_asked(held, total) and await deps.hot.fetchval(
+            _CONFIRM, *names, held.reference, held.expires_at, *who, deps.clock()
+        ):
+            taken = await deps.gateway.capture(key(AttemptKind.CAPTURE), held.reference, total)
+            placed_at = deps.clock()
+            if _is_as_asked(taken, total) and await deps.hot.fetchval(
+                _PLACE, *names, *who, placed_at
+            ):
+                return _placed(priced, prepared, placed_at)
+    except GatewayTimeout:
+        pass  # Unknown, which is what `drive` is for.
+    except PostgresError as error:
+        if error.sqlstate != OUT_OF_STOCK:
+            raise
+    await sale.end_lease(deps, prepared.order_id)
+    return await sale.drive(deps, prepared.order_id)
+
+
+def _is_as_asked(outcome: Outcome, total: Money) -> bool:
+    return outcome.approved and Money(outcome.amount, outcome.currency) == total
+
+
+def _placed(priced: CartView, prepared: _Prepared, placed_at: datetime) -> OrderView:
+    """Show the order without reading it again: every value is what was just written."""
+    assert priced.email is not None
     assert priced.shipping_address is not None
-    created = Order(
-        cart_id=owned.id,
-        customer_id=owned.customer_id,
-        guest_secret_sha256=owned.secret_sha256,
-        email=priced.email or "",
+    assert priced.shipping_method is not None
+    return OrderView(
+        id=prepared.order_id,
+        number=prepared.number,
+        status=OrderStatus.PLACED,
+        payment_status=PaymentStatus.CAPTURED,
+        fulfillment_status=FulfillmentStatus.UNFULFILLED,
         currency=priced.currency,
+        total_amount=priced.total_amount,
+        email=priced.email,
+        placed_at=placed_at,
+        created_at=prepared.at,
         subtotal_amount=priced.subtotal_amount,
         shipping_amount=priced.shipping_amount,
         tax_amount=priced.tax_amount,
         discount_amount=priced.discount_amount,
-        total_amount=priced.total_amount,
         shipping_address=priced.shipping_address.model_dump(),
-        shipping_method=priced.shipping_method or "",
-        created_at=uow.now,
+        shipping_method=priced.shipping_method,
+        lines=[OrderLineView.model_validate(line, from_attributes=True) for line in priced.lines],
+        allowed_actions=["cancel"],
     )
-    uow.session.add(created)
-    await uow.session.flush()
-    for line in priced.lines:
-        uow.session.add(
-            OrderLine(
-                order_id=created.id,
-                sku=line.sku,
-                product_id=line.product_id,
-                title=line.title,
-                quantity=line.quantity,
-                unit_price_amount=line.unit_price_amount,
-                total_amount=line.total_amount,
-            )
-        )
-    units = {line.sku: line.quantity for line in priced.lines}
-    uow.publish(
-        OrderCreated(
-            order_id=created.id, total_amount=created.total_amount, currency=created.currency
-        )
-    )
-    await inventory.reserve(uow, order_id=created.id, units=units)
-    tender = await payment.add_tender(uow, created, provider, payment_method, created.total_amount)
-    await payment.start_attempt(uow, PaymentId(tender.id), AttemptKind.AUTHORIZE, tender.amount)
-    await cart.set_status(uow, owned.id, CartStatus.COMPLETING)
-    return OrderId(created.id)
 
 
 class BuyPreview(CartView):

@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import CursorResult, text
 
-from deps.core import Deps, UnitOfWork
+from deps.core import Deps, UnitOfWork, Work
 from tools.errors import IdempotencyInFlight, IdempotencyMismatch
 
 LOCK_S: Final = 60.0
@@ -168,7 +168,7 @@ async def abandon(deps: Deps, held: Claim) -> None:
         )
 
 
-async def settle(uow: UnitOfWork) -> None:
+async def settle(work: Work) -> None:
     """Spend the current request's key in this transaction, with the effect; no key, no effect here.
 
     If the answer is then lost, replays get 204: done, and what was said is not known any more.
@@ -180,7 +180,8 @@ async def settle(uow: UnitOfWork) -> None:
     held = current_claim.get()
     if held is None:
         return
-    connection = await uow.session.connection()
+    assert isinstance(work, UnitOfWork), "an operation that adds needs a transaction to settle in"
+    connection = await work.session.connection()
     result: CursorResult[Any] = await connection.execute(
         _SETTLE,
         {

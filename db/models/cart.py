@@ -15,6 +15,7 @@ class CartStatus(StrEnum):
     OPEN = "open"
     COMPLETING = "completing"
     COMPLETED = "completed"
+    MERGED = "merged"
 
 
 class Cart(SQLModel, table=True):
@@ -32,6 +33,7 @@ class Cart(SQLModel, table=True):
     email: str | None = Field(default=None, max_length=254)
     shipping_address: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     shipping_method: str | None = Field(default=None, max_length=64)
+    version: int = Field(default=1, description="Grows with every change of what is bought.")
     created_at: datetime = Field(sa_type=UtcDateTime)
     updated_at: datetime = Field(sa_type=UtcDateTime)
 

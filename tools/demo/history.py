@@ -18,10 +18,10 @@ from sqlmodel import SQLModel
 from db.models.inventory import Reservation, ReservationLine, StockMovement
 from db.models.order import Order, OrderLine
 from db.models.payment import LedgerEntry, Payment
-from tools.cart import shipping_methods
 from tools.catalog_clean import slug
 from tools.catalog_entry import ProductEntry, VariantEntry
 from tools.demo import catalog
+from tools.shipping import shipping_methods
 
 ORDERS = 1500
 CUSTOMERS = 60
