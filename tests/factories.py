@@ -15,7 +15,8 @@ from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps
 from deps.mail import Mail, MailError
 from tools import cart, checkout
 from tools import product as products
-from tools.cart import Address, CartView
+from tools.address import Address
+from tools.cart import CartView
 from tools.order import OrderView
 from tools.product import ProductInput, VariantInput
 
