@@ -13,7 +13,10 @@ from db.types import Money
 
 
 class GatewayTimeout(Exception):
-    """No answer: the outcome is unknown until `find`, or the same call again, tells."""
+    """No answer: the outcome is unknown until `find`, or the same call again, tells.
+
+    Its message is the key of the call.
+    """
 
 
 class OutcomeStatus(StrEnum):

@@ -198,8 +198,9 @@ async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, payment_method
                 _PLACE, *names, *who, placed_at
             ):
                 return _placed(priced, prepared, placed_at)
-    except GatewayTimeout:
-        pass  # Unknown, which is what `drive` is for.
+    except GatewayTimeout as error:
+        await sale.end_lease(deps, prepared.order_id)
+        raise await sale.unknown(deps, str(error)) from error
     except PostgresError as error:
         if error.sqlstate != OUT_OF_STOCK:
             raise

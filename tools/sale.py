@@ -202,11 +202,16 @@ async def call(
             return await gateway.refund(key, reference, money)
         return await gateway.void(key, reference)
     except GatewayTimeout as error:
-        async with deps.begin() as uow:
-            await payment.finish_attempt(uow, key, AttemptState.UNKNOWN, "timeout")
-        raise Unavailable(
-            "The payment provider did not answer. The order finishes by itself; do not pay again."
-        ) from error
+        raise await unknown(deps, key) from error
+
+
+async def unknown(deps: Deps, key: str) -> Unavailable:
+    """Mark a call that got no answer, and return what to tell the shopper."""
+    async with deps.begin() as uow:
+        await payment.finish_attempt(uow, key, AttemptState.UNKNOWN, "timeout")
+    return Unavailable(
+        "The payment provider did not answer. The order finishes by itself; do not pay again."
+    )
 
 
 async def _record_authorization(
