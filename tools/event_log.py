@@ -24,7 +24,7 @@ from tools.delivery import (
 from tools.envelope import UnreadableEvent, load
 from tools.errors import Conflict, Forbidden, NotFound
 from tools.handlers import HANDLERS, Handler, Handlers, handlers_of
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import Page, checked_limit, decode_cursor, page_of
 
 REPLAY_BATCH: Final = 200
 TAIL_BATCH: Final = 100
@@ -168,12 +168,8 @@ async def dead(
                 failed_at=place[0], last_id=place[1]
             )
         )
-    rows = list(await uow.session.exec(query))
-    items = [DeadLetterView.model_validate(row) for row in rows[:limit]]
-    following = None
-    if len(rows) > limit:
-        following = encode_cursor(items[-1].failed_at.isoformat(), str(items[-1].id))
-    return Page(items=items, next_cursor=following)
+    items = [DeadLetterView.model_validate(row) for row in await uow.session.exec(query)]
+    return page_of(items, limit, lambda item: [item.failed_at, item.id])
 
 
 async def backlog(uow: UnitOfWork) -> Backlog:

@@ -13,7 +13,7 @@ from db.models.order import Order, OrderLine
 from db.types import Money, OrderId, UserId
 from deps.core import Deps, UnitOfWork
 from deps.mail import Mail, MailError
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import Page, checked_limit, decode_cursor, page_of
 from tools.registry import Risk, operation
 
 ATTEMPTS_MAX = 8
@@ -180,7 +180,5 @@ async def list_recent(
         query = query.where(Notification.customer_id == uow.actor.user_id)
     if cursor is not None:
         query = query.where(col(Notification.id) < UUID(decode_cursor(cursor, str)[0]))
-    rows = list(await uow.session.exec(query))
-    items = [NotificationView.model_validate(row) for row in rows[:limit]]
-    more = len(rows) > limit
-    return Page(items=items, next_cursor=encode_cursor(str(items[-1].id)) if more else None)
+    items = [NotificationView.model_validate(row) for row in await uow.session.exec(query)]
+    return page_of(items, limit, lambda item: [item.id])

@@ -20,7 +20,7 @@ from db.models.payment import Payment, PaymentState
 from db.types import Money
 from deps.core import UnitOfWork
 from tools.errors import IllegalTransition, NotFound
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import Page, checked_limit, decode_cursor, page_of
 from tools.registry import Risk, operation
 
 TIMELINE_MAX = 200
@@ -217,10 +217,8 @@ async def _page(uow: UnitOfWork, query: Any, limit: int, cursor: str | None) -> 
     query = query.order_by(col(Order.number).desc()).limit(checked_limit(limit) + 1)
     if cursor is not None:
         query = query.where(col(Order.number) < decode_cursor(cursor, int)[0])
-    orders = list(await uow.session.exec(query))
-    items = [OrderSummary.model_validate(order) for order in orders[:limit]]
-    more = len(orders) > limit
-    return Page(items=items, next_cursor=encode_cursor(items[-1].number) if more else None)
+    items = [OrderSummary.model_validate(order) for order in await uow.session.exec(query)]
+    return page_of(items, limit, lambda item: [item.number])
 
 
 @operation(

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -21,8 +22,24 @@ class Page(BaseModel, Generic[T]):
     )
 
 
+def page_of(items: Sequence[T], limit: int, key: Callable[[T], Sequence[Any]]) -> Page[T]:
+    """Return the first `limit` items as a page, with the cursor of what follows.
+
+    Args:
+        items: In order, read with a limit of one more than `limit`: the extra one says that
+            there is a next page.
+        key: What `items` are ordered by; `decode_cursor` gives it back.
+    """
+    assert len(items) <= limit + 1
+    if len(items) <= limit:
+        return Page(items=list(items))
+    shown = items[:limit]
+    return Page(items=list(shown), next_cursor=encode_cursor(*key(shown[-1])))
+
+
 def encode_cursor(*values: Any) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+    # `default`: asyncpg's UUIDs are a class of their own.
+    return base64.urlsafe_b64encode(orjson.dumps(values, default=str)).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, *types: type) -> list[Any]:

@@ -14,7 +14,7 @@ from db.types import ProductId
 from deps.core import UnitOfWork
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.events import ProductSaved
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import Page, checked_limit, decode_cursor, page_of
 from tools.registry import Risk, operation
 
 QUERY_CHARS_MAX = 200
@@ -186,9 +186,9 @@ async def search(
         rows = await _cards(uow, match, filters, sort, cursor)
         if rows:
             break
-    items = [ProductCard.model_validate(row, from_attributes=True) for row in rows[:limit]]
-    last = rows[limit - 1] if len(rows) > limit else None
-    return Page(items=items, next_cursor=encode_cursor(*_key(last, sort)) if last else None)
+    page = page_of(rows, limit, lambda row: _key(row, sort))
+    items = [ProductCard.model_validate(row, from_attributes=True) for row in page.items]
+    return Page(items=items, next_cursor=page.next_cursor)
 
 
 def _key(row: Any, sort: Sort) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from deps import security
 from deps.core import Deps, UnitOfWork
 from tools.errors import AlreadyExists, InvalidInput, NotFound, Unauthenticated
 from tools.events import RefreshTokenReused, UserRegistered
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import Page, checked_limit, decode_cursor, page_of
 from tools.registry import Risk, operation
 
 PASSWORD_CHARS_MIN = 10
@@ -247,10 +247,8 @@ async def find(
         search = search.where(col(User.name).ilike(pattern) | col(User.email).ilike(pattern))
     if cursor is not None:
         search = search.where(col(User.id) < UUID(decode_cursor(cursor, str)[0]))
-    users = list(await uow.session.exec(search))
-    items = [UserView.model_validate(user) for user in users[:limit]]
-    more = len(users) > limit
-    return Page(items=items, next_cursor=encode_cursor(str(items[-1].id)) if more else None)
+    items = [UserView.model_validate(user) for user in await uow.session.exec(search)]
+    return page_of(items, limit, lambda item: [item.id])
 
 
 def _like_escaped(text: str) -> str:
