@@ -8,6 +8,7 @@ from deps.core import Deps
 from deps.hot import HotPool
 from deps.mail import SmtpMailer
 from deps.postgres import create_engine, session_factory
+from deps.providers import configured
 from deps.scripted import ScriptedGateway
 from deps.settings import Settings
 
@@ -29,16 +30,20 @@ async def open_deps(
     engine = create_engine(database_url, settings, name=name)
     cache = Cache.connect(redis_url) if redis_url else Cache(None)
     hot = await HotPool.open(database_url, settings, name=name)
+    scripted = ScriptedGateway(file=settings.scripted_gateway_file)
+    providers = configured(settings)
     try:
         yield Deps(
             db=session_factory(engine),
             hot=hot,
             cache=cache,
-            gateways={"scripted": ScriptedGateway(file=settings.scripted_gateway_file)},
+            gateways={scripted.name: scripted, **providers},
             mailer=SmtpMailer(settings),
             settings=settings,
         )
     finally:
+        for provider in providers.values():
+            await provider.aclose()
         await cache.aclose()
         await hot.aclose()
         await engine.dispose()

@@ -70,7 +70,23 @@ class Settings(BaseSettings):
         default="gpt-5-mini", description="Model names, comma-separated: the fallback chain."
     )
     otlp_endpoint: str | None = None
-    payment_provider: str = Field(default="scripted", description="Where payments by card go.")
+    payment_provider: str = Field(
+        default="scripted",
+        pattern="^(scripted|stripe|paypal)$",
+        description="Where payments by card go.",
+    )
+    payment_return_url: str | None = Field(
+        default=None, description="Where a provider sends shoppers back to."
+    )
+    stripe_secret_key: SecretStr | None = None
+    stripe_webhook_secret: SecretStr | None = None
+    stripe_api_base: str | None = Field(default=None, description="Stripe's own if unset.")
+    paypal_client_id: str | None = None
+    paypal_client_secret: SecretStr | None = None
+    paypal_webhook_id: str | None = None
+    paypal_api_base: str | None = Field(
+        default=None, description="PayPal's live one if unset; sandboxes have another."
+    )
     capture: CaptureMode = CaptureMode.AUTOMATIC
     scripted_gateway_file: Path | None = Field(
         default=None, description="Where the scripted provider remembers; none: in the process."
@@ -89,4 +105,26 @@ class Settings(BaseSettings):
                     "SHOPKEEPER_SECRET must be set to at least 32 random characters in production "
                     "(make one with: openssl rand -hex 32)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_a_provider_without_keys(self) -> Self:
+        needed = {
+            "stripe": {"STRIPE_SECRET_KEY": self.stripe_secret_key},
+            "paypal": {
+                "PAYPAL_CLIENT_ID": self.paypal_client_id,
+                "PAYPAL_CLIENT_SECRET": self.paypal_client_secret,
+            },
+        }.get(self.payment_provider, {})
+        missing = [f"SHOPKEEPER_{name}" for name, value in needed.items() if not value]
+        if missing:
+            raise ValueError(
+                f"SHOPKEEPER_PAYMENT_PROVIDER is {self.payment_provider}, so "
+                f"{' and '.join(missing)} must be set"
+            )
+        if self.payment_provider == "scripted" and self.environment is Environment.PRODUCTION:
+            raise ValueError(
+                "SHOPKEEPER_PAYMENT_PROVIDER must be stripe or paypal in production: the scripted "
+                "provider takes no money"
+            )
         return self
