@@ -1,0 +1,89 @@
+"""What the provider servers share: running beside a test, and misbehaving when told to."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+
+HANG_S = 1.0
+
+
+class Fault(StrEnum):
+    """What the next write suffers."""
+
+    TIMEOUT_BEFORE = "timeout_before"  # Nothing happens, and no answer comes.
+    TIMEOUT_AFTER = "timeout_after"  # It happens, and no answer comes.
+    ERROR_BEFORE = "error_before"  # Nothing happens; 500.
+    ERROR_AFTER = "error_after"  # It happens; 500.
+    RATE_LIMIT = "rate_limit"  # Nothing happens; 429.
+    SLOW = "slow"  # It happens, late.
+    WRONG_AMOUNT = "wrong_amount"  # It happens with one minor unit more.
+
+
+@dataclass
+class Faults:
+    """Faults for the next writes, first come first; `None` lets one pass unharmed."""
+
+    script: deque[Fault | None] = field(default_factory=deque)
+    hang_s: float = HANG_S
+    slow_s: float = 0.3
+
+    def take(self) -> Fault | None:
+        return self.script.popleft() if self.script else None
+
+    async def refuse(self, fault: Fault | None) -> Response | None:
+        if fault is Fault.TIMEOUT_BEFORE:
+            await asyncio.sleep(self.hang_s)
+            return JSONResponse({}, 504)
+        if fault is Fault.ERROR_BEFORE:
+            return JSONResponse({"error": {"type": "api_error", "message": "boom"}}, 500)
+        if fault is Fault.RATE_LIMIT:
+            error = {"type": "invalid_request_error", "code": "rate_limit"}
+            return JSONResponse({"error": error}, 429)
+        return None
+
+    async def delay(self, fault: Fault | None) -> None:
+        if fault is Fault.SLOW:
+            await asyncio.sleep(self.slow_s)
+
+    async def after(self, fault: Fault | None, answer: Response) -> Response:
+        if fault is Fault.TIMEOUT_AFTER:
+            await asyncio.sleep(self.hang_s)
+        if fault is Fault.ERROR_AFTER:
+            return JSONResponse({"error": {"type": "api_error", "message": "boom"}}, 500)
+        return answer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(app: Starlette) -> Generator[str, None, None]:
+    """Serve `app` from a thread of its own, whatever the test's loop does; yield its address."""
+    port = free_port()
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="critical", lifespan="off", loop="asyncio"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    started = threading.Event()
+    while not server.started and thread.is_alive():
+        started.wait(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join(10)
