@@ -109,13 +109,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_a_provider_without_keys(self) -> Self:
-        needed = {
+        keys: dict[str, dict[str, SecretStr | str | None]] = {
             "stripe": {"STRIPE_SECRET_KEY": self.stripe_secret_key},
             "paypal": {
                 "PAYPAL_CLIENT_ID": self.paypal_client_id,
                 "PAYPAL_CLIENT_SECRET": self.paypal_client_secret,
             },
-        }.get(self.payment_provider, {})
+            "scripted": {},
+        }
+        needed = keys[self.payment_provider]
         missing = [f"SHOPKEEPER_{name}" for name, value in needed.items() if not value]
         if missing:
             raise ValueError(
