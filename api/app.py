@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from api import (
@@ -27,7 +27,6 @@ from api import (
     support,
     users,
 )
-from api.deps import bearer, guest_token
 from deps.core import Deps
 from deps.settings import Settings
 
@@ -85,7 +84,6 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
-        dependencies=[Depends(bearer), Depends(guest_token)],
     )
     v1 = APIRouter(prefix="/v1")
     for module in V1:

@@ -14,11 +14,11 @@ import asyncio
 import re
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answer import problem, send_answer
 from api.caller import deps_of, owner_of_keys
+from api.headers import header, sent
 from deps.core import Deps
 from tools.errors import IdempotencyInFlight, IdempotencyMismatch
 from tools.idempotency import (
@@ -99,8 +99,8 @@ class IdempotencyMiddleware:
         ):
             await self.app(scope, receive, send)
             return
-        key = Headers(scope=scope).get("idempotency-key")
-        if key is None:
+        key = header(scope, b"idempotency-key")
+        if not key:
             if is_required(scope["method"], scope["path"]):
                 detail = "Send an Idempotency-Key header: a fresh one, such as a UUID, per intent."
                 await problem(400, "idempotency_key_required", detail)(scope, receive, send)
@@ -157,7 +157,7 @@ class IdempotencyMiddleware:
             current_claim.reset(token)
         if recorder.is_kept:
             assert recorder.start is not None
-            content_type = Headers(raw=recorder.start["headers"]).get("content-type")
+            content_type = sent(recorder.start, b"content-type").decode("latin-1") or None
             await asyncio.shield(
                 finish(
                     deps,

@@ -53,6 +53,25 @@ _DEAD_LETTERS: Final = Gauge(
 )
 _UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ("name",), registry=REGISTRY)
 
+_SERIES: Final[dict[tuple[str, str, int], tuple[Counter, Histogram]]] = {}
+
+
+def count_request(method: str, route: str, status: int, elapsed_s: float | None) -> None:
+    """Count one answer. Looking the series up by its labels costs more than counting.
+
+    Args:
+        route: A template: there are as many series as templates.
+        elapsed_s: None for a stream, which takes as long as people talk.
+    """
+    known = _SERIES.get((method, route, status))
+    if known is None:
+        known = REQUESTS.labels(method, route, str(status)), DURATION.labels(method, route)
+        _SERIES[(method, route, status)] = known
+    known[0].inc()
+    if elapsed_s is not None:
+        known[1].observe(elapsed_s)
+
+
 router = APIRouter(tags=["operations"])
 
 

@@ -13,18 +13,20 @@ import asyncio
 import hashlib
 import logging
 import re
-import secrets
 from time import perf_counter
 from typing import Final
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import routing
 from api.answer import problem
 from api.caller import address, caller, deps_of, owner_of_limits
+from api.headers import header, sent, with_headers
 from api.idempotency import WRITES, IdempotencyMiddleware
-from api.metrics import DURATION, IN_FLIGHT, REQUESTS
+from api.metrics import IN_FLIGHT, count_request
+from api.routing import route_template
 from deps.ratelimit import EndpointClass, RateLimiter, Verdict
 from deps.settings import Settings
 from deps.telemetry import begin_trace
@@ -40,31 +42,27 @@ ETAG_BODY_BYTES_MAX: Final = 1_048_576
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"}) | WRITES
 
-_CSP: Final = (
-    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
+_SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"strict-origin-when-cross-origin"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; "
+        b"form-action 'self'; frame-ancestors 'none'",
+    ),
 )
-_SECURITY_HEADERS: Final = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "strict-origin-when-cross-origin",
-    "x-frame-options": "DENY",
-    "cross-origin-opener-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-}
+_HTTPS_ONLY: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_NO_STORE: Final = (b"cache-control", b"no-store")
+# Stored by the caller alone, and asked about every time.
+_REVALIDATE: Final = (b"cache-control", b"private, no-cache")
+_VARY: Final = (b"vary", b"Authorization, Cookie, X-Guest-Token")
 
 
 def is_stream(path: str) -> bool:
     return path in STREAMS
-
-
-def route_template(scope: Scope) -> str:
-    """Return `/v1/orders/{number}`, never the path: each id would be a time series of its own."""
-    context = scope.get("fastapi", {}).get("effective_route_context")
-    for route in (context, scope.get("route")):
-        template = getattr(route, "path_format", None) or getattr(route, "path", None)
-        if isinstance(template, str):
-            return template
-    return "/static" if scope["path"].startswith("/static/") else "unmatched"
 
 
 class EdgeMiddleware:
@@ -75,24 +73,22 @@ class EdgeMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        incoming = Headers(scope=scope)
-        given = incoming.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        began, status, path = perf_counter(), 0, scope["path"]
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        trace = begin_trace(method, header(scope, b"traceparent"), record=_is_traced(scope))
+        given = header(scope, b"x-request-id")
+        request_id = given if _REQUEST_ID.fullmatch(given) else trace.id
         scope.setdefault("state", {})["request_id"] = request_id
-        began, status = perf_counter(), 0
 
         async def send_dressed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _dress(MutableHeaders(scope=message), scope, request_id)
+                message = _dress(message, scope, request_id)
             await send(message)
 
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        with (
-            IN_FLIGHT.track_inprogress(),
-            begin_trace(f"{method} request", incoming.get("traceparent"), record=_is_traced(scope)),
-        ):
+        IN_FLIGHT.inc()
+        with trace:
             try:
                 await self.app(scope, receive, send_dressed)
             except Exception:
@@ -103,14 +99,17 @@ class EdgeMiddleware:
                 refusal = problem(500, "internal_error", "Something went wrong on our side.")
                 await refusal(scope, receive, send_dressed)
             finally:
-                elapsed_s = perf_counter() - began
-                route = route_template(scope)
-                # No answer at all is a client that left.
-                REQUESTS.labels(method, route, str(status or 499)).inc()
-                if not is_stream(scope["path"]):
-                    DURATION.labels(method, route).observe(elapsed_s)
-                if not scope["path"].startswith(QUIET):
-                    _log_access(scope, method, route, status or 499, elapsed_s, request_id)
+                IN_FLIGHT.dec()
+                elapsed_s, route = perf_counter() - began, route_template(scope)
+                answered = status or 499  # No answer at all is a client that left.
+                timed_s = None if is_stream(path) else elapsed_s
+                count_request(method, route, answered, timed_s)
+                trace.describe(
+                    f"{method} {route}",
+                    **{"http.route": route, "http.response.status_code": answered},
+                )
+                if not path.startswith(QUIET):
+                    _log_access(scope, method, route, answered, elapsed_s, request_id)
 
 
 def _is_traced(scope: Scope) -> bool:
@@ -118,22 +117,19 @@ def _is_traced(scope: Scope) -> bool:
     return not path.startswith(QUIET) and not (scope["method"] == "GET" and path.startswith(HOT))
 
 
-def _dress(headers: MutableHeaders, scope: Scope, request_id: str) -> None:
-    headers["x-request-id"] = request_id
-    for name, value in _SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
-    headers.setdefault("content-security-policy", _CSP)
+def _dress(message: Message, scope: Scope, request_id: str) -> Message:
+    absent: tuple[tuple[bytes, bytes], ...] = _SECURITY_HEADERS
     if scope.get("scheme") == "https":
-        headers.setdefault("strict-transport-security", "max-age=31536000; includeSubDomains")
+        absent = (*absent, _HTTPS_ONLY)
     if scope["path"].startswith("/v1/"):
-        headers.setdefault("cache-control", "no-store")
+        absent = (*absent, _NO_STORE)
+    return with_headers(message, (b"x-request-id", request_id.encode()), absent=absent)
 
 
 def _log_access(
     scope: Scope, method: str, route: str, status: int, elapsed_s: float, request_id: str
 ) -> None:
     # The template and not the path, no query, no address: neither holds what a person typed.
-    actor = caller(scope)
     log.info(
         "request",
         extra={
@@ -142,7 +138,7 @@ def _log_access(
             "status": status,
             "elapsed_ms": round(elapsed_s * 1_000, 1),
             "request_id": request_id,
-            "role": actor.label,
+            "role": caller(scope).label,
         },
     )
 
@@ -159,12 +155,9 @@ class BoundsMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        too_large = problem(
-            413, "body_too_large", f"A body may have {self.body_bytes_max} bytes at most."
-        )
-        length = Headers(scope=scope).get("content-length", "0")
+        length = header(scope, b"content-length") or "0"
         if not length.isdecimal() or int(length) > self.body_bytes_max:
-            await too_large(scope, receive, send)
+            await self._too_large(scope, receive, send)
             return
         received, is_exceeded, is_started = 0, False, False
 
@@ -196,11 +189,15 @@ class BoundsMiddleware:
                 raise
             detail = "This took too long. Whether it happened is unknown: ask before repeating."
             await problem(504, "timeout", detail)(scope, receive, send)
-        except Exception:
+        except ClientDisconnect:
             if not is_exceeded or is_started:
                 raise
         if is_exceeded and not is_started:
-            await too_large(scope, receive, send)
+            await self._too_large(scope, receive, send)
+
+    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"A body may have {self.body_bytes_max} bytes at most."
+        await problem(413, "body_too_large", detail)(scope, receive, send)
 
 
 def endpoint_class(method: str, path: str) -> EndpointClass | None:
@@ -241,7 +238,10 @@ class RateLimitMiddleware:
 
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_limit_headers(counted, verdict))
+                pairs = _limit_headers(counted, verdict).items()
+                message = with_headers(
+                    message, *((name.lower().encode(), value.encode()) for name, value in pairs)
+                )
             await send(message)
 
         await self.app(scope, receive, send_counted)
@@ -257,7 +257,8 @@ def _limit_headers(counted: EndpointClass, verdict: Verdict) -> dict[str, str]:
 
 
 class EtagMiddleware:
-    """Adds a weak validator to JSON answers of GET, and saves sending what the caller has."""
+    """Gives JSON answers of GET a weak validator, unless they bring one, and answers 304 to
+    callers who have the same already."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -272,10 +273,10 @@ class EtagMiddleware:
             await self.app(scope, receive, send)
             return
         start: Message | None = None
-        body = bytearray()
+        body = b""
 
         async def send_tagged(message: Message) -> None:
-            nonlocal start
+            nonlocal start, body
             if message["type"] == "http.response.start":
                 if _is_taggable(message):
                     start = message
@@ -285,52 +286,57 @@ class EtagMiddleware:
             if start is None or message["type"] != "http.response.body":
                 await send(message)
                 return
-            body.extend(message.get("body", b""))
+            body += message.get("body", b"")
             if message.get("more_body", False) and len(body) <= ETAG_BODY_BYTES_MAX:
                 return
             held, start = start, None
             if message.get("more_body", False):
                 await send(held)
-                await send({**message, "body": bytes(body)})
+                await send({**message, "body": body})
                 return
-            await _send_with_etag(scope, held, bytes(body), send)
+            await _send_with_etag(scope, held, body, send)
 
         await self.app(scope, receive, send_tagged)
 
 
 def _is_taggable(start: Message) -> bool:
-    headers = Headers(raw=start["headers"])
     return (
         start["status"] == 200
-        and headers.get("content-type", "").startswith("application/json")
-        and "etag" not in headers
-        and "set-cookie" not in headers
+        and sent(start, b"content-type").startswith(b"application/json")
+        and not sent(start, b"set-cookie")
     )
 
 
+def etag_of(body: bytes) -> str:
+    """Return the weak validator of a body."""
+    return f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+
+
 async def _send_with_etag(scope: Scope, start: Message, body: bytes, send: Send) -> None:
-    etag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-    headers = MutableHeaders(scope=start)
-    headers["etag"] = etag
-    # Stored by the caller alone, and asked about every time.
-    headers.setdefault("cache-control", "private, no-cache")
-    headers.add_vary_header("Authorization, Cookie, X-Guest-Token")
-    candidates = Headers(scope=scope).get("if-none-match", "")
-    opaque = etag.removeprefix("W/")
-    if candidates.strip() == "*" or opaque in (
-        tag.strip().removeprefix("W/") for tag in candidates.split(",")
-    ):
-        del headers["content-length"]
-        del headers["content-type"]
-        await send({**start, "status": 304})
+    etag = sent(start, b"etag")
+    if not etag:
+        etag = etag_of(body).encode()
+        start = with_headers(start, (b"etag", etag))
+    start = with_headers(start, _VARY, absent=(_REVALIDATE,))
+    if _is_known(header(scope, b"if-none-match"), etag.decode("latin-1")):
+        of_body = (b"content-length", b"content-type")
+        headers = [pair for pair in start["headers"] if pair[0] not in of_body]
+        await send({**start, "status": 304, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         return
     await send(start)
     await send({"type": "http.response.body", "body": body})
 
 
+def _is_known(candidates: str, etag: str) -> bool:
+    if not candidates:
+        return False
+    tags = {tag.strip().removeprefix("W/") for tag in candidates.split(",")}
+    return "*" in tags or etag.removeprefix("W/") in tags
+
+
 def install(app: FastAPI, settings: Settings) -> None:
-    """Add every middleware. The last one added is the outermost."""
+    """Add every middleware, the last one outermost, and the index of routes inside them all."""
     app.add_middleware(EtagMiddleware)
     app.add_middleware(IdempotencyMiddleware)
     if settings.rate_limits:
@@ -341,3 +347,4 @@ def install(app: FastAPI, settings: Settings) -> None:
         timeout_s=settings.request_timeout_s,
     )
     app.add_middleware(EdgeMiddleware)
+    routing.install(app)

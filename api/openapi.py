@@ -37,6 +37,20 @@ RETRY_AFTER: Final = {
     "description": "Seconds to wait.",
     "schema": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 3600},
 }
+SECURITY_SCHEMES: Final = {
+    "HTTPBearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Access token from `POST /v1/auth/login`.",
+    },
+    "APIKeyHeader": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Guest-Token",
+        "description": "A secret of at least 32 characters that a guest makes up; it owns their "
+        "carts.",
+    },
+}
 METHODS: Final = ("get", "put", "post", "patch", "delete")
 INT64_MAX: Final = 2**63 - 1
 
@@ -58,8 +72,11 @@ def completed(schema: dict[str, Any]) -> dict[str, Any]:
     schema["servers"] = [
         {"url": "/", "description": "This server, production or local.", "x-internal": False}
     ]
-    components = schema.setdefault("components", {}).setdefault("schemas", {})
-    components["EdgeProblem"] = PROBLEM
+    components = schema.setdefault("components", {})
+    components.setdefault("schemas", {})["EdgeProblem"] = PROBLEM
+    # Here and not as dependencies of the endpoints, which would be solved for every request to
+    # learn nothing: `api.caller` reads the credentials.
+    components["securitySchemes"] = SECURITY_SCHEMES
     tags: set[str] = set()
     for path, item in schema["paths"].items():
         for method in METHODS:
@@ -67,6 +84,7 @@ def completed(schema: dict[str, Any]) -> dict[str, Any]:
                 operation = item[method]
                 tags.update(operation.get("tags", ()))
                 operation.setdefault("description", operation.get("summary", ""))
+                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
                 if path.startswith("/v1/"):
                     _add_edge_answers(operation)
     schema["tags"] = [{"name": tag} for tag in sorted(tags)]

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Cookie, Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
-from api.deps import GUEST_TOKEN_CHARS_MAX, GUEST_TOKEN_CHARS_MIN
+from api.caller import GUEST_TOKEN_CHARS_MAX, GUEST_TOKEN_CHARS_MIN
 from deps.settings import Settings
 from tools.demo import picture
 from tools.errors import NotFound

@@ -23,6 +23,7 @@ from deps.gateway import Gateway
 from deps.hot import HotPool, driver_of
 from deps.mail import Mailer
 from deps.settings import Settings
+from deps.telemetry import sql_span
 from deps.transaction import in_transaction
 
 
@@ -170,15 +171,21 @@ class UnitOfWork:
         Raises:
             asyncpg.PostgresError: The statement failed; the transaction can only roll back.
         """
-        return await (await driver_of(self.session)).fetch(sql, *args)
+        driver = await driver_of(self.session)
+        with sql_span(sql):
+            return await driver.fetch(sql, *args)
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
         """Return the first row, or None. Otherwise as `fetch`."""
-        return await (await driver_of(self.session)).fetchrow(sql, *args)
+        driver = await driver_of(self.session)
+        with sql_span(sql):
+            return await driver.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """Return the first column of the first row, or None. Otherwise as `fetch`."""
-        return await (await driver_of(self.session)).fetchval(sql, *args)
+        driver = await driver_of(self.session)
+        with sql_span(sql):
+            return await driver.fetchval(sql, *args)
 
     def publish(self, event: Event) -> None:
         """Record `event`: it is announced if, and only if, this transaction commits.

@@ -22,6 +22,7 @@ from deps.postgres import (
     unavailable,
 )
 from deps.settings import Settings
+from deps.telemetry import sql_span
 from deps.transaction import in_transaction
 
 STATEMENTS_CACHED: Final = 200
@@ -73,7 +74,8 @@ class HotPool:
         """
         connection = await self._acquire()
         try:
-            rows: list[Any] = await connection.fetch(sql, *args)
+            with sql_span(sql):
+                rows: list[Any] = await connection.fetch(sql, *args)
             return rows
         finally:
             await self._pool.release(connection)
@@ -82,7 +84,8 @@ class HotPool:
         """Return the first row, or None. Otherwise as `fetch`."""
         connection = await self._acquire()
         try:
-            return await connection.fetchrow(sql, *args)
+            with sql_span(sql):
+                return await connection.fetchrow(sql, *args)
         finally:
             await self._pool.release(connection)
 
@@ -90,7 +93,8 @@ class HotPool:
         """Return the first column of the first row, or None. Otherwise as `fetch`."""
         connection = await self._acquire()
         try:
-            return await connection.fetchval(sql, *args)
+            with sql_span(sql):
+                return await connection.fetchval(sql, *args)
         finally:
             await self._pool.release(connection)
 
@@ -98,7 +102,8 @@ class HotPool:
         """Return how many rows were written. Otherwise as `fetch`."""
         connection = await self._acquire()
         try:
-            status = await connection.execute(sql, *args)
+            with sql_span(sql):
+                status = await connection.execute(sql, *args)
         finally:
             await self._pool.release(connection)
         count = status.rpartition(" ")[2]

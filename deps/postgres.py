@@ -26,6 +26,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from deps import row_security
 from deps.settings import Settings
+from deps.telemetry import trace_engine
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "db" / "migrations"
 # "shopkeep" in ASCII: the lock that lets one process at a time migrate a database.
@@ -89,6 +90,7 @@ def create_engine(url: str, settings: Settings, *, name: str = "shopkeeper") -> 
     def use_our_codecs(connection: Any, _: object) -> None:
         connection.run_async(set_json_codecs)
 
+    trace_engine(engine.sync_engine)
     return engine
 
 

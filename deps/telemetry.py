@@ -3,7 +3,10 @@
 One trace id runs from the request through agent, tool and SQL to the handlers of its events: the
 outbox carries it, and `continue_trace` picks it up. Logs carry it too.
 
-Nothing else imports logfire, so that a process without a collector does not pay for loading it.
+A recorded request costs milliseconds of CPU, so a share of them is recorded and the others skip
+every span, those of SQL too: the library's own instrumentation of asyncpg computes each span before
+it asks whether anybody wants it. Nothing else imports logfire, so that a process without a
+collector does not pay for loading it.
 """
 
 import logging
@@ -11,16 +14,16 @@ import re
 import secrets
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import orjson
+from sqlalchemy import Engine, event
 
 from deps.settings import Settings
 
-_trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _NO_TRACE: Final = "0" * 32
 
@@ -38,6 +41,10 @@ _SECRETS: Final = (
     (re.compile(r"\bsk-[\w-]{8,}"), "[key]"),
     (re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])"), "[number]"),
 )
+# Every secret contains one of these; most strings contain none, and one search says so.
+_SUSPICIOUS: Final = re.compile(
+    r"@|eyJ|sk-|\d(?:[ -]?\d){12}|bearer|token|password|secret|api[_-]?key", re.IGNORECASE
+)
 _STANDARD_ATTRIBUTES: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", (), None)).keys()
 ) | {"message", "asctime", "taskName", "color_message"}
@@ -51,6 +58,8 @@ class _State:
 
 
 def redact(message: str) -> str:
+    if _SUSPICIOUS.search(message) is None:
+        return message
     for pattern, replacement in _SECRETS:
         message = pattern.sub(replacement, message)
     return message
@@ -125,7 +134,6 @@ def configure(settings: Settings, service: str) -> None:
         sampling=logfire.SamplingOptions(head=settings.trace_sample_ratio),
         additional_span_processors=[BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint))],
     )
-    logfire.instrument_asyncpg(capture_parameters=False)
     logfire.instrument_httpx()
     # Content stays out: what people write to the shop may name them.
     logfire.instrument_pydantic_ai(include_content=False)
@@ -140,33 +148,84 @@ def flush() -> None:
         logfire.force_flush()
 
 
+class Trace:
+    """One trace while work is done under it: a context manager, entered once.
+
+    `id` is the 32 hex digits that name it everywhere.
+    """
+
+    __slots__ = ("_name", "_open", "_parent", "_span", "_token", "id", "is_recorded")
+
+    def __init__(self, name: str, trace_id: str, parent: str | None, is_recorded: bool) -> None:
+        self.id = trace_id
+        self.is_recorded = is_recorded and _State.tracing
+        self._name = name
+        self._parent = parent
+        self._span: Any = None
+        self._open: ExitStack | None = None
+        self._token: Token[Trace | None] | None = None
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self)
+        if _State.tracing:
+            self._open = ExitStack()
+            self._span = self._open.enter_context(self._exported())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            if self._open is not None:
+                self._open.__exit__(*error)
+        finally:
+            assert self._token is not None
+            _current.reset(self._token)
+
+    def describe(self, name: str, **attributes: Any) -> None:
+        """Say, once it is known, what the work was. Free unless it is recorded.
+
+        Args:
+            name: A low-cardinality name: `GET /v1/orders/{number}`.
+            attributes: Facts that identify no person, by OpenTelemetry's names.
+        """
+        if self._span is not None:
+            self._span.update_name(name)
+            self._span.set_attributes(attributes)
+            self._span.message = name
+
+    @contextmanager
+    def _exported(self) -> Generator[Any, None, None]:
+        from opentelemetry import context, trace
+
+        # OTel makes trace ids itself for roots; a remote parent is how to make it take ours, and
+        # its flag is what the parent-based sampler follows, in libraries that we do not call too.
+        remote = trace.SpanContext(
+            trace_id=int(self.id, 16),
+            span_id=int(self._parent, 16) if self._parent else secrets.randbits(63) + 1,
+            is_remote=True,
+            trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED if self.is_recorded else 0),
+        )
+        attached = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(remote)))
+        try:
+            if self.is_recorded:
+                with _logfire_span(self._name) as recording:
+                    yield recording
+            else:
+                yield None
+        finally:
+            context.detach(attached)
+
+
+_current: ContextVar[Trace | None] = ContextVar("trace", default=None)
+_NOTHING: Final = nullcontext()
+
+
 def current_trace_id() -> str | None:
     """Return the 32 hex digits that name the work in progress, or None outside any."""
-    return _trace_id.get()
+    trace = _current.get()
+    return trace.id if trace is not None else None
 
 
-@contextmanager
-def span(name: str, **attributes: Any) -> Generator[None, None, None]:
-    """Time a piece of work under the current trace. Free when tracing is off.
-
-    Args:
-        name: A low-cardinality name: `order.cancel`, not `cancel 1001`.
-        attributes: Facts that identify no person.
-    """
-    if not _State.tracing:
-        yield
-        return
-    import logfire
-
-    # The name is a template to logfire, and braces in it would be looked up.
-    with logfire.span(name.replace("{", "{{").replace("}", "}}"), **attributes):
-        yield
-
-
-@contextmanager
-def begin_trace(
-    name: str, traceparent: str | None = None, *, record: bool = True
-) -> Generator[str, None, None]:
+def begin_trace(name: str, traceparent: str | None = None, *, record: bool = True) -> Trace:
     """Start the trace of one request, joining the caller's if `traceparent` (W3C) is valid.
 
     Args:
@@ -174,11 +233,9 @@ def begin_trace(
     """
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     if match is not None and match[1] != _NO_TRACE:
-        trace_id, parent = match[1], match[2]
-    else:
-        trace_id, parent = secrets.token_hex(16), None
-    with _in_trace(name, trace_id, parent, record and _is_sampled(trace_id)):
-        yield trace_id
+        return Trace(name, match[1], match[2], record and _is_sampled(match[1]))
+    trace_id = secrets.token_hex(16)
+    return Trace(name, trace_id, None, record and _is_sampled(trace_id))
 
 
 @contextmanager
@@ -186,37 +243,74 @@ def continue_trace(name: str, trace_id: str | None) -> Generator[str, None, None
     """Work on behalf of an earlier trace, as the handler of an event does; or begin a new one."""
     known = trace_id is not None and re.fullmatch(r"[0-9a-f]{32}", trace_id) is not None
     chosen = trace_id if known and trace_id is not None else secrets.token_hex(16)
-    with _in_trace(name, chosen, None, _is_sampled(chosen)):
+    with Trace(name, chosen, None, _is_sampled(chosen)):
         yield chosen
 
 
-@contextmanager
-def _in_trace(
-    name: str, trace_id: str, parent: str | None, is_sampled: bool
-) -> Generator[None, None, None]:
-    token = _trace_id.set(trace_id)
-    try:
-        if not _State.tracing:
-            yield
-            return
-        from opentelemetry import context, trace
+def span(name: str, **attributes: Any) -> AbstractContextManager[Any]:
+    """Time a piece of work under the current trace. Free when that is not recorded.
 
-        # OTel makes trace ids itself for roots; a remote parent is how to make it take ours, and
-        # its flag is what the parent-based sampler follows.
-        remote = trace.SpanContext(
-            trace_id=int(trace_id, 16),
-            span_id=int(parent, 16) if parent else secrets.randbits(63) + 1,
-            is_remote=True,
-            trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED if is_sampled else 0),
-        )
-        attached = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(remote)))
-        try:
-            with span(name):
-                yield
-        finally:
-            context.detach(attached)
-    finally:
-        _trace_id.reset(token)
+    Args:
+        name: A low-cardinality name: `order.cancel`, not `cancel 1001`.
+        attributes: Facts that identify no person.
+    """
+    trace = _current.get()
+    if trace is None or not trace.is_recorded:
+        return _NOTHING
+    return _logfire_span(name, **attributes)
+
+
+def sql_span(sql: str) -> AbstractContextManager[Any]:
+    """Time one statement. Its text is kept, its parameters are not. Free when nobody records."""
+    trace = _current.get()
+    if trace is None or not trace.is_recorded:
+        return _NOTHING
+    return _logfire_span(_verb(sql), **_sql_attributes(sql))
+
+
+def trace_engine(engine: Engine) -> None:
+    """Give what SQLAlchemy sends the same spans as `sql_span`."""
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def begin(_c: Any, _cursor: Any, sql: str, _p: Any, execution: Any, _many: bool) -> None:
+        trace = _current.get()
+        if trace is not None and trace.is_recorded:
+            timed = sql_span(sql)
+            timed.__enter__()
+            execution.shopkeeper_span = timed
+
+    def end(execution: Any) -> None:
+        timed = getattr(execution, "shopkeeper_span", None)
+        if timed is not None:
+            del execution.shopkeeper_span
+            timed.__exit__(None, None, None)
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def after(_c: Any, _cursor: Any, _sql: str, _p: Any, execution: Any, _many: bool) -> None:
+        end(execution)
+
+    @event.listens_for(engine, "handle_error")
+    def failed(error: Any) -> None:
+        end(error.execution_context)
+
+
+def _verb(sql: str) -> str:
+    return sql.split(None, 1)[0].upper() if sql.strip() else "SQL"
+
+
+def _sql_attributes(sql: str) -> dict[str, str]:
+    return {
+        "db.system.name": "postgresql",
+        "db.operation.name": _verb(sql),
+        "db.query.text": " ".join(sql.split()),
+    }
+
+
+def _logfire_span(name: str, **attributes: Any) -> AbstractContextManager[Any]:
+    import logfire
+
+    # The name is a template to logfire, and braces in it would be looked up.
+    return logfire.span(name.replace("{", "{{").replace("}", "}}"), **attributes)
 
 
 def _is_sampled(trace_id: str) -> bool:

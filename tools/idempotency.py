@@ -6,6 +6,10 @@ idempotent themselves: completing a cart makes one order whatever races, cancell
 order changes nothing, setting a value sets it again. An operation that is not, one that adds or
 subtracts, calls `settle` inside its own transaction: the effect then commits together with the
 fact that the key is spent, or neither does.
+
+Claim and finish are one statement each and do not wait for the disk. The log keeps its order, so a
+claim is on disk no later than the effect that follows it. A finish that a crash of the server loses
+is the crash between effect and answer, which is provided for above.
 """
 
 import hashlib
@@ -14,10 +18,9 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import orjson
-from sqlalchemy import CursorResult, text
 
 from deps.core import Deps, UnitOfWork, Work
 from tools.errors import IdempotencyInFlight, IdempotencyMismatch
@@ -49,43 +52,49 @@ class StoredAnswer:
 
 current_claim: ContextVar[Claim | None] = ContextVar("current_claim", default=None)
 
+_WITHOUT_WAITING: Final = "set_config('synchronous_commit', 'off', true)"
 # Taken when the row is new, when it outlived retention, or when its holder let the lock expire
-# without an answer. Anything else leaves the row alone and returns nothing.
-_CLAIM = text("""
-    INSERT INTO idempotency_key AS k
-           (scope, key, request_sha256, claim, locked_until, created_at)
-    VALUES (:scope, :key, :request_sha256, :claim, :locked_until, :now)
-    ON CONFLICT (scope, key) DO UPDATE
-       SET request_sha256 = excluded.request_sha256, claim = excluded.claim,
-           locked_until = excluded.locked_until, created_at = excluded.created_at,
-           status_code = NULL, body = NULL, content_type = NULL
-     WHERE k.created_at < :expired_before
-        OR (k.status_code IS NULL AND k.locked_until < :now
-            AND k.request_sha256 = excluded.request_sha256)
-    RETURNING claim
-""")
-_READ = text("""
-    SELECT request_sha256, locked_until > :now AS is_locked, status_code, body, content_type
-      FROM idempotency_key WHERE scope = :scope AND key = :key
-""")
-_FINISH = text("""
+# without an answer. Anything else leaves the row alone and reads what it says; a row committed
+# since this statement began is not visible to it, and then nothing comes back.
+_CLAIM: Final = f"""
+    WITH taken AS (
+        INSERT INTO idempotency_key AS k
+               (scope, key, request_sha256, claim, locked_until, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (scope, key) DO UPDATE
+           SET request_sha256 = excluded.request_sha256, claim = excluded.claim,
+               locked_until = excluded.locked_until, created_at = excluded.created_at,
+               status_code = NULL, body = NULL, content_type = NULL
+         WHERE k.created_at < $7
+            OR (k.status_code IS NULL AND k.locked_until < $6
+                AND k.request_sha256 = excluded.request_sha256)
+        RETURNING {_WITHOUT_WAITING}
+    )
+    SELECT true AS is_ours, NULL AS request_sha256, NULL AS is_locked, NULL AS status_code,
+           NULL AS body, NULL AS content_type FROM taken
+    UNION ALL
+    SELECT false, request_sha256, locked_until > $6, status_code, body, content_type
+      FROM idempotency_key
+     WHERE scope = $1 AND key = $2 AND NOT EXISTS (SELECT FROM taken)
+"""
+_FINISH: Final = f"""
     UPDATE idempotency_key
-       SET status_code = :status_code, body = :body, content_type = :content_type,
-           locked_until = NULL
-     WHERE scope = :scope AND key = :key AND claim = :claim
-""")
-_ABANDON = text("""
+       SET status_code = $4, body = $5, content_type = $6, locked_until = NULL
+     WHERE scope = $1 AND key = $2 AND claim = $3
+    RETURNING {_WITHOUT_WAITING}
+"""
+_ABANDON: Final = """
     DELETE FROM idempotency_key
-     WHERE scope = :scope AND key = :key AND claim = :claim AND status_code IS NULL
-""")
-_SETTLE = text("""
-    UPDATE idempotency_key SET status_code = :status_code
-     WHERE scope = :scope AND key = :key AND claim = :claim
-""")
-_PURGE = text("""
+     WHERE scope = $1 AND key = $2 AND claim = $3 AND status_code IS NULL
+"""
+_SETTLE: Final = """
+    UPDATE idempotency_key SET status_code = $4
+     WHERE scope = $1 AND key = $2 AND claim = $3 RETURNING true
+"""
+_PURGE: Final = """
     DELETE FROM idempotency_key WHERE (scope, key) IN
-       (SELECT scope, key FROM idempotency_key WHERE created_at < :before LIMIT :batch)
-""")
+       (SELECT scope, key FROM idempotency_key WHERE created_at < $1 LIMIT $2)
+"""
 
 
 def fingerprint(method: str, path: str, query: str, body: bytes) -> str:
@@ -112,60 +121,38 @@ async def claim(
         IdempotencyInFlight: The first request under this key has no answer yet.
         IdempotencyMismatch: The key was used for another request.
     """
-    ours = Claim(scope=scope, key=key, token=secrets.token_hex(16))
-    async with deps.begin() as uow:
-        values: dict[str, Any] = {
-            "scope": scope,
-            "key": key,
-            "request_sha256": request_sha256,
-            "claim": ours.token,
-            "locked_until": uow.now + timedelta(seconds=lock_s),
-            "now": uow.now,
-            "expired_before": uow.now - timedelta(hours=RETENTION_H),
-        }
-        connection = await uow.session.connection()
-        if (await connection.execute(_CLAIM, values)).first() is not None:
-            return ours
-        row = (
-            await connection.execute(_READ, {"scope": scope, "key": key, "now": uow.now})
-        ).first()
-    if row is None:
-        # Its holder abandoned it between our two statements. Asking the caller to come back
-        # is simpler than a loop, and as right.
-        raise IdempotencyInFlight("The first request with this key just failed; send it again.")
-    if row.request_sha256 != request_sha256:
+    now, token = deps.clock(), secrets.token_hex(16)
+    row = await deps.hot.fetchrow(
+        _CLAIM,
+        scope,
+        key,
+        request_sha256,
+        token,
+        now + timedelta(seconds=lock_s),
+        now,
+        now - timedelta(hours=RETENTION_H),
+    )
+    if row is not None and row["is_ours"]:
+        return Claim(scope=scope, key=key, token=token)
+    if row is not None and row["request_sha256"] != request_sha256:
         raise IdempotencyMismatch("This Idempotency-Key was used for a different request.")
-    if row.status_code is None or row.is_locked:
+    if row is None or row["status_code"] is None or row["is_locked"]:
         raise IdempotencyInFlight("A request with this Idempotency-Key is still being handled.")
-    return StoredAnswer(row.status_code, row.body or b"", row.content_type)
+    return StoredAnswer(row["status_code"], row["body"] or b"", row["content_type"])
 
 
 async def finish(
     deps: Deps, held: Claim, *, status_code: int, body: bytes, content_type: str | None
 ) -> None:
     """Store the answer for replays. Does nothing when another request took the claim over."""
-    async with deps.begin() as uow:
-        connection = await uow.session.connection()
-        await connection.execute(
-            _FINISH,
-            {
-                "scope": held.scope,
-                "key": held.key,
-                "claim": held.token,
-                "status_code": status_code,
-                "body": body,
-                "content_type": content_type,
-            },
-        )
+    await deps.hot.fetchval(
+        _FINISH, held.scope, held.key, held.token, status_code, body, content_type
+    )
 
 
 async def abandon(deps: Deps, held: Claim) -> None:
     """Free the key for another try, unless its effect was settled already."""
-    async with deps.begin() as uow:
-        connection = await uow.session.connection()
-        await connection.execute(
-            _ABANDON, {"scope": held.scope, "key": held.key, "claim": held.token}
-        )
+    await deps.hot.execute(_ABANDON, held.scope, held.key, held.token)
 
 
 async def settle(work: Work) -> None:
@@ -181,17 +168,7 @@ async def settle(work: Work) -> None:
     if held is None:
         return
     assert isinstance(work, UnitOfWork), "an operation that adds needs a transaction to settle in"
-    connection = await work.session.connection()
-    result: CursorResult[Any] = await connection.execute(
-        _SETTLE,
-        {
-            "scope": held.scope,
-            "key": held.key,
-            "claim": held.token,
-            "status_code": _NO_CONTENT,
-        },
-    )
-    if result.rowcount == 0:
+    if not await work.fetchval(_SETTLE, held.scope, held.key, held.token, _NO_CONTENT):
         raise IdempotencyInFlight("Another request with this Idempotency-Key took over.")
 
 
@@ -199,12 +176,8 @@ async def purge(deps: Deps) -> int:
     """Delete keys past their retention, a batch at a time. Return how many went."""
     purged = 0
     while True:
-        async with deps.begin() as uow:
-            connection = await uow.session.connection()
-            result: CursorResult[Any] = await connection.execute(
-                _PURGE,
-                {"before": uow.now - timedelta(hours=RETENTION_H), "batch": PURGE_BATCH},
-            )
-        purged += result.rowcount
-        if result.rowcount < PURGE_BATCH:
+        before = deps.clock() - timedelta(hours=RETENTION_H)
+        deleted = await deps.hot.execute(_PURGE, before, PURGE_BATCH)
+        purged += deleted
+        if deleted < PURGE_BATCH:
             return purged

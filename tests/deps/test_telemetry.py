@@ -24,8 +24,8 @@ async def test_trace_id_reaches_tasks_and_ends_with_the_work() -> None:
         with span("order.cancel", lines=2):
             return current_trace_id()
 
-    with begin_trace("request") as trace_id:
-        assert await asyncio.create_task(inner()) == trace_id
+    with begin_trace("request") as trace:
+        assert await asyncio.create_task(inner()) == trace.id
     assert current_trace_id() is None
 
 
