@@ -206,6 +206,27 @@ async def database_cpu_s(deps: Deps) -> dict[int, float]:
     return {pid: cpu_s(pid) for pid in pids if _is_visible(pid)}
 
 
+async def server_cpu_s(deps: Deps) -> float:
+    """Return the CPU time of the whole database server so far, ended processes included."""
+    backend = await deps.hot.fetchval("SELECT pg_backend_pid()")
+    postmaster = int(_stat(backend)[1])
+    # Fields 14 to 17 of proc(5): its own time, and that of the children it has waited for.
+    own = sum(int(field) for field in _stat(postmaster)[11:15])
+    everyone = (_stat(int(entry)) for entry in os.listdir("/proc") if entry.isdecimal())
+    living = [stat for stat in everyone if stat and int(stat[1]) == postmaster]
+    return (own + sum(int(stat[11]) + int(stat[12]) for stat in living)) / _TICKS
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of proc(5)'s stat from the state on; none for a process that is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    # After the name, which may hold spaces.
+    return text.rpartition(")")[2].split()
+
+
 def grown(before: dict[int, float], after: dict[int, float]) -> float:
     return sum(after[pid] - before.get(pid, 0.0) for pid in after)
 

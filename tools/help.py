@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field
 
 from db.types import Money
 from deps.core import Deps, UnitOfWork
-from tools.cart import shipping_methods
 from tools.inventory import HOLD_TTL
 from tools.registry import Risk, operation
+from tools.shipping import shipping_methods
 from tools.user import PASSWORD_CHARS_MIN
 
 _PROVIDERS = {
