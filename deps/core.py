@@ -86,7 +86,12 @@ SHOPPER_SCOPES = frozenset(
         "support:ask",
     }
 )
-CUSTOMER_SCOPES = SHOPPER_SCOPES | {"order:cancel", "profile:write", "notification:read"}
+CUSTOMER_SCOPES = SHOPPER_SCOPES | {
+    "order:cancel",
+    "profile:write",
+    "notification:read",
+    "credit:use",
+}
 MERCHANT_SCOPES = CUSTOMER_SCOPES | {
     "catalog:write",
     "stock:write",

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from deps.cache import Cache
 from deps.core import Deps
+from deps.credit import CreditGateway
 from deps.hot import HotPool
 from deps.mail import SmtpMailer
 from deps.postgres import create_engine, session_factory
@@ -30,14 +31,15 @@ async def open_deps(
     engine = create_engine(database_url, settings, name=name)
     cache = Cache.connect(redis_url) if redis_url else Cache(None)
     hot = await HotPool.open(database_url, settings, name=name)
+    sessions = session_factory(engine)
     scripted = ScriptedGateway(file=settings.scripted_gateway_file)
     providers = configured(settings)
     try:
         yield Deps(
-            db=session_factory(engine),
+            db=sessions,
             hot=hot,
             cache=cache,
-            gateways={scripted.name: scripted, **providers},
+            gateways={scripted.name: scripted, "credit": CreditGateway(sessions), **providers},
             mailer=SmtpMailer(settings),
             settings=settings,
         )

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     scripted_gateway_file: Path | None = Field(
         default=None, description="Where the scripted provider remembers; none: in the process."
     )
+    refund_window_days: int = Field(
+        default=180, ge=0, description="How long after placement an order may be refunded."
+    )
+    refund_approval_amount: int = Field(
+        default=50_000, ge=0, description="Minor units; a higher refund needs a second person."
+    )
     request_body_bytes_max: int = 1_048_576
     request_timeout_s: float = 30.0
     rate_limits: bool = Field(default=True, description="Off for benchmarks and tests only.")

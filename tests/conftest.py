@@ -16,6 +16,7 @@ from db.types import new_id
 from deps import postgres
 from deps.cache import Cache
 from deps.core import Deps
+from deps.credit import CreditGateway
 from deps.embedded import EmbeddedPostgres, EmbeddedValkey
 from deps.hot import HotPool
 from deps.scripted import ScriptedGateway
@@ -101,11 +102,15 @@ async def deps(
     """Real dependencies over a private database, as a guest; tests commit and race for real."""
     engine = postgres.create_engine(database_url, settings)
     hot = await HotPool.open(database_url, settings)
+    sessions = postgres.session_factory(engine)
     yield Deps(
-        db=postgres.session_factory(engine),
+        db=sessions,
         hot=hot,
         cache=Cache(redis),
-        gateways={gateway.name: gateway},
+        gateways={
+            gateway.name: gateway,
+            "credit": CreditGateway(sessions, clock=lambda: NOW),
+        },
         mailer=mailer,
         settings=settings,
         clock=lambda: NOW,

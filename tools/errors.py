@@ -8,7 +8,7 @@
     ├── TooManyRequests       429
     ├── Unavailable           503  a dependency is away; retry
     └── Conflict              409  the request is valid but the state forbids it
-        ├── OutOfStock, IllegalTransition, CheckoutIncomplete, TotalChanged
+        ├── OutOfStock, IllegalTransition, CheckoutIncomplete, TotalChanged, NotRefundable
         ├── PaymentDeclined   402
         └── AlreadyExists, IdempotencyInFlight; IdempotencyMismatch 422
 
@@ -78,6 +78,10 @@ class CheckoutIncomplete(Conflict):
 
 class TotalChanged(Conflict):
     pass
+
+
+class NotRefundable(Conflict):
+    """`extra` says how much, or how many units, could be given back."""
 
 
 class PaymentDeclined(Conflict):

@@ -127,10 +127,65 @@ class PaymentFailed(Event):
     code: str
 
 
+class RefundRequested(Event):
+    aggregate = "order"
+    order_id: OrderId
+    refund_id: UUID
+    amount: int
+    currency: str
+    reason: str
+
+
 class PaymentRefunded(Event):
     aggregate = "order"
     order_id: OrderId
     payment_id: PaymentId
+    amount: int
+    currency: str
+    refund_id: UUID | None = None
+
+
+class RefundSucceeded(Event):
+    aggregate = "order"
+    order_id: OrderId
+    refund_id: UUID
+    amount: int
+    currency: str
+
+
+class RefundFailed(Event):
+    aggregate = "order"
+    order_id: OrderId
+    refund_id: UUID
+    payment_id: PaymentId
+    amount: int
+    currency: str
+    code: str
+
+
+class CreditIssued(Event):
+    aggregate = "credit_account"
+    credit_account_id: UUID
+    kind: str
+    amount: int
+    currency: str
+
+
+class CreditRedeemed(Event):
+    aggregate = "credit_account"
+    credit_account_id: UUID
+    customer_id: UserId
+
+
+class CreditActivitySet(Event):
+    aggregate = "credit_account"
+    credit_account_id: UUID
+    is_active: bool
+
+
+class CreditExpired(Event):
+    aggregate = "credit_account"
+    credit_account_id: UUID
     amount: int
     currency: str
 

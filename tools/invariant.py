@@ -100,7 +100,11 @@ INVARIANTS: Final[Mapping[str, str]] = {
     """,
     "the ledger's clearing account is captured less refunded, per order": """
         SELECT 'order ' || coalesce(p.order_id, l.order_id)
-          FROM (SELECT order_id, currency, sum(captured_amount - refunded_amount) AS amount
+          FROM (SELECT order_id, currency,
+                       sum(captured_amount - refunded_amount
+                           + (SELECT coalesce(sum(amount), 0) FROM refund_part
+                               WHERE payment_id = payment.id AND state = 'succeeded'
+                                 AND credit_account_id IS NOT NULL)) AS amount
                   FROM payment WHERE provider <> 'credit' GROUP BY order_id, currency) p
           FULL JOIN (SELECT order_id, currency, sum(amount) AS amount FROM ledger_entry
                       WHERE account = 'clearing' AND order_id IS NOT NULL
@@ -154,6 +158,89 @@ INVARIANTS: Final[Mapping[str, str]] = {
          GROUP BY aggregate_type, aggregate_id
         HAVING min(aggregate_seq) <> 1 OR max(aggregate_seq) <> count(*)
             OR count(DISTINCT aggregate_seq) <> count(*)
+    """,
+    "a refund is the sum of its parts and of what it is for": """
+        SELECT 'refund ' || r.id FROM refund r
+         WHERE r.amount <> (SELECT coalesce(sum(amount), 0) FROM refund_part
+                             WHERE refund_id = r.id)
+            OR r.amount <> (r.breakdown->>'goods_amount')::bigint
+                         + (r.breakdown->>'shipping_amount')::bigint
+                         + (r.breakdown->>'tax_amount')::bigint
+                         + (r.breakdown->>'adjustment_amount')::bigint
+    """,
+    "a refund has ended when all its parts have, and succeeded when all did": """
+        SELECT 'refund ' || r.id FROM refund r JOIN refund_part p ON p.refund_id = r.id
+         GROUP BY r.id
+        HAVING r.state <> CASE
+                   WHEN bool_and(p.state = 'rejected') THEN 'rejected'
+                   WHEN r.state = 'awaiting_approval' AND bool_and(p.state = 'pending')
+                       THEN 'awaiting_approval'
+                   WHEN bool_or(p.state = 'pending') THEN 'pending'
+                   WHEN bool_and(p.state = 'succeeded') THEN 'succeeded'
+                   ELSE 'failed' END
+    """,
+    "what a tender is giving back, or gave, is the sum of its refunds' parts": """
+        SELECT 'payment ' || p.id FROM payment p JOIN orders o ON o.id = p.order_id
+          LEFT JOIN refund_part part ON part.payment_id = p.id
+         WHERE o.placed_at IS NOT NULL
+         GROUP BY p.id
+        HAVING p.refunding_amount
+               <> coalesce(sum(part.amount) FILTER (WHERE part.state = 'pending'), 0)
+            OR p.refunded_amount
+               <> coalesce(sum(part.amount) FILTER (WHERE part.state = 'succeeded'), 0)
+    """,
+    "refunds of an order are within what was captured": """
+        SELECT 'order ' || o.number FROM orders o
+         WHERE (SELECT coalesce(sum(part.amount), 0)
+                  FROM refund_part part JOIN refund r ON r.id = part.refund_id
+                 WHERE r.order_id = o.id AND part.state IN ('pending', 'succeeded'))
+             > (SELECT coalesce(sum(captured_amount), 0) FROM payment WHERE order_id = o.id)
+    """,
+    "an order gives back no more tax and shipping than it took": """
+        SELECT 'order ' || order_id FROM ledger_entry
+         WHERE account IN ('tax_payable', 'shipping_revenue') AND order_id IS NOT NULL
+         GROUP BY order_id, account HAVING sum(amount) > 0
+    """,
+    "a credit account is the sum of its movements": """
+        SELECT 'credit ' || a.id FROM credit_account a
+          LEFT JOIN credit_movement m ON m.account_id = a.id
+         GROUP BY a.id
+        HAVING a.balance_amount <> coalesce(sum(m.balance_delta), 0)
+            OR a.held_amount <> coalesce(sum(m.held_delta), 0)
+    """,
+    "held credit is what live holds hold": """
+        SELECT 'credit ' || a.id FROM credit_account a
+          LEFT JOIN credit_hold h ON h.account_id = a.id
+         GROUP BY a.id
+        HAVING a.held_amount <> coalesce(
+                   sum(h.authorized_amount - h.captured_amount - h.released_amount), 0)
+    """,
+    "no credit is overdrawn, held beyond its balance, or refunded beyond what was spent": """
+        SELECT 'credit ' || id FROM credit_account
+         WHERE held_amount NOT BETWEEN 0 AND balance_amount
+        UNION ALL
+        SELECT 'hold ' || id FROM credit_hold
+         WHERE captured_amount + released_amount > authorized_amount
+            OR refunded_amount NOT BETWEEN 0 AND captured_amount
+    """,
+    # The provider commits before we book, so what it answered and we have not read is counted in.
+    "what we owe on gift cards and store credit is their balance": """
+        SELECT coalesce(b.account, l.account) || ' ' || coalesce(b.currency, l.currency)
+          FROM (SELECT kind || '_liability' AS account, currency,
+                       sum(balance_amount
+                           + (SELECT coalesce(sum(CASE c.kind WHEN 'capture' THEN c.amount
+                                                              ELSE -c.amount END), 0)
+                                FROM credit_hold h JOIN credit_call c ON c.hold_id = h.id
+                                JOIN payment_attempt t ON t.key = c.key
+                               WHERE h.account_id = credit_account.id
+                                 AND c.kind IN ('capture', 'refund') AND c.decline_code IS NULL
+                                 AND t.state IN ('started', 'unknown'))) AS amount
+                  FROM credit_account GROUP BY kind, currency) b
+          FULL JOIN (SELECT account, currency, -sum(amount) AS amount FROM ledger_entry
+                      WHERE account IN ('gift_card_liability', 'store_credit_liability')
+                      GROUP BY account, currency) l
+            ON l.account = b.account AND l.currency = b.currency
+         WHERE coalesce(b.amount, 0) <> coalesce(l.amount, 0)
     """,
     f"no order is pending longer than {PENDING_H_MAX} h": f"""
         SELECT 'order ' || number FROM orders

@@ -1,6 +1,6 @@
 """Payments: tenders, attempts and the double-entry ledger. `tools.sale` calls the gateways."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
 from db.models.credit import CreditAccount, CreditKind
-from db.models.order import Order
+from db.models.order import Order, OrderStatus, PaymentStatus
 from db.models.payment import (
     Account,
     AttemptKind,
@@ -166,6 +166,27 @@ async def add_tender(
     uow.session.add(tender)
     await uow.session.flush()
     return tender
+
+
+def status_of(of: Order, all_tenders: Sequence[Payment]) -> PaymentStatus:
+    """Derive a placed order's payment status from its tenders.
+
+    A refund that follows a fallen total leaves it paid; one of the total's own money does not.
+    """
+    captured = sum(tender.captured_amount for tender in all_tenders)
+    refunded = sum(tender.refunded_amount for tender in all_tenders)
+    is_open = any(tender.state is PaymentState.AUTHORIZED for tender in all_tenders)
+    if of.status is OrderStatus.CANCELLED:
+        if captured == 0:
+            return PaymentStatus.AUTHORIZED if is_open else PaymentStatus.VOIDED
+        return PaymentStatus.REFUNDED if refunded == captured else PaymentStatus.REFUND_PENDING
+    if captured == 0:
+        return PaymentStatus.AUTHORIZED if is_open else PaymentStatus.VOIDED
+    if refunded == captured:
+        return PaymentStatus.REFUNDED
+    if refunded and captured - refunded < of.total_amount:
+        return PaymentStatus.PARTIALLY_REFUNDED
+    return PaymentStatus.PARTIALLY_CAPTURED if is_open else PaymentStatus.CAPTURED
 
 
 def derived(of: UUID, number: int) -> UUID:

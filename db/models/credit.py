@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, Column, Identity, Index, Uuid
 from sqlmodel import Field, SQLModel
 
-from db.types import UserId, UtcDateTime, enum_field, new_id
+from db.types import CartId, UserId, UtcDateTime, enum_field, new_id
 
 
 class CreditKind(StrEnum):
@@ -60,3 +60,66 @@ class CreditMovement(SQLModel, table=True):
     reference_id: UUID | None = Field(default=None, sa_type=Uuid)
     actor_id: UUID | None = Field(default=None, sa_type=Uuid)
     occurred_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class CreditHold(SQLModel, table=True):
+    """An authorisation on an account, as a provider keeps one. Written by `credit_authorize` and
+    its like only; what is neither captured nor released counts in the account's `held_amount`."""
+
+    __tablename__ = "credit_hold"
+    __table_args__ = (
+        CheckConstraint("authorized_amount > 0", name="authorized_positive"),
+        CheckConstraint(
+            "captured_amount >= 0 AND released_amount >= 0 "
+            "AND captured_amount + released_amount <= authorized_amount",
+            name="within_authorized",
+        ),
+        CheckConstraint(
+            "refunded_amount BETWEEN 0 AND captured_amount", name="refunded_within_captured"
+        ),
+    )
+
+    id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
+    account_id: UUID = Field(foreign_key="credit_account.id", index=True, sa_type=Uuid)
+    authorized_amount: int = Field(sa_type=BigInteger)
+    captured_amount: int = Field(default=0, sa_type=BigInteger)
+    released_amount: int = Field(default=0, sa_type=BigInteger)
+    refunded_amount: int = Field(default=0, sa_type=BigInteger)
+    currency: str = Field(max_length=3)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class CreditCall(SQLModel, table=True):
+    """What the credit provider answered under a key, declines included, to answer it again."""
+
+    __tablename__ = "credit_call"
+
+    key: str = Field(max_length=200, primary_key=True)
+    kind: str = Field(max_length=16)
+    hold_id: UUID | None = Field(default=None, foreign_key="credit_hold.id", sa_type=Uuid)
+    amount: int = Field(sa_type=BigInteger)
+    currency: str = Field(max_length=3)
+    decline_code: str | None = Field(default=None, max_length=100)
+    occurred_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class CartCredit(SQLModel, table=True):
+    """Credit a shopper wants to pay a cart with, and how much of it there was when they said so."""
+
+    __tablename__ = "cart_credit"
+
+    cart_id: CartId = Field(
+        primary_key=True, foreign_key="cart.id", ondelete="CASCADE", sa_type=Uuid
+    )
+    account_id: UUID = Field(primary_key=True, foreign_key="credit_account.id", sa_type=Uuid)
+    seen_amount: int = Field(sa_type=BigInteger, description="Spendable then, in minor units.")
+
+
+class CreditLookup(SQLModel, table=True):
+    """How many codes a caller has tried in the current window."""
+
+    __tablename__ = "credit_lookup"
+
+    caller: str = Field(max_length=100, primary_key=True)
+    window_start: datetime = Field(sa_type=UtcDateTime)
+    count: int = 0

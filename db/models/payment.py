@@ -39,6 +39,10 @@ class Payment(SQLModel, table=True):
         CheckConstraint(
             "refunded_amount BETWEEN 0 AND captured_amount", name="refunded_within_captured"
         ),
+        CheckConstraint(
+            "refunding_amount >= 0 AND refunded_amount + refunding_amount <= captured_amount",
+            name="refunding_within_captured",
+        ),
         Index(
             "ix_payment_unfinished",
             "updated_at",
@@ -55,6 +59,12 @@ class Payment(SQLModel, table=True):
     amount: int = Field(sa_type=BigInteger)
     captured_amount: int = Field(default=0, sa_type=BigInteger)
     refunded_amount: int = Field(default=0, sa_type=BigInteger)
+    refunding_amount: int = Field(
+        default=0,
+        sa_type=BigInteger,
+        sa_column_kwargs={"server_default": "0"},
+        description="Reserved by refunds that are requested and not finished.",
+    )
     currency: str = Field(max_length=3)
     state: PaymentState = enum_field(PaymentState.CREATED)
     provider_reference: str | None = Field(default=None, max_length=200)

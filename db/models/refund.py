@@ -20,6 +20,10 @@ class RefundKind(StrEnum):
 
 
 class RefundState(StrEnum):
+    """A `FAILED` refund may have paid some of its parts; a retry makes it pending again."""
+
+    AWAITING_APPROVAL = "awaiting_approval"
+    REJECTED = "rejected"
     PENDING = "pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -33,6 +37,7 @@ class Refund(SQLModel, table=True):
         CheckConstraint("amount > 0", name="amount_positive"),
         Index("ix_refund_order_id_id", "order_id", "id"),
         Index("ix_refund_pending", "created_at", postgresql_where="state = 'pending'"),
+        Index("ix_refund_created_at_id", "created_at", "id"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
@@ -44,6 +49,9 @@ class Refund(SQLModel, table=True):
     state: RefundState = enum_field(RefundState.PENDING)
     breakdown: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB)
     requested_by: UserId | None = Field(default=None, sa_type=Uuid)
+    decided_by: UserId | None = Field(
+        default=None, sa_type=Uuid, description="Who approved or rejected it, if that was needed."
+    )
     created_at: datetime = Field(sa_type=UtcDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     lease_until: datetime | None = Field(
@@ -66,6 +74,17 @@ class RefundPart(SQLModel, table=True):
     position: int = 0
     amount: int = Field(sa_type=BigInteger)
     state: RefundState = enum_field(RefundState.PENDING)
+    attempt_number: int = Field(
+        default=0,
+        sa_column_kwargs={"server_default": "0"},
+        description="Of the refund attempt in flight; its key goes on the wire. 0: no provider.",
+    )
+    credit_account_id: UUID | None = Field(
+        default=None,
+        foreign_key="credit_account.id",
+        sa_type=Uuid,
+        description="Where it goes instead of back to the tender.",
+    )
     method_id: UUID | None = Field(
         default=None,
         foreign_key="stored_method.id",

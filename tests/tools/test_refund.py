@@ -1,0 +1,231 @@
+"""Refunds: never more than was captured, once each, to the last charged tender first."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+
+from db.models.order import Order
+from db.models.refund import Refund, RefundKind, RefundState
+from db.types import new_id
+from deps.core import Deps
+from deps.scripted import Fault, ScriptedGateway
+from tests import factories
+from tools import credit, order, payment, refund
+from tools.errors import InvalidInput, NotRefundable, Unavailable
+from tools.invariant import check
+from tools.order import OrderView
+
+
+async def start(deps: Deps, placed: OrderView, **asked: object) -> Refund:
+    async with deps.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        return await refund.request(uow, of, reason="it broke", **asked)  # type: ignore[arg-type]
+
+
+async def refunded(deps: Deps, placed: OrderView, **asked: object) -> Refund:
+    return await refund.drive(deps, (await start(deps, placed, **asked)).id)
+
+
+async def balances(deps: Deps) -> dict[str, int]:
+    async with deps.begin() as uow:
+        return {b.account: b.balance_amount for b in await payment.balances(uow)}
+
+
+async def status(deps: Deps, placed: OrderView) -> str:
+    async with deps.begin() as uow:
+        return (await uow.session.get_one(Order, placed.id)).payment_status.value
+
+
+async def test_a_part_and_then_the_rest(customer: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(customer, "MUG", price=1250, stock=5)
+    placed = await factories.placed_order(customer, MUG=2)
+    first = await refunded(customer, placed, lines={"MUG": 1})
+    assert (first.state, first.amount) == (RefundState.SUCCEEDED, 1250)
+    assert await status(customer, placed) == "partially_refunded"
+    rest = await refunded(customer, placed)
+    assert rest.amount == 1250 + 490
+    assert await status(customer, placed) == "refunded"
+    assert list(gateway.charges.values()) == [0]
+    books = await balances(customer)
+    assert books["clearing"] == 0
+    assert (books["refunds"], books["shipping_revenue"]) == (2500, 0)
+    with pytest.raises(NotRefundable):
+        await start(customer, placed)
+    assert await check(customer) == []
+
+
+async def test_sixteen_at_once_never_pass_what_was_captured(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    total = placed.total_amount
+    results = await asyncio.gather(
+        *(refunded(customer, placed, amount=300) for _ in range(16)), return_exceptions=True
+    )
+    paid = [r for r in results if isinstance(r, Refund)]
+    assert len(paid) == total // 300
+    assert all(isinstance(r, Refund | NotRefundable) for r in results), results
+    assert sum(gateway.charges.values()) == total - 300 * len(paid)
+    assert await check(customer) == []
+
+
+async def test_sixteen_drivers_of_one_refund_pay_it_once(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    one = await start(customer, placed, amount=700)
+    done = await asyncio.gather(*(refund.drive(customer, one.id) for _ in range(16)))
+    assert {each.state for each in done} == {RefundState.SUCCEEDED}
+    assert sum(gateway.charges.values()) == placed.total_amount - 700
+    assert await check(customer) == []
+
+
+async def test_the_same_id_is_the_same_refund(customer: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    mine = new_id()
+    done = await asyncio.gather(
+        *(refunded(customer, placed, amount=700, refund_id=mine) for _ in range(16))
+    )
+    assert {each.id for each in done} == {mine}
+    assert sum(gateway.charges.values()) == placed.total_amount - 700
+    with pytest.raises(InvalidInput):
+        await start(customer, placed, amount=600, refund_id=mine)
+    assert await check(customer) == []
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER])
+async def test_an_unknown_outcome_is_asked_for_under_the_same_key(
+    customer: Deps, gateway: ScriptedGateway, fault: Fault
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    one = await start(customer, placed, amount=700)
+    gateway.script.append(fault)
+    with pytest.raises(Unavailable):
+        await refund.drive(customer, one.id)
+    with pytest.raises(NotRefundable):
+        await start(customer, placed, amount=placed.total_amount)
+    assert await refund.resume_stuck(customer) == 0
+    later = factories.later(customer, minutes=2)
+    assert await refund.resume_stuck(later) == 1
+    assert (await refund.drive(later, one.id)).state is RefundState.SUCCEEDED
+    assert sum(gateway.charges.values()) == placed.total_amount - 700
+    async with customer.begin() as uow:
+        keys = await uow.session.execute(
+            text("SELECT key, state FROM payment_attempt WHERE kind = 'refund'")
+        )
+        assert [row.state for row in keys] == ["succeeded"]
+    assert await check(later) == []
+
+
+async def test_a_refused_refund_frees_the_money_and_can_be_tried_again(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    gateway.script.append(Fault.DECLINE)
+    failed = await refunded(customer, placed, amount=700)
+    assert failed.state is RefundState.FAILED
+    assert await status(customer, placed) == "captured"
+    async with customer.begin() as uow:
+        again = await refund.reopen(uow, failed.id)
+    done = await refund.drive(customer, again.id)
+    assert done.state is RefundState.SUCCEEDED
+    assert sum(gateway.charges.values()) == placed.total_amount - 700
+    async with customer.begin() as uow:
+        rows = await uow.session.execute(
+            text("SELECT number, state FROM payment_attempt WHERE kind = 'refund' ORDER BY number")
+        )
+        assert [tuple(row) for row in rows] == [(1, "failed"), (2, "succeeded")]
+    assert await check(customer) == []
+
+
+async def test_a_failed_refund_finds_its_money_gone(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    gateway.script.append(Fault.DECLINE)
+    failed = await refunded(customer, placed, amount=700)
+    await refunded(customer, placed)
+    with pytest.raises(NotRefundable):
+        async with customer.begin() as uow:
+            await refund.reopen(uow, failed.id)
+    assert sum(gateway.charges.values()) == 0
+    assert await check(customer) == []
+
+
+async def test_store_credit_instead_of_the_card(customer: Deps, gateway: ScriptedGateway) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    done = await asyncio.gather(
+        *(refunded(customer, placed, amount=100, to="store_credit") for _ in range(4))
+    )
+    assert {each.state for each in done} == {RefundState.SUCCEEDED}
+    assert sum(gateway.charges.values()) == placed.total_amount
+    async with customer.begin() as uow:
+        mine = await credit.balance(uow)
+    assert (mine.available_amount, len(mine.accounts)) == (400, 1)
+    assert (await balances(customer))["store_credit_liability"] == -400
+    with pytest.raises(NotRefundable):
+        await start(customer, placed, amount=placed.total_amount - 399)
+    assert await check(customer) == []
+
+
+async def test_a_guest_has_no_store_credit(guest: Deps) -> None:
+    await factories.product(guest, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(guest, MUG=1)
+    with pytest.raises(InvalidInput):
+        await start(guest, placed, amount=100, to="store_credit")
+
+
+async def test_a_waiting_refund_reserves_and_its_rejection_frees(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    waiting = await start(customer, placed, waits=True)
+    assert (await refund.drive(customer, waiting.id)).state is RefundState.AWAITING_APPROVAL
+    with pytest.raises(NotRefundable):
+        await start(customer, placed, amount=1)
+    async with merchant.begin() as uow:
+        await refund.decide(uow, waiting.id, approves=False)
+    approved = await start(customer, placed, amount=100, waits=True)
+    async with merchant.begin() as uow:
+        await refund.decide(uow, approved.id, approves=True)
+    assert (await refund.drive(customer, approved.id)).state is RefundState.SUCCEEDED
+    assert sum(gateway.charges.values()) == placed.total_amount - 100
+    assert await check(customer) == []
+
+
+async def test_an_adjustment_leaves_revenue_alone(customer: Deps) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        breakdown = await refund.share(
+            uow,
+            of,
+            await payment.tenders(uow, of.id),
+            amount=200,
+            lines=None,
+            kind=RefundKind.ADJUSTMENT,
+        )
+    assert (breakdown.adjustment_amount, breakdown.goods_amount) == (200, 0)
+
+
+async def test_the_timeline_tells(customer: Deps) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    await refunded(customer, placed, amount=700)
+    async with customer.begin() as uow:
+        told = [entry.summary for entry in await order.timeline(uow, placed.number)]
+    assert told[-3:] == [
+        "A refund of EUR 7.00 was requested: it broke.",
+        "EUR 7.00 was refunded.",
+        "The refund of EUR 7.00 is complete.",
+    ]

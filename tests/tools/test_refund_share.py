@@ -1,0 +1,132 @@
+"""Shares of a refund: whatever the pieces and their order, they sum to the whole to the cent."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.refund_share import (
+    Breakdown,
+    Sold,
+    SoldLine,
+    fitted,
+    limits,
+    of_amount,
+    of_lines,
+    over_tenders,
+    remaining,
+    sold,
+)
+
+AMOUNTS = st.integers(0, 10_000)
+
+
+@dataclass(frozen=True)
+class Order:
+    whole: Sold
+    total_amount: int
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> Order:
+    units = draw(st.lists(st.tuples(st.integers(1, 7), AMOUNTS), min_size=1, max_size=5))
+    lines = [
+        SoldLine(UUID(int=n), f"SKU{n}", f"Thing {n}", quantity, quantity * price)
+        for n, (quantity, price) in enumerate(units)
+    ]
+    subtotal = sum(line.price_amount for line in lines)
+    discount = draw(st.integers(0, subtotal))
+    shipping, tax = draw(AMOUNTS), draw(AMOUNTS)
+    whole = sold(lines, discount_amount=discount, shipping_amount=shipping, tax_amount=tax)
+    return Order(whole, subtotal - discount + shipping + tax)
+
+
+@given(orders())
+def test_the_shares_are_the_order(order: Order) -> None:
+    assert order.whole.total_amount == order.total_amount
+    assert all(line.discount_amount <= line.price_amount for line in order.whole.lines)
+
+
+@given(orders(), st.data())
+def test_all_pieces_together_are_the_whole_order(order: Order, data: st.DataObject) -> None:
+    earlier: list[Breakdown] = []
+    while True:
+        left = remaining(order.whole, earlier)
+        units = {
+            line.sku: data.draw(st.integers(0, line.quantity), label=line.sku)
+            for line in left.lines
+        }
+        shipping = data.draw(st.integers(0, left.shipping_amount), label="shipping")
+        within = limits(order.whole, earlier)
+        if not any(units.values()):  # Enough of drawing: the rest at once.
+            units = {line.sku: line.quantity for line in left.lines}
+            shipping = left.shipping_amount
+        piece = fitted(of_lines(left, units, shipping), within, order.total_amount)
+        assert all(part >= 0 for part in piece.parts)
+        earlier.append(piece)
+        left = remaining(order.whole, earlier)
+        if not any(line.quantity for line in left.lines) and not left.shipping_amount:
+            break
+    assert sum(b.goods_amount for b in earlier) == order.whole.goods_amount
+    assert sum(b.shipping_amount for b in earlier) == order.whole.shipping_amount
+    # With shipping for nothing, its tax share has no piece to go with; there is none then.
+    assert sum(b.tax_amount for b in earlier) == order.whole.tax_amount
+    assert sum(b.total_amount for b in earlier) == order.total_amount
+
+
+@given(orders(), st.data())
+def test_amounts_and_lines_together_never_pass_the_order(order: Order, data: st.DataObject) -> None:
+    earlier: list[Breakdown] = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        within = limits(order.whole, earlier)
+        if data.draw(st.booleans(), label="plain amount"):
+            amount = data.draw(st.integers(0, within.total_amount))
+            piece = of_amount(within, amount)
+            assert piece.total_amount == amount
+        else:
+            left = remaining(order.whole, earlier)
+            units = {line.sku: data.draw(st.integers(0, line.quantity)) for line in left.lines}
+            piece = fitted(of_lines(left, units, left.shipping_amount), within, 10**9)
+        earlier.append(piece)
+    for name in ("goods_amount", "shipping_amount", "tax_amount"):
+        assert sum(getattr(b, name) for b in earlier) <= getattr(order.whole, name), name
+    rest = of_amount(limits(order.whole, earlier), limits(order.whole, earlier).total_amount)
+    assert sum(b.total_amount for b in [*earlier, rest]) == order.total_amount
+
+
+@given(st.tuples(AMOUNTS, AMOUNTS, AMOUNTS, AMOUNTS), st.data())
+def test_tenders_divide_a_breakdown_exactly(
+    parts: tuple[int, int, int, int], data: st.DataObject
+) -> None:
+    goods, shipping, tax, adjustment = parts
+    whole = Breakdown(
+        goods_amount=goods,
+        shipping_amount=shipping,
+        tax_amount=tax,
+        adjustment_amount=adjustment,
+    )
+    cuts = sorted(data.draw(st.lists(st.integers(0, whole.total_amount), max_size=4)))
+    edges = [0, *cuts, whole.total_amount]
+    amounts = [high - low for low, high in pairwise(edges)]
+    rows = over_tenders(whole, amounts)
+    assert [sum(row) for row in rows] == amounts
+    assert tuple(sum(column) for column in zip(*rows, strict=True)) == parts
+    assert all(number >= 0 for row in rows for number in row)
+
+
+def test_a_third_of_a_line_at_a_time() -> None:
+    whole = sold(
+        [SoldLine(UUID(int=1), "MUG", "Mug", 3, 3000)],
+        discount_amount=100,
+        shipping_amount=490,
+        tax_amount=10,
+    )
+    earlier: list[Breakdown] = []
+    for shipping in (0, 0, 490):
+        earlier.append(of_lines(remaining(whole, earlier), {"MUG": 1}, shipping))
+    assert [b.goods_amount for b in earlier] == [966, 967, 967]
+    assert [b.lines[0].discount_amount for b in earlier] == [34, 33, 33]
+    assert [b.tax_amount for b in earlier] == [3, 3, 4]
+    assert sum(b.total_amount for b in earlier) == 3000 - 100 + 490 + 10

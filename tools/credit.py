@@ -1,0 +1,712 @@
+"""Gift cards and store credit: what they hold, who may spend them, and what we owe for them.
+
+A balance changes by movements only (`credit_movement`; a trigger keeps the account), each under a
+unique key. What was issued is owed until it is spent, refunded to it, or lapses: the ledger books
+the liability with every movement made here, and `tools.payment` with every sale and refund.
+
+A code is worth its balance to whoever holds it, so it is never stored: it is made when somebody
+asks to see it, shown in that one answer, and kept as its digest and last four characters. Codes
+have 100 random bits, lookups are limited per caller, and a code that does not exist cannot be told
+from one that may not be used.
+"""
+
+import secrets
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+from sqlalchemy import func, or_, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
+
+from db.models.credit import CreditAccount, CreditKind, CreditMovement
+from db.models.payment import Account
+from db.models.user import User
+from db.types import UserId, new_id
+from deps import security
+from deps.core import Deps, UnitOfWork
+from tools import payment
+from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests
+from tools.events import CreditActivitySet, CreditExpired, CreditIssued, CreditRedeemed
+from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.registry import Risk, operation
+from tools.user import normalize_email
+
+# Crockford's base 32: no letter that looks like another. https://www.crockford.com/base32.html
+ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+CODE_CHARS: Final = 20
+LOOKUPS_MAX: Final = 20
+LOOKUP_WINDOW: Final = timedelta(minutes=10)
+AMOUNT_MAX: Final = 10_000_000
+LIFE_DAYS_MAX: Final = 3650
+REFUND_LIFE: Final = timedelta(days=90)
+EXPIRE_BATCH: Final = 100
+
+LIABILITY: Final = {
+    CreditKind.GIFT_CARD: Account.GIFT_CARD_LIABILITY,
+    CreditKind.STORE_CREDIT: Account.STORE_CREDIT_LIABILITY,
+}
+_UNUSABLE = "No such gift card, or it cannot be used."
+
+
+class CreditView(BaseModel):
+    """A gift card or store credit. Amounts are minor units of `currency`."""
+
+    id: UUID
+    kind: CreditKind
+    last4: str = Field(description="Of the code; empty when there is none.")
+    currency: str
+    balance_amount: int
+    available_amount: int = Field(description="Not held by a purchase under way.")
+    expires_at: datetime | None
+    is_active: bool
+    has_code: bool
+    created_at: datetime
+
+
+class CreditBalance(BaseModel):
+    """All a person can spend, and where it is."""
+
+    currency: str
+    available_amount: int
+    accounts: list[CreditView]
+
+
+class MovementView(BaseModel):
+    account_id: UUID
+    balance_delta: int = Field(description="Minor units; positive is more to spend.")
+    held_delta: int
+    reason: str
+    occurred_at: datetime
+
+
+class CodeView(BaseModel):
+    """A code, shown this once."""
+
+    account_id: UUID
+    code: str
+    last4: str
+
+
+class IssuePreview(BaseModel):
+    """What issuing would do. An approval binds `account_id`, so that repeating it issues once."""
+
+    account_id: UUID
+    amount: int
+    currency: str
+    expires_at: datetime | None
+
+
+def view(row: CreditAccount) -> CreditView:
+    return CreditView(
+        id=row.id,
+        kind=row.kind,
+        last4=row.code_last4,
+        currency=row.currency,
+        balance_amount=row.balance_amount,
+        available_amount=row.balance_amount - row.held_amount,
+        expires_at=row.expires_at,
+        is_active=row.is_active,
+        has_code=row.code_sha256 is not None,
+        created_at=row.created_at,
+    )
+
+
+def is_usable(row: CreditAccount, now: datetime) -> bool:
+    return row.is_active and (row.expires_at is None or row.expires_at > now)
+
+
+async def access(uow: UnitOfWork, account_id: UUID, *, lock: bool = False) -> CreditAccount:
+    """Load an account on the actor's behalf: one's own, or any for staff.
+
+    Raises:
+        NotFound: No such account, or someone else's. The two must be indistinguishable.
+    """
+    row = await uow.session.get(
+        CreditAccount, account_id, with_for_update=True if lock else None, populate_existing=True
+    )
+    is_own = row is not None and row.customer_id is not None
+    is_own = is_own and row is not None and row.customer_id == uow.actor.user_id
+    if row is None or not (is_own or uow.actor.may("payment:read")):
+        raise NotFound("No such credit.")
+    return row
+
+
+async def add(
+    uow: UnitOfWork,
+    account_id: UUID,
+    amount: int,
+    *,
+    key: str,
+    reason: str,
+    reference_id: UUID | None = None,
+) -> Account:
+    """Add to a balance, once per key; return the liability account the caller posts it to."""
+    row = await uow.session.get_one(CreditAccount, account_id)
+    movement = CreditMovement(
+        account_id=account_id,
+        balance_delta=amount,
+        key=key,
+        reason=reason[:500],
+        reference_id=reference_id,
+        actor_id=uow.actor.user_id,
+        occurred_at=uow.now,
+    )
+    await uow.session.execute(insert(CreditMovement).values(**movement.model_dump(exclude={"id"})))
+    return LIABILITY[row.kind]
+
+
+async def store_account(uow: UnitOfWork, customer_id: UserId, currency: str) -> CreditAccount:
+    """Return the customer's store credit account, opening it if there is none."""
+    # Two refunds at once must not open two.
+    await uow.session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:owner, 5))"),
+        {"owner": f"{customer_id}:{currency}"},
+    )
+    query = select(CreditAccount).where(
+        CreditAccount.customer_id == customer_id,
+        CreditAccount.kind == CreditKind.STORE_CREDIT,
+        CreditAccount.currency == currency,
+    )
+    found = (await uow.session.exec(query)).first()
+    if found is None:
+        found = CreditAccount(
+            kind=CreditKind.STORE_CREDIT,
+            customer_id=customer_id,
+            currency=currency,
+            created_at=uow.now,
+        )
+        uow.session.add(found)
+        await uow.session.flush()
+    return found
+
+
+async def prolong(uow: UnitOfWork, account_id: UUID) -> None:
+    """Let an account that is to be refunded live long enough for the money to be spent."""
+    row = await uow.session.get_one(CreditAccount, account_id)
+    until = uow.now + REFUND_LIFE
+    if row.expires_at is not None and row.expires_at < until:
+        row.expires_at = until
+
+
+async def _issue(uow: UnitOfWork, row: CreditAccount, amount: int, reason: str, key: str) -> None:
+    transaction_id = new_id()
+    liability = await add(uow, row.id, amount, key=key, reason=reason, reference_id=transaction_id)
+    await payment.post(
+        uow,
+        transaction_id,
+        None,
+        row.currency,
+        {Account.CREDIT_ISSUED: amount, liability: -amount},
+    )
+    uow.publish(
+        CreditIssued(
+            credit_account_id=row.id, kind=row.kind.value, amount=amount, currency=row.currency
+        )
+    )
+
+
+def _checked_amount(amount: int) -> int:
+    if not 1 <= amount <= AMOUNT_MAX:
+        raise InvalidInput(f"amount must be 1 to {AMOUNT_MAX}, in minor units.", field="amount")
+    return amount
+
+
+async def preview_issue_gift_card(
+    uow: UnitOfWork,
+    amount: int,
+    life_days: int | None = None,
+    note: str = "",
+    account_id: UUID | None = None,
+) -> IssuePreview:
+    """Say what issuing would do, without doing it.
+
+    Raises:
+        InvalidInput: The amount or the life is out of range.
+    """
+    return IssuePreview(
+        account_id=account_id or new_id(),
+        amount=_checked_amount(amount),
+        currency=uow.settings.currency,
+        expires_at=_expiry(uow, life_days),
+    )
+
+
+def _expiry(uow: UnitOfWork, life_days: int | None) -> datetime | None:
+    if life_days is None:
+        return None
+    if not 1 <= life_days <= LIFE_DAYS_MAX:
+        raise InvalidInput(f"life_days must be 1 to {LIFE_DAYS_MAX}.", field="life_days")
+    return uow.now + timedelta(days=life_days)
+
+
+@operation(
+    scope="payment:write",
+    risk=Risk.MONEY,
+    idempotent=True,
+    inverse="credit.deactivate",
+    preview=preview_issue_gift_card,
+    examples=(
+        "issue a gift card over {amount}",
+        "make a gift card of {amount}",
+        "create a {amount} voucher",
+        "we need a gift card worth {amount} for a raffle",
+    ),
+)
+async def issue_gift_card(
+    uow: UnitOfWork,
+    amount: int,
+    life_days: int | None = None,
+    note: str = "",
+    account_id: UUID | None = None,
+) -> CreditView:
+    """Issue a gift card. Its code is made and shown when staff reveal it over the API, once.
+
+    Args:
+        amount: What it is worth, in minor units of the shop's currency.
+        life_days: How many days it can be used; leave out for ever.
+        note: What it is for; kept in its history.
+        account_id: Leave out: the card's id, bound when it is proposed, so that it is issued once.
+
+    Raises:
+        InvalidInput: The amount or the life is out of range.
+    """
+    row_id = account_id or new_id()
+    known = await uow.session.get(CreditAccount, row_id)
+    if known is not None:
+        return view(known)
+    row = CreditAccount(
+        id=row_id,
+        kind=CreditKind.GIFT_CARD,
+        currency=uow.settings.currency,
+        expires_at=_expiry(uow, life_days),
+        created_at=uow.now,
+    )
+    uow.session.add(row)
+    await uow.session.flush()
+    await _issue(uow, row, _checked_amount(amount), note or "issued", key=f"issue:{row.id}")
+    await uow.session.refresh(row)
+    return view(row)
+
+
+async def reveal_code(uow: UnitOfWork, account_id: UUID) -> CodeView:
+    """Make a gift card's code and show it: the only time, for only its digest is kept.
+
+    Not an operation: a code must not pass through a model, a transcript or a stored answer.
+
+    Raises:
+        NotFound: No such gift card.
+        Conflict: The code was shown before. Deactivate the card and issue another.
+    """
+    row = await access(uow, account_id, lock=True)
+    if row.kind is not CreditKind.GIFT_CARD:
+        raise NotFound("No such credit.")
+    if row.code_sha256 is not None:
+        raise Conflict("The code was shown before and cannot be shown again.", current="revealed")
+    if row.customer_id is not None:
+        raise Conflict("The card belongs to an account and needs no code.", current="redeemed")
+    code = "".join(secrets.choice(ALPHABET) for _ in range(CODE_CHARS))
+    row.code_sha256, row.code_last4 = security.sha256(code), code[-4:]
+    shown = "-".join(code[at : at + 4] for at in range(0, CODE_CHARS, 4))
+    return CodeView(account_id=row.id, code=shown, last4=row.code_last4)
+
+
+def normal_code(code: str) -> str:
+    """Return a code as it is hashed: what a person might misread or type around it is put right."""
+    plain = "".join(code.upper().split()).replace("-", "")
+    return plain.translate(str.maketrans("OIL", "011"))
+
+
+async def count_lookup(deps: Deps) -> None:
+    """Count a try of a code, in a transaction of its own, so that a failed try counts too.
+
+    Raises:
+        TooManyRequests: The caller tries codes too often.
+    """
+    actor = deps.actor
+    caller = str(actor.user_id or actor.guest_secret_sha256 or "nobody")[:100]
+    async with deps.begin() as uow:
+        tries = await uow.session.scalar(
+            text("""
+                INSERT INTO credit_lookup AS l (caller, window_start, count)
+                VALUES (:caller, :now, 1)
+                ON CONFLICT (caller) DO UPDATE SET
+                    count = CASE WHEN l.window_start > :since THEN l.count + 1 ELSE 1 END,
+                    window_start = CASE WHEN l.window_start > :since THEN l.window_start
+                                        ELSE :now END
+                RETURNING count
+            """),
+            {"caller": caller, "now": uow.now, "since": uow.now - LOOKUP_WINDOW},
+        )
+    if (tries or 0) > LOOKUPS_MAX:
+        raise TooManyRequests("Too many codes were tried; wait a few minutes.")
+
+
+async def by_code(uow: UnitOfWork, code: str) -> CreditAccount:
+    """Find the gift card of a code the actor may spend. Call `count_lookup` first.
+
+    Raises:
+        NotFound: No such code, or lapsed, switched off, or in another person's account.
+    """
+    query = select(CreditAccount).where(
+        CreditAccount.code_sha256 == security.sha256(normal_code(code))
+    )
+    row = (await uow.session.exec(query)).first()
+    if (
+        row is None
+        or not is_usable(row, uow.now)
+        or (row.customer_id is not None and row.customer_id != uow.actor.user_id)
+    ):
+        raise NotFound(_UNUSABLE, field="code")
+    return row
+
+
+@operation(
+    scope="credit:use",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    examples=(
+        "redeem gift card {code}",
+        "put gift card {code} into my account",
+        "i have a gift card with the code {code}",
+        "add the voucher {code} to my account",
+    ),
+)
+async def redeem(deps: Deps, code: str) -> CreditView:
+    """Put a gift card into the person's account: it is theirs alone from then on.
+
+    Args:
+        code: As printed on the card.
+
+    Raises:
+        NotFound: No such code, or it cannot be used.
+        InvalidInput: Nobody is signed in.
+        TooManyRequests: Too many codes were tried.
+    """
+    customer_id = deps.actor.user_id
+    if customer_id is None:
+        raise InvalidInput("Sign in to redeem a gift card.", field="code")
+    await count_lookup(deps)
+    async with deps.begin() as uow:
+        row = await access_locked(uow, (await by_code(uow, code)).id)
+        if row.customer_id not in (None, customer_id):
+            raise NotFound(_UNUSABLE, field="code")
+        if row.customer_id is None:
+            row.customer_id = UserId(customer_id)
+            uow.publish(CreditRedeemed(credit_account_id=row.id, customer_id=UserId(customer_id)))
+        await uow.session.flush()
+        return view(row)
+
+
+async def access_locked(uow: UnitOfWork, account_id: UUID) -> CreditAccount:
+    return await uow.session.get_one(
+        CreditAccount, account_id, with_for_update=True, populate_existing=True
+    )
+
+
+@operation(
+    scope="credit:use",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "how much store credit do i have",
+        "show my gift cards",
+        "what is my credit balance",
+        "do i have any credit left",
+    ),
+)
+async def balance(uow: UnitOfWork) -> CreditBalance:
+    """Show the person's gift cards and store credit, and what they can spend in all."""
+    rows = await usable_of(uow)
+    return CreditBalance(
+        currency=uow.settings.currency,
+        available_amount=sum(row.balance_amount - row.held_amount for row in rows),
+        accounts=[view(row) for row in rows],
+    )
+
+
+async def usable_of(uow: UnitOfWork) -> list[CreditAccount]:
+    """Return the actor's own accounts that can be spent, those that lapse first first."""
+    if uow.actor.user_id is None:
+        return []
+    query = (
+        select(CreditAccount)
+        .where(
+            CreditAccount.customer_id == uow.actor.user_id,
+            CreditAccount.currency == uow.settings.currency,
+            col(CreditAccount.is_active),
+            or_(col(CreditAccount.expires_at).is_(None), col(CreditAccount.expires_at) > uow.now),
+        )
+        .order_by(col(CreditAccount.expires_at).nulls_last(), col(CreditAccount.id))
+        .execution_options(populate_existing=True)
+    )
+    return list(await uow.session.exec(query))
+
+
+@operation(
+    scope="credit:use",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show the history of my store credit",
+        "what did i spend my gift card on",
+        "where did my credit come from",
+        "list the movements of my credit",
+    ),
+)
+async def history(
+    uow: UnitOfWork,
+    account_id: UUID | None = None,
+    limit: int = 20,
+    cursor: str | None = None,
+) -> Page[MovementView]:
+    """List what changed the person's credit, newest first; staff may name any account.
+
+    Args:
+        account_id: One gift card or store credit; leave out for all one's own.
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+
+    Raises:
+        NotFound: No such account, or someone else's.
+    """
+    query = select(CreditMovement).order_by(col(CreditMovement.id).desc())
+    if account_id is not None:
+        query = query.where(CreditMovement.account_id == (await access(uow, account_id)).id)
+    else:
+        own = select(CreditAccount.id).where(
+            col(CreditAccount.customer_id).is_not(None),
+            CreditAccount.customer_id == uow.actor.user_id,
+        )
+        query = query.where(col(CreditMovement.account_id).in_(own))
+    if cursor is not None:
+        query = query.where(col(CreditMovement.id) < decode_cursor(cursor, int)[0])
+    rows = list(await uow.session.exec(query.limit(checked_limit(limit) + 1)))
+    items = [MovementView.model_validate(row, from_attributes=True) for row in rows[:limit]]
+    more = len(rows) > limit
+    return Page(items=items, next_cursor=encode_cursor(rows[limit - 1].id) if more else None)
+
+
+async def preview_grant(
+    uow: UnitOfWork, email: str, amount: int, reason: str, grant_id: UUID | None = None
+) -> "GrantPreview":
+    """Say what granting would do, without doing it.
+
+    Raises:
+        NotFound: Nobody is registered with this address.
+        InvalidInput: The amount or reason breaks a rule.
+    """
+    person = await _customer(uow, email)
+    _checked_reason(reason)
+    return GrantPreview(
+        grant_id=grant_id or new_id(),
+        email=person.email,
+        amount=_checked_amount(amount),
+        currency=uow.settings.currency,
+    )
+
+
+class GrantPreview(BaseModel):
+    """What granting would do. An approval binds `grant_id`, so that repeating it grants once."""
+
+    grant_id: UUID
+    email: str
+    amount: int
+    currency: str
+
+
+def _checked_reason(reason: str) -> str:
+    if not 1 <= len(reason.strip()) <= 500:
+        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
+    return reason.strip()
+
+
+async def _customer(uow: UnitOfWork, email: str) -> User:
+    query = select(User).where(User.email == normalize_email(email))
+    person = (await uow.session.exec(query)).first()
+    if person is None:
+        raise NotFound("Nobody is registered with this address.", field="email")
+    return person
+
+
+@operation(
+    scope="payment:write",
+    risk=Risk.MONEY,
+    idempotent=True,
+    preview=preview_grant,
+    examples=(
+        "give {email} {amount} store credit because {reason}",
+        "credit {amount} to {email} for {reason}",
+        "grant store credit of {amount} to {email}, {reason}",
+        "compensate {email} with {amount} credit for {reason}",
+    ),
+)
+async def grant(
+    uow: UnitOfWork, email: str, amount: int, reason: str, grant_id: UUID | None = None
+) -> CreditView:
+    """Give a customer store credit.
+
+    Args:
+        email: Of the customer's sign-in.
+        amount: Minor units of the shop's currency.
+        reason: Why, for the history.
+        grant_id: Leave out: bound when it is proposed, so that it is granted once.
+
+    Raises:
+        NotFound: Nobody is registered with this address.
+        InvalidInput: The amount or reason breaks a rule.
+    """
+    person = await _customer(uow, email)
+    row = await store_account(uow, UserId(person.id), uow.settings.currency)
+    key = f"grant:{grant_id or new_id()}"
+    known = select(CreditMovement.id).where(CreditMovement.key == key)
+    if (await uow.session.exec(known)).first() is None:
+        await _issue(uow, row, _checked_amount(amount), _checked_reason(reason), key=key)
+    await uow.session.refresh(row)
+    return view(row)
+
+
+@operation(
+    scope="payment:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="credit.activate",
+    examples=(
+        "deactivate gift card {account_id}",
+        "block the gift card {account_id}",
+        "switch off credit {account_id}",
+        "stop gift card {account_id}, it was stolen",
+    ),
+)
+async def deactivate(uow: UnitOfWork, account_id: UUID) -> CreditView:
+    """Switch a gift card or store credit off: it cannot be spent until it is activated again.
+
+    What a purchase under way holds is still taken.
+
+    Args:
+        account_id: The gift card or store credit.
+
+    Raises:
+        NotFound: No such credit.
+    """
+    return await _set_active(uow, account_id, False)
+
+
+@operation(
+    scope="payment:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="credit.deactivate",
+    examples=(
+        "activate gift card {account_id}",
+        "unblock the gift card {account_id}",
+        "switch credit {account_id} on again",
+        "let gift card {account_id} be used again",
+    ),
+)
+async def activate(uow: UnitOfWork, account_id: UUID) -> CreditView:
+    """Let a gift card or store credit be spent again.
+
+    Args:
+        account_id: The gift card or store credit.
+
+    Raises:
+        NotFound: No such credit.
+    """
+    return await _set_active(uow, account_id, True)
+
+
+async def _set_active(uow: UnitOfWork, account_id: UUID, is_active: bool) -> CreditView:
+    row = await access(uow, account_id, lock=True)
+    if row.is_active is not is_active:
+        row.is_active = is_active
+        uow.publish(CreditActivitySet(credit_account_id=row.id, is_active=is_active))
+        await uow.session.flush()
+    return view(row)
+
+
+@operation(
+    scope="payment:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "list the gift cards",
+        "show all store credit",
+        "which gift cards are out",
+        "show gift cards ending in {last4}",
+    ),
+)
+async def list_all(
+    uow: UnitOfWork,
+    kind: CreditKind | None = None,
+    last4: str | None = None,
+    is_active: bool | None = None,
+    limit: int = 20,
+    cursor: str | None = None,
+) -> Page[CreditView]:
+    """List gift cards and store credit, newest first (staff).
+
+    Args:
+        kind: gift_card or store_credit.
+        last4: The last four characters of the code.
+        is_active: Only those that are switched on, or off.
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+    """
+    query = select(CreditAccount).order_by(col(CreditAccount.id).desc())
+    if kind is not None:
+        query = query.where(CreditAccount.kind == kind)
+    if last4 is not None:
+        query = query.where(CreditAccount.code_last4 == normal_code(last4))
+    if is_active is not None:
+        query = query.where(CreditAccount.is_active == is_active)
+    if cursor is not None:
+        query = query.where(col(CreditAccount.id) < UUID(decode_cursor(cursor, str)[0]))
+    rows = list(await uow.session.exec(query.limit(checked_limit(limit) + 1)))
+    more = len(rows) > limit
+    return Page(
+        items=[view(row) for row in rows[:limit]],
+        next_cursor=encode_cursor(str(rows[limit - 1].id)) if more else None,
+    )
+
+
+async def expire_due(deps: Deps) -> int:
+    """Take what is left of lapsed accounts off the books; return how many lapsed.
+
+    What a purchase under way holds stays until it is spent or released.
+    """
+    async with deps.begin() as uow:
+        spendable = CreditAccount.balance_amount - col(CreditAccount.held_amount)
+        query = (
+            select(CreditAccount)
+            .where(col(CreditAccount.expires_at) <= uow.now, spendable > 0)
+            .order_by(col(CreditAccount.id))
+            .limit(EXPIRE_BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        rows = list(await uow.session.exec(query))
+        for row in rows:
+            assert row.expires_at is not None
+            amount = row.balance_amount - row.held_amount
+            # A refund may revive an account, so one may lapse more than once.
+            lapses = select(func.count()).where(
+                CreditMovement.account_id == row.id, col(CreditMovement.key).like("expire:%")
+            )
+            number = (await uow.session.exec(lapses)).one() + 1
+            transaction_id = new_id()
+            key = f"expire:{row.id}:{number}"
+            liability = await add(
+                uow, row.id, -amount, key=key, reason="expired", reference_id=transaction_id
+            )
+            await payment.post(
+                uow,
+                transaction_id,
+                None,
+                row.currency,
+                {liability: amount, Account.CREDIT_ISSUED: -amount},
+            )
+            uow.publish(
+                CreditExpired(credit_account_id=row.id, amount=amount, currency=row.currency)
+            )
+    return len(rows)

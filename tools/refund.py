@@ -1,0 +1,640 @@
+"""Refunds: give money of an order back, to the tenders that brought it or as store credit.
+
+    request   one transaction: shares, tenders, the intent of each call    undo: reject
+    drive     each part at its gateway, under the part's own key           undo: none
+
+What a refund may take is reserved on its tenders when it is requested (`payment.refunding_amount`,
+under a CHECK), so parallel refunds never pass what was captured, whatever their drivers do later.
+
+Money goes back last charged first: a sale charges credits first and the card last, so what was paid
+with real money returns as real money before a balance with us is topped up again. That is what
+payers are owed by card schemes' rules, and it leaves the shop no way to swap cash for credit; who
+wants credit asks for it (`to="store_credit"`).
+
+A call whose outcome is unknown is repeated under its key; a call that was refused has failed, frees
+what it had reserved, and is tried again only when somebody asks, under the next number's key.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import func, or_
+from sqlmodel import col, select, update
+
+from db.models.order import Order, OrderLine
+from db.models.payment import Account, AttemptKind, AttemptState, Payment, PaymentAttempt
+from db.models.refund import Refund, RefundKind, RefundPart, RefundState
+from db.types import OrderId, PaymentId, UserId, new_id
+from deps.core import SYSTEM, Deps, UnitOfWork
+from deps.gateway import Outcome, OutcomeStatus
+from deps.settings import Settings
+from tools import credit, payment, refund_share, sale
+from tools.errors import Conflict, InvalidInput, NotRefundable, Unavailable
+from tools.events import PaymentRefunded, RefundFailed, RefundRequested, RefundSucceeded
+from tools.refund_share import Breakdown, Sold, SoldLine
+
+LEASE = timedelta(seconds=30)  # Longer than a gateway may take; then another process takes over.
+WAIT_S = 0.05
+WAITS_MAX = 200
+RESUME_AFTER = timedelta(seconds=60)
+RESUME_BATCH = 50
+CAP_WINDOW = timedelta(hours=24)
+
+Target = Literal["original", "store_credit"] | UUID
+"""Where money goes: back the way it came, to the customer's store credit, or to one account."""
+
+LIVE = (RefundState.AWAITING_APPROVAL, RefundState.PENDING, RefundState.SUCCEEDED)
+
+
+def approver_needed(settings: Settings, amount: int) -> bool:
+    """Say whether `amount`, in minor units, is more than one person may give back alone."""
+    return amount > settings.refund_approval_amount
+
+
+async def total_today(uow: UnitOfWork, currency: str, requested_by: UserId | None = None) -> int:
+    """Return what was asked to be given back in the last 24 hours: by one person, or in the shop.
+
+    What failed or was rejected does not count.
+    """
+    query = select(func.coalesce(func.sum(Refund.amount), 0)).where(
+        col(Refund.state).in_(LIVE),
+        col(Refund.created_at) > uow.now - CAP_WINDOW,
+        Refund.currency == currency,
+    )
+    if requested_by is not None:
+        query = query.where(Refund.requested_by == requested_by)
+    return int((await uow.session.exec(query)).one())
+
+
+async def request(
+    uow: UnitOfWork,
+    of: Order,
+    *,
+    reason: str,
+    amount: int | None = None,
+    lines: Mapping[str, int] | None = None,
+    shipping_amount: int = 0,
+    to: Target = "original",
+    kind: RefundKind = RefundKind.REFUND,
+    refund_id: UUID | None = None,
+    waits: bool = False,
+) -> Refund:
+    """Write down what is to be given back, and reserve it. `drive` then does it.
+
+    With neither `amount` nor `lines`, everything that is left goes back. Lines and shipping are cut
+    to what earlier refunds left; an amount is refused when it is more. The caller has decided that
+    the order may be refunded; `tools.refund_desk` does for people.
+
+    Args:
+        of: Locked here, then its tenders: the lock order that everybody uses.
+        amount: Minor units of the order's currency.
+        lines: Units by SKU.
+        shipping_amount: How much of the shipping goes back with `lines`.
+        to: See `Target`.
+        kind: An `ADJUSTMENT` pays out what an edit made the order cheaper, which the ledger holds
+            as receivable; it leaves revenue and tax alone. Give its `amount`.
+        refund_id: The caller's own id, which makes a repetition return the first refund.
+        waits: Reserve only: it waits for `approve`.
+
+    Raises:
+        NotRefundable: More than is left of the captured money, units or shipping.
+        InvalidInput: `refund_id` was used for another refund, or the order has no customer to
+            credit.
+    """
+    found = await uow.session.get_one(Order, of.id, with_for_update=True, populate_existing=True)
+    tenders = await payment.tenders(uow, OrderId(found.id))
+    asked: dict[str, Any] = {
+        "amount": amount,
+        "lines": dict(lines) if lines is not None else None,
+        "shipping_amount": shipping_amount,
+        "to": str(to),
+        "kind": kind.value,
+    }
+    if refund_id is not None:
+        known = await uow.session.get(Refund, refund_id)
+        if known is not None:
+            if known.order_id != found.id or known.breakdown.get("asked") != asked:
+                raise InvalidInput("This id belongs to another refund.", field="refund_id")
+            return known
+    breakdown = await share(
+        uow, found, tenders, amount=amount, lines=lines, shipping_amount=shipping_amount, kind=kind
+    )
+    account_id = None if to == "original" else await _credited(uow, found, to)
+    created = Refund(
+        id=refund_id or new_id(),
+        order_id=OrderId(found.id),
+        kind=kind,
+        amount=breakdown.total_amount,
+        currency=found.currency,
+        reason=reason,
+        state=RefundState.AWAITING_APPROVAL if waits else RefundState.PENDING,
+        breakdown=breakdown.model_dump(mode="json") | {"asked": asked},
+        requested_by=uow.actor.user_id,
+        created_at=uow.now,
+    )
+    uow.session.add(created)
+    await uow.session.flush()
+    for position, (tender, part_amount) in enumerate(over(tenders, created.amount)):
+        await _add_part(uow, created, tender, part_amount, position, account_id)
+    uow.publish(
+        RefundRequested(
+            order_id=OrderId(found.id),
+            refund_id=created.id,
+            amount=created.amount,
+            currency=created.currency,
+            reason=reason,
+        )
+    )
+    await uow.session.flush()
+    return created
+
+
+async def _credited(uow: UnitOfWork, of: Order, to: Target) -> UUID:
+    if isinstance(to, UUID):
+        return to
+    if of.customer_id is None:
+        raise InvalidInput(
+            "A guest has no store credit; refund to the original payment.", field="to"
+        )
+    return (await credit.store_account(uow, UserId(of.customer_id), of.currency)).id
+
+
+async def _add_part(
+    uow: UnitOfWork,
+    of: Refund,
+    tender: Payment,
+    amount: int,
+    position: int,
+    account_id: UUID | None,
+) -> None:
+    tender.refunding_amount += amount
+    tender.updated_at = uow.now
+    part = RefundPart(
+        refund_id=of.id,
+        payment_id=PaymentId(tender.id),
+        position=position,
+        amount=amount,
+        credit_account_id=account_id,
+    )
+    if account_id is None:
+        await _number(uow, part, tender)
+        if tender.provider == payment.CREDIT_PROVIDER:
+            await credit.prolong(uow, UUID(tender.method_token))
+    uow.session.add(part)
+
+
+async def _number(uow: UnitOfWork, part: RefundPart, tender: Payment) -> None:
+    """Give the part's next call its number, hence its key, and write the attempt down."""
+    last = await uow.session.scalar(
+        select(func.max(PaymentAttempt.number)).where(
+            PaymentAttempt.payment_id == tender.id, PaymentAttempt.kind == AttemptKind.REFUND
+        )
+    )
+    part.attempt_number = (last or 0) + 1
+    await payment.start_attempt(
+        uow, PaymentId(tender.id), AttemptKind.REFUND, part.amount, part.attempt_number
+    )
+
+
+def refundable(tender: Payment) -> int:
+    return tender.captured_amount - tender.refunded_amount - tender.refunding_amount
+
+
+def over(tenders: Sequence[Payment], amount: int) -> list[tuple[Payment, int]]:
+    """Divide `amount` over the tenders, last charged first."""
+    parts = []
+    for tender in reversed(tenders):
+        part = min(amount, refundable(tender))
+        if part > 0:
+            parts.append((tender, part))
+            amount -= part
+    assert amount == 0
+    return parts
+
+
+async def share(
+    uow: UnitOfWork,
+    of: Order,
+    tenders: Sequence[Payment],
+    *,
+    amount: int | None,
+    lines: Mapping[str, int] | None,
+    shipping_amount: int = 0,
+    kind: RefundKind = RefundKind.REFUND,
+) -> Breakdown:
+    """Say what a refund would consist of.
+
+    Raises:
+        NotRefundable: More than is left of the captured money, units or shipping.
+    """
+    ceiling = sum(refundable(tender) for tender in tenders)
+    if ceiling == 0:
+        raise NotRefundable("Nothing of this order is left to refund.", refundable_amount=0)
+    if amount is not None and not 0 < amount <= ceiling:
+        raise NotRefundable(
+            "That is more than is left of what was paid.",
+            field="amount",
+            refundable_amount=ceiling,
+        )
+    if kind is RefundKind.ADJUSTMENT:
+        assert amount is not None, "an adjustment is of an amount"
+        return Breakdown(adjustment_amount=amount)
+    whole, earlier = await _sold(uow, of), await _earlier(uow, of)
+    within = refund_share.limits(whole, earlier)
+    left = refund_share.remaining(whole, earlier)
+    if amount is not None:
+        return refund_share.of_amount(within, amount)
+    if lines is not None:
+        _check_left(left, lines, shipping_amount)
+        wanted = refund_share.of_lines(left, lines, shipping_amount)
+        fitted = refund_share.fitted(wanted, within, ceiling)
+        if fitted.total_amount == 0:
+            raise NotRefundable(
+                "Earlier refunds gave that back already.", refundable_amount=ceiling
+            )
+        return fitted
+    units: dict[str, int] = {}
+    for line in left.lines:
+        units[line.sku] = units.get(line.sku, 0) + line.quantity
+    everything = refund_share.of_lines(left, units, left.shipping_amount)
+    whole_rest = refund_share.of_amount(within, ceiling)
+    return whole_rest.model_copy(
+        update={
+            "lines": everything.lines,
+            "shipping_tax_amount": everything.shipping_tax_amount,
+        }
+    )
+
+
+def _check_left(left: Sold, lines: Mapping[str, int], shipping_amount: int) -> None:
+    units: dict[str, int] = {}
+    for line in left.lines:
+        units[line.sku] = units.get(line.sku, 0) + line.quantity
+    for sku, quantity in lines.items():
+        if not 1 <= quantity <= units.get(sku, 0):
+            raise NotRefundable(
+                f"{units.get(sku, 0)} units of {sku} are left to refund.",
+                field=f"lines.{sku}",
+                refundable_quantity=units.get(sku, 0),
+            )
+    if not 0 <= shipping_amount <= left.shipping_amount:
+        raise NotRefundable(
+            "That is more than is left of the shipping.",
+            field="shipping_amount",
+            refundable_amount=left.shipping_amount,
+        )
+
+
+async def _sold(uow: UnitOfWork, of: Order) -> Sold:
+    rows = await uow.session.exec(
+        select(OrderLine).where(OrderLine.order_id == of.id).order_by(col(OrderLine.id))
+    )
+    return refund_share.sold(
+        [
+            SoldLine(line.id, line.sku, line.title, line.quantity, line.total_amount)
+            for line in rows
+        ],
+        discount_amount=of.discount_amount,
+        shipping_amount=of.shipping_amount,
+        tax_amount=of.tax_amount,
+    )
+
+
+async def _earlier(uow: UnitOfWork, of: Order) -> list[Breakdown]:
+    """What other refunds gave back or will. One that failed counts with the parts it paid."""
+    rows = await uow.session.exec(
+        select(Refund).where(
+            Refund.order_id == of.id, col(Refund.state).in_((*LIVE, RefundState.FAILED))
+        )
+    )
+    found = []
+    for row in rows:
+        breakdown = Breakdown.model_validate(row.breakdown)
+        if row.state is RefundState.FAILED:
+            parts = await parts_of(uow, row.id)
+            shares = refund_share.over_tenders(breakdown, [part.amount for part in parts])
+            paid = [
+                share
+                for share, part in zip(shares, parts, strict=True)
+                if part.state is RefundState.SUCCEEDED
+            ]
+            if not paid:
+                continue
+            goods, shipping, tax, adjustment = (sum(column) for column in zip(*paid, strict=True))
+            breakdown = breakdown.model_copy(
+                update={
+                    "goods_amount": goods,
+                    "shipping_amount": shipping,
+                    "tax_amount": tax,
+                    "adjustment_amount": adjustment,
+                }
+            )
+        found.append(breakdown)
+    return found
+
+
+async def drive(deps: Deps, refund_id: UUID) -> Refund:
+    """Carry a refund to its end, part by part, whoever requested it. Safe to repeat.
+
+    One process at a time drives, by a lease in the refund's row; the others wait for its outcome.
+    A part that failed does not keep the next from being paid.
+
+    Raises:
+        Unavailable: A provider did not answer; the sweeper goes on later, under the same key.
+    """
+    for _ in range(WAITS_MAX):
+        async with deps.begin() as uow:
+            found = await uow.session.get_one(Refund, refund_id, populate_existing=True)
+            is_leased = found.state is RefundState.PENDING and await _lease(uow, refund_id)
+        if found.state is not RefundState.PENDING:
+            return found
+        if is_leased:
+            break
+        await asyncio.sleep(WAIT_S)
+    else:
+        raise Unavailable("The refund is still being processed; ask again.")
+    try:
+        return await _drive_leased(deps, refund_id)
+    finally:
+        async with deps.begin() as uow:
+            await uow.session.execute(
+                update(Refund).where(col(Refund.id) == refund_id).values(lease_until=None)
+            )
+
+
+async def _lease(uow: UnitOfWork, refund_id: UUID) -> bool:
+    claim = (
+        update(Refund)
+        .where(col(Refund.id) == refund_id)
+        .where(or_(col(Refund.lease_until).is_(None), col(Refund.lease_until) < uow.now))
+        .values(lease_until=uow.now + LEASE)
+        .returning(col(Refund.id))
+    )
+    return (await uow.session.execute(claim)).first() is not None
+
+
+async def _drive_leased(deps: Deps, refund_id: UUID) -> Refund:
+    unanswered: Unavailable | None = None
+    async with deps.begin() as uow:
+        parts = [
+            (part, await uow.session.get_one(Payment, part.payment_id))
+            for part in await parts_of(uow, refund_id)
+            if part.state is RefundState.PENDING
+        ]
+    for part, tender in parts:
+        outcome = None
+        if part.credit_account_id is None:
+            try:
+                outcome = await sale.call(
+                    deps, tender, AttemptKind.REFUND, part.amount, part.attempt_number
+                )
+            except Unavailable as error:
+                unanswered = error
+                continue
+            if outcome.status is OutcomeStatus.PENDING:
+                unanswered = Unavailable("The payment provider is still working on the refund.")
+                continue
+        async with deps.begin() as uow:
+            await record(uow, part.id, outcome)
+    if unanswered is not None:
+        raise unanswered
+    async with deps.begin() as uow:
+        return await uow.session.get_one(Refund, refund_id, populate_existing=True)
+
+
+async def parts_of(uow: UnitOfWork, refund_id: UUID) -> list[RefundPart]:
+    query = (
+        select(RefundPart)
+        .where(RefundPart.refund_id == refund_id)
+        .order_by(col(RefundPart.position))
+        .execution_options(populate_existing=True)
+    )
+    return list(await uow.session.exec(query))
+
+
+async def record(uow: UnitOfWork, part_id: UUID, outcome: Outcome | None) -> None:
+    """Book what became of a part; once, however often it is told.
+
+    Args:
+        outcome: The provider's; None for a part that becomes credit, which is booked here.
+    """
+    part = await uow.session.get_one(RefundPart, part_id)
+    tender = await uow.session.get_one(Payment, part.payment_id)
+    of = await uow.session.get_one(
+        Order, tender.order_id, with_for_update=True, populate_existing=True
+    )
+    tenders = await payment.tenders(uow, OrderId(of.id))
+    whole = await uow.session.get_one(
+        Refund, part.refund_id, with_for_update=True, populate_existing=True
+    )
+    parts = await parts_of(uow, whole.id)
+    if part.state is not RefundState.PENDING:
+        return
+    tender.refunding_amount -= part.amount
+    tender.updated_at = uow.now
+    if outcome is None or outcome.approved:
+        await _succeed(uow, of, whole, parts, part, tender, outcome)
+    else:
+        await _fail(uow, whole, part, tender, outcome.decline_code or "refused")
+    await _close(uow, whole, parts)
+    of.payment_status = payment.status_of(of, tenders)
+    await uow.session.flush()
+
+
+async def _succeed(
+    uow: UnitOfWork,
+    of: Order,
+    whole: Refund,
+    parts: Sequence[RefundPart],
+    part: RefundPart,
+    tender: Payment,
+    outcome: Outcome | None,
+) -> None:
+    part.state = RefundState.SUCCEEDED
+    tender.refunded_amount += part.amount
+    if outcome is not None:
+        part.provider_reference = outcome.reference[:200]
+        # The call was for our amount, so that is what we book; reconciliation settles the rest.
+        said = "" if outcome.amount == part.amount else f"amount_mismatch: {outcome.amount}"
+        part.failure = said
+        await payment.finish_attempt(uow, _key(part), AttemptState.SUCCEEDED, said)
+        source = await payment.account_of(uow, tender)
+    else:
+        assert part.credit_account_id is not None
+        source = await credit.add(
+            uow,
+            part.credit_account_id,
+            part.amount,
+            key=f"refund:{part.id}",
+            reason=f"refund of order {of.number}",
+            reference_id=part.id,
+        )
+    rows = refund_share.over_tenders(
+        Breakdown.model_validate(whole.breakdown), [each.amount for each in parts]
+    )
+    goods, shipping, tax, adjustment = rows[parts.index(part)]
+    await payment.post(
+        uow,
+        part.id,
+        OrderId(of.id),
+        of.currency,
+        {
+            Account.REFUNDS: goods,
+            Account.SHIPPING_REVENUE: shipping,
+            Account.TAX_PAYABLE: tax,
+            Account.RECEIVABLE: adjustment,
+            source: -part.amount,
+        },
+    )
+    uow.publish(
+        PaymentRefunded(
+            order_id=OrderId(of.id),
+            payment_id=PaymentId(tender.id),
+            amount=part.amount,
+            currency=of.currency,
+            refund_id=whole.id,
+        )
+    )
+
+
+async def _fail(
+    uow: UnitOfWork, whole: Refund, part: RefundPart, tender: Payment, code: str
+) -> None:
+    part.state, part.failure = RefundState.FAILED, code[:500]
+    await payment.finish_attempt(uow, _key(part), AttemptState.FAILED, code)
+    uow.publish(
+        RefundFailed(
+            order_id=whole.order_id,
+            refund_id=whole.id,
+            payment_id=PaymentId(tender.id),
+            amount=part.amount,
+            currency=whole.currency,
+            code=code,
+        )
+    )
+
+
+def _key(part: RefundPart) -> str:
+    return payment.attempt_key(part.payment_id, AttemptKind.REFUND, part.attempt_number)
+
+
+async def _close(uow: UnitOfWork, whole: Refund, parts: Sequence[RefundPart]) -> None:
+    states = {part.state for part in parts}
+    if RefundState.PENDING in states:
+        return
+    is_paid = states == {RefundState.SUCCEEDED}
+    whole.state = RefundState.SUCCEEDED if is_paid else RefundState.FAILED
+    whole.finished_at = uow.now
+    if is_paid:
+        uow.publish(
+            RefundSucceeded(
+                order_id=whole.order_id,
+                refund_id=whole.id,
+                amount=whole.amount,
+                currency=whole.currency,
+            )
+        )
+
+
+async def decide(uow: UnitOfWork, refund_id: UUID, *, approves: bool) -> Refund:
+    """Let a refund that waits go, or free what it reserved. The same decision again changes
+    nothing.
+
+    Raises:
+        Conflict: It was decided the other way.
+    """
+    whole = await _locked(uow, refund_id)
+    decided = RefundState.PENDING if approves else RefundState.REJECTED
+    if whole.state is not RefundState.AWAITING_APPROVAL:
+        was_approved = whole.state is not RefundState.REJECTED
+        if was_approved is not approves:
+            raise Conflict(f"This refund is {whole.state.value}.", current=whole.state.value)
+        return whole
+    whole.state, whole.decided_by = decided, uow.actor.user_id
+    if not approves:
+        whole.finished_at = uow.now
+        for part in await parts_of(uow, whole.id):
+            tender = await payment.locked(uow, part.payment_id)
+            tender.refunding_amount -= part.amount
+            part.state = RefundState.REJECTED
+            await payment.finish_attempt(uow, _key(part), AttemptState.FAILED, "rejected")
+    await uow.session.flush()
+    return whole
+
+
+async def reopen(uow: UnitOfWork, refund_id: UUID, to: Target = "original") -> Refund:
+    """Make the failed parts of a refund pending again, each under a new key; `drive` follows.
+
+    A refusal is final under its key, so the next try is a new attempt; one whose outcome is unknown
+    is still pending and needs no reopening.
+
+    Raises:
+        NotRefundable: Other refunds took what it needs meanwhile.
+        Conflict: It did not fail.
+    """
+    whole = await _locked(uow, refund_id)
+    if whole.state in (RefundState.PENDING, RefundState.SUCCEEDED):
+        return whole
+    if whole.state is not RefundState.FAILED:
+        raise Conflict(f"This refund is {whole.state.value}.", current=whole.state.value)
+    of = await uow.session.get_one(Order, whole.order_id)
+    account_id = None if to == "original" else await _credited(uow, of, to)
+    for part in await parts_of(uow, whole.id):
+        if part.state is not RefundState.FAILED:
+            continue
+        tender = await payment.locked(uow, part.payment_id)
+        if part.amount > refundable(tender):
+            raise NotRefundable(
+                "Other refunds have taken that money meanwhile.",
+                refundable_amount=refundable(tender),
+            )
+        tender.refunding_amount += part.amount
+        tender.updated_at = uow.now
+        part.state, part.failure, part.credit_account_id = RefundState.PENDING, "", account_id
+        if account_id is None:
+            await _number(uow, part, tender)
+    whole.state, whole.finished_at = RefundState.PENDING, None
+    await uow.session.flush()
+    return whole
+
+
+async def _locked(uow: UnitOfWork, refund_id: UUID) -> Refund:
+    """Lock in the one order everybody uses: the order, its tenders, then the refund."""
+    whole = await uow.session.get_one(Refund, refund_id)
+    await uow.session.get_one(Order, whole.order_id, with_for_update=True, populate_existing=True)
+    await payment.tenders(uow, whole.order_id)
+    return await uow.session.get_one(
+        Refund, refund_id, with_for_update=True, populate_existing=True
+    )
+
+
+async def resume_stuck(deps: Deps) -> int:
+    """Drive every refund that was left between two steps; return how many were looked at."""
+    async with deps.begin() as uow:
+        idle = or_(col(Refund.lease_until).is_(None), col(Refund.lease_until) < uow.now)
+        rows = await uow.session.exec(
+            select(Refund.id)
+            .where(
+                Refund.state == RefundState.PENDING,
+                idle,
+                col(Refund.created_at) <= uow.now - RESUME_AFTER,
+            )
+            .order_by(col(Refund.created_at))
+            .limit(RESUME_BATCH)
+        )
+        ids = list(rows)
+    system = deps.acting_as(SYSTEM)
+    for refund_id in ids:
+        try:
+            await drive(system, refund_id)
+        except Unavailable:
+            continue  # Another try at the next sweep, under the same key.
+    return len(ids)
+
+
+def is_within_window(settings: Settings, of: Order, now: datetime) -> bool:
+    days = settings.refund_window_days
+    return of.placed_at is not None and now <= of.placed_at + timedelta(days=days)
