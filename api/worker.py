@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deps.bus import BusUnavailable, EventBus, RedisStreamBus
 from deps.core import SYSTEM, Deps
-from tools import delivery, idempotency, inventory, notification, sale
+from tools import credit, delivery, idempotency, inventory, notification, refund, sale
 from tools.handlers import HANDLERS, Handlers, groups
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ class _Worker:
             self.supervise("retries", self.retry, lambda: RETRY_EVERY_S),
             self.supervise("mail", self.send_mail, lambda: MAIL_EVERY_S),
             self.supervise("checkout sweep", self.resume_checkouts, lambda: SWEEP_EVERY_S),
+            self.supervise("refund sweep", self.resume_refunds, lambda: SWEEP_EVERY_S),
+            self.supervise("credit expiry", self.expire_credit, lambda: PURGE_EVERY_S),
             self.supervise("hold sweep", self.expire_holds, lambda: SWEEP_EVERY_S),
             self.supervise("purge", self.purge, lambda: PURGE_EVERY_S),
         ]
@@ -242,6 +244,13 @@ class _Worker:
     async def resume_checkouts(self) -> bool:
         await sale.resume_stuck(self.deps)
         return False
+
+    async def resume_refunds(self) -> bool:
+        await refund.resume_stuck(self.deps)
+        return False
+
+    async def expire_credit(self) -> bool:
+        return await credit.expire_due(self.deps) > 0
 
     async def expire_holds(self) -> bool:
         await inventory.expire_due(self.deps)

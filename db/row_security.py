@@ -80,6 +80,11 @@ GUARDED: Final[Mapping[str, Guard]] = {
         "EXISTS (SELECT 1 FROM credit_account WHERE credit_account.id = account_id)"
     ),
     "handover": Guard("agent_owns(user_id, secret_sha256) OR agent_may('support:write')"),
+    "credit_hold": Guard(
+        "EXISTS (SELECT 1 FROM credit_account WHERE credit_account.id = account_id)", READ_ONLY
+    ),
+    "cart_credit": Guard("EXISTS (SELECT 1 FROM cart WHERE cart.id = cart_id)"),
+    "credit_lookup": Guard("caller IN (agent_actor()::text, agent_guest(), 'nobody')"),
     "notification": Guard("customer_id = agent_actor() OR agent_may('notification:read_all')"),
     # An event is about an order, a user or a product; the first two are personal.
     "outbox": Guard(
@@ -113,6 +118,7 @@ CLOSED: Final[Mapping[str, str]] = {
     "event_retry": "the worker's",
     "dead_letter": "the worker's",
     "event_checkpoint": "the worker's",
+    "credit_call": "the credit provider's own memory, in its own transactions",
 }
 
 

@@ -26,7 +26,7 @@ from db.types import Money, OrderId, PaymentId, new_id
 from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome
 from deps.settings import CaptureMode
-from tools import cart, inventory, order, payment, sale
+from tools import cart, inventory, order, payment, refund, sale
 from tools.cart import CartView
 from tools.errors import (
     CheckoutIncomplete,
@@ -371,4 +371,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 cancelled_at=uow.now,
             )
             uow.publish(OrderCancelled(order_id=order_id, reason=reason.strip()))
-    return await sale.give_back(deps, OrderId(order_id))
+            await refund.request(uow, found, reason="the order was cancelled")
+    await refund.drive_order(deps, order_id)
+    async with deps.begin() as uow:
+        return await order.get(uow, number)

@@ -1,53 +1,31 @@
-"""Gift cards and store credit: what they hold, who may spend them, and what we owe for them.
-
-A balance changes by movements only (`credit_movement`; a trigger keeps the account), each under a
-unique key. What was issued is owed until it is spent, refunded to it, or lapses: the ledger books
-the liability with every movement made here, and `tools.payment` with every sale and refund.
-
-A code is worth its balance to whoever holds it, so it is never stored: it is made when somebody
-asks to see it, shown in that one answer, and kept as its digest and last four characters. Codes
-have 100 random bits, lookups are limited per caller, and a code that does not exist cannot be told
-from one that may not be used.
+"""Gift cards and store credit, as people ask for them. What was issued is owed until it is spent or
+lapses: the ledger books the liability with every issue and expiry made here, and `tools.payment`
+and `tools.refund` with every purchase and refund.
 """
 
-import secrets
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from pydantic import BaseModel, Field
-from sqlalchemy import func, or_, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func
 from sqlmodel import col, select
 
 from db.models.credit import CreditAccount, CreditKind, CreditMovement
 from db.models.payment import Account
 from db.models.user import User
 from db.types import UserId, new_id
-from deps import security
 from deps.core import Deps, UnitOfWork
-from tools import payment
-from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests
+from tools import credit_account, credit_code, payment
+from tools.errors import InvalidInput, NotFound
 from tools.events import CreditActivitySet, CreditExpired, CreditIssued, CreditRedeemed
 from tools.page import Page, checked_limit, decode_cursor, encode_cursor
 from tools.registry import Risk, operation
 from tools.user import normalize_email
 
-# Crockford's base 32: no letter that looks like another. https://www.crockford.com/base32.html
-ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-CODE_CHARS: Final = 20
-LOOKUPS_MAX: Final = 20
-LOOKUP_WINDOW: Final = timedelta(minutes=10)
 AMOUNT_MAX: Final = 10_000_000
 LIFE_DAYS_MAX: Final = 3650
-REFUND_LIFE: Final = timedelta(days=90)
 EXPIRE_BATCH: Final = 100
-
-LIABILITY: Final = {
-    CreditKind.GIFT_CARD: Account.GIFT_CARD_LIABILITY,
-    CreditKind.STORE_CREDIT: Account.STORE_CREDIT_LIABILITY,
-}
-_UNUSABLE = "No such gift card, or it cannot be used."
 
 
 class CreditView(BaseModel):
@@ -81,14 +59,6 @@ class MovementView(BaseModel):
     occurred_at: datetime
 
 
-class CodeView(BaseModel):
-    """A code, shown this once."""
-
-    account_id: UUID
-    code: str
-    last4: str
-
-
 class IssuePreview(BaseModel):
     """What issuing would do. An approval binds `account_id`, so that repeating it issues once."""
 
@@ -113,86 +83,11 @@ def view(row: CreditAccount) -> CreditView:
     )
 
 
-def is_usable(row: CreditAccount, now: datetime) -> bool:
-    return row.is_active and (row.expires_at is None or row.expires_at > now)
-
-
-async def access(uow: UnitOfWork, account_id: UUID, *, lock: bool = False) -> CreditAccount:
-    """Load an account on the actor's behalf: one's own, or any for staff.
-
-    Raises:
-        NotFound: No such account, or someone else's. The two must be indistinguishable.
-    """
-    row = await uow.session.get(
-        CreditAccount, account_id, with_for_update=True if lock else None, populate_existing=True
-    )
-    is_own = row is not None and row.customer_id is not None
-    is_own = is_own and row is not None and row.customer_id == uow.actor.user_id
-    if row is None or not (is_own or uow.actor.may("payment:read")):
-        raise NotFound("No such credit.")
-    return row
-
-
-async def add(
-    uow: UnitOfWork,
-    account_id: UUID,
-    amount: int,
-    *,
-    key: str,
-    reason: str,
-    reference_id: UUID | None = None,
-) -> Account:
-    """Add to a balance, once per key; return the liability account the caller posts it to."""
-    row = await uow.session.get_one(CreditAccount, account_id)
-    movement = CreditMovement(
-        account_id=account_id,
-        balance_delta=amount,
-        key=key,
-        reason=reason[:500],
-        reference_id=reference_id,
-        actor_id=uow.actor.user_id,
-        occurred_at=uow.now,
-    )
-    await uow.session.execute(insert(CreditMovement).values(**movement.model_dump(exclude={"id"})))
-    return LIABILITY[row.kind]
-
-
-async def store_account(uow: UnitOfWork, customer_id: UserId, currency: str) -> CreditAccount:
-    """Return the customer's store credit account, opening it if there is none."""
-    # Two refunds at once must not open two.
-    await uow.session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:owner, 5))"),
-        {"owner": f"{customer_id}:{currency}"},
-    )
-    query = select(CreditAccount).where(
-        CreditAccount.customer_id == customer_id,
-        CreditAccount.kind == CreditKind.STORE_CREDIT,
-        CreditAccount.currency == currency,
-    )
-    found = (await uow.session.exec(query)).first()
-    if found is None:
-        found = CreditAccount(
-            kind=CreditKind.STORE_CREDIT,
-            customer_id=customer_id,
-            currency=currency,
-            created_at=uow.now,
-        )
-        uow.session.add(found)
-        await uow.session.flush()
-    return found
-
-
-async def prolong(uow: UnitOfWork, account_id: UUID) -> None:
-    """Let an account that is to be refunded live long enough for the money to be spent."""
-    row = await uow.session.get_one(CreditAccount, account_id)
-    until = uow.now + REFUND_LIFE
-    if row.expires_at is not None and row.expires_at < until:
-        row.expires_at = until
-
-
 async def _issue(uow: UnitOfWork, row: CreditAccount, amount: int, reason: str, key: str) -> None:
     transaction_id = new_id()
-    liability = await add(uow, row.id, amount, key=key, reason=reason, reference_id=transaction_id)
+    liability = await credit_account.add(
+        uow, row.id, amount, key=key, reason=reason, reference_id=transaction_id
+    )
     await payment.post(
         uow,
         transaction_id,
@@ -290,78 +185,6 @@ async def issue_gift_card(
     return view(row)
 
 
-async def reveal_code(uow: UnitOfWork, account_id: UUID) -> CodeView:
-    """Make a gift card's code and show it: the only time, for only its digest is kept.
-
-    Not an operation: a code must not pass through a model, a transcript or a stored answer.
-
-    Raises:
-        NotFound: No such gift card.
-        Conflict: The code was shown before. Deactivate the card and issue another.
-    """
-    row = await access(uow, account_id, lock=True)
-    if row.kind is not CreditKind.GIFT_CARD:
-        raise NotFound("No such credit.")
-    if row.code_sha256 is not None:
-        raise Conflict("The code was shown before and cannot be shown again.", current="revealed")
-    if row.customer_id is not None:
-        raise Conflict("The card belongs to an account and needs no code.", current="redeemed")
-    code = "".join(secrets.choice(ALPHABET) for _ in range(CODE_CHARS))
-    row.code_sha256, row.code_last4 = security.sha256(code), code[-4:]
-    shown = "-".join(code[at : at + 4] for at in range(0, CODE_CHARS, 4))
-    return CodeView(account_id=row.id, code=shown, last4=row.code_last4)
-
-
-def normal_code(code: str) -> str:
-    """Return a code as it is hashed: what a person might misread or type around it is put right."""
-    plain = "".join(code.upper().split()).replace("-", "")
-    return plain.translate(str.maketrans("OIL", "011"))
-
-
-async def count_lookup(deps: Deps) -> None:
-    """Count a try of a code, in a transaction of its own, so that a failed try counts too.
-
-    Raises:
-        TooManyRequests: The caller tries codes too often.
-    """
-    actor = deps.actor
-    caller = str(actor.user_id or actor.guest_secret_sha256 or "nobody")[:100]
-    async with deps.begin() as uow:
-        tries = await uow.session.scalar(
-            text("""
-                INSERT INTO credit_lookup AS l (caller, window_start, count)
-                VALUES (:caller, :now, 1)
-                ON CONFLICT (caller) DO UPDATE SET
-                    count = CASE WHEN l.window_start > :since THEN l.count + 1 ELSE 1 END,
-                    window_start = CASE WHEN l.window_start > :since THEN l.window_start
-                                        ELSE :now END
-                RETURNING count
-            """),
-            {"caller": caller, "now": uow.now, "since": uow.now - LOOKUP_WINDOW},
-        )
-    if (tries or 0) > LOOKUPS_MAX:
-        raise TooManyRequests("Too many codes were tried; wait a few minutes.")
-
-
-async def by_code(uow: UnitOfWork, code: str) -> CreditAccount:
-    """Find the gift card of a code the actor may spend. Call `count_lookup` first.
-
-    Raises:
-        NotFound: No such code, or lapsed, switched off, or in another person's account.
-    """
-    query = select(CreditAccount).where(
-        CreditAccount.code_sha256 == security.sha256(normal_code(code))
-    )
-    row = (await uow.session.exec(query)).first()
-    if (
-        row is None
-        or not is_usable(row, uow.now)
-        or (row.customer_id is not None and row.customer_id != uow.actor.user_id)
-    ):
-        raise NotFound(_UNUSABLE, field="code")
-    return row
-
-
 @operation(
     scope="credit:use",
     risk=Risk.REVERSIBLE,
@@ -387,22 +210,16 @@ async def redeem(deps: Deps, code: str) -> CreditView:
     customer_id = deps.actor.user_id
     if customer_id is None:
         raise InvalidInput("Sign in to redeem a gift card.", field="code")
-    await count_lookup(deps)
+    await credit_code.count_lookup(deps)
     async with deps.begin() as uow:
-        row = await access_locked(uow, (await by_code(uow, code)).id)
+        row = await credit_account.locked(uow, (await credit_code.by_code(uow, code)).id)
         if row.customer_id not in (None, customer_id):
-            raise NotFound(_UNUSABLE, field="code")
+            raise NotFound(credit_code.UNUSABLE, field="code")
         if row.customer_id is None:
             row.customer_id = UserId(customer_id)
             uow.publish(CreditRedeemed(credit_account_id=row.id, customer_id=UserId(customer_id)))
         await uow.session.flush()
         return view(row)
-
-
-async def access_locked(uow: UnitOfWork, account_id: UUID) -> CreditAccount:
-    return await uow.session.get_one(
-        CreditAccount, account_id, with_for_update=True, populate_existing=True
-    )
 
 
 @operation(
@@ -418,30 +235,12 @@ async def access_locked(uow: UnitOfWork, account_id: UUID) -> CreditAccount:
 )
 async def balance(uow: UnitOfWork) -> CreditBalance:
     """Show the person's gift cards and store credit, and what they can spend in all."""
-    rows = await usable_of(uow)
+    rows = await credit_account.usable_of(uow)
     return CreditBalance(
         currency=uow.settings.currency,
         available_amount=sum(row.balance_amount - row.held_amount for row in rows),
         accounts=[view(row) for row in rows],
     )
-
-
-async def usable_of(uow: UnitOfWork) -> list[CreditAccount]:
-    """Return the actor's own accounts that can be spent, those that lapse first first."""
-    if uow.actor.user_id is None:
-        return []
-    query = (
-        select(CreditAccount)
-        .where(
-            CreditAccount.customer_id == uow.actor.user_id,
-            CreditAccount.currency == uow.settings.currency,
-            col(CreditAccount.is_active),
-            or_(col(CreditAccount.expires_at).is_(None), col(CreditAccount.expires_at) > uow.now),
-        )
-        .order_by(col(CreditAccount.expires_at).nulls_last(), col(CreditAccount.id))
-        .execution_options(populate_existing=True)
-    )
-    return list(await uow.session.exec(query))
 
 
 @operation(
@@ -473,7 +272,9 @@ async def history(
     """
     query = select(CreditMovement).order_by(col(CreditMovement.id).desc())
     if account_id is not None:
-        query = query.where(CreditMovement.account_id == (await access(uow, account_id)).id)
+        query = query.where(
+            CreditMovement.account_id == (await credit_account.access(uow, account_id)).id
+        )
     else:
         own = select(CreditAccount.id).where(
             col(CreditAccount.customer_id).is_not(None),
@@ -558,7 +359,7 @@ async def grant(
         InvalidInput: The amount or reason breaks a rule.
     """
     person = await _customer(uow, email)
-    row = await store_account(uow, UserId(person.id), uow.settings.currency)
+    row = await credit_account.store_account(uow, UserId(person.id), uow.settings.currency)
     key = f"grant:{grant_id or new_id()}"
     known = select(CreditMovement.id).where(CreditMovement.key == key)
     if (await uow.session.exec(known)).first() is None:
@@ -618,7 +419,7 @@ async def activate(uow: UnitOfWork, account_id: UUID) -> CreditView:
 
 
 async def _set_active(uow: UnitOfWork, account_id: UUID, is_active: bool) -> CreditView:
-    row = await access(uow, account_id, lock=True)
+    row = await credit_account.access(uow, account_id, lock=True)
     if row.is_active is not is_active:
         row.is_active = is_active
         uow.publish(CreditActivitySet(credit_account_id=row.id, is_active=is_active))
@@ -658,7 +459,7 @@ async def list_all(
     if kind is not None:
         query = query.where(CreditAccount.kind == kind)
     if last4 is not None:
-        query = query.where(CreditAccount.code_last4 == normal_code(last4))
+        query = query.where(CreditAccount.code_last4 == credit_code.normal_code(last4))
     if is_active is not None:
         query = query.where(CreditAccount.is_active == is_active)
     if cursor is not None:
@@ -696,7 +497,7 @@ async def expire_due(deps: Deps) -> int:
             number = (await uow.session.exec(lapses)).one() + 1
             transaction_id = new_id()
             key = f"expire:{row.id}:{number}"
-            liability = await add(
+            liability = await credit_account.add(
                 uow, row.id, -amount, key=key, reason="expired", reference_id=transaction_id
             )
             await payment.post(

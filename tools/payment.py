@@ -280,28 +280,18 @@ async def record_capture(
 
 
 async def record_refund(
-    uow: UnitOfWork,
-    of: Order,
-    tender: Payment,
-    amount: int,
-    *,
-    transaction_id: UUID,
-    is_sale: bool = True,
+    uow: UnitOfWork, of: Order, tender: Payment, amount: int, *, transaction_id: UUID
 ) -> None:
-    """Book money that went back to a tender.
-
-    Args:
-        is_sale: Whether the sale had been booked; else what is undone is the capture alone.
-    """
+    """Book money that went back to a tender of a sale that was never booked, only captured.
+    `tools.refund` gives money of placed orders back."""
     tender.refunded_amount += amount
     tender.updated_at = uow.now
-    against = Account.REFUNDS if is_sale else Account.RECEIVABLE
     await post(
         uow,
         transaction_id,
         OrderId(of.id),
         of.currency,
-        {against: amount, await account_of(uow, tender): -amount},
+        {Account.RECEIVABLE: amount, await account_of(uow, tender): -amount},
     )
     uow.publish(
         PaymentRefunded(

@@ -24,17 +24,18 @@ from uuid import UUID
 from sqlalchemy import func, or_
 from sqlmodel import col, select, update
 
-from db.models.order import Order, OrderLine
+from db.models.order import Order
 from db.models.payment import Account, AttemptKind, AttemptState, Payment, PaymentAttempt
 from db.models.refund import Refund, RefundKind, RefundPart, RefundState
 from db.types import OrderId, PaymentId, UserId, new_id
 from deps.core import SYSTEM, Deps, UnitOfWork
 from deps.gateway import Outcome, OutcomeStatus
 from deps.settings import Settings
-from tools import credit, payment, refund_share, sale
+from tools import credit_account, payment, refund_share, sale
 from tools.errors import Conflict, InvalidInput, NotRefundable, Unavailable
 from tools.events import PaymentRefunded, RefundFailed, RefundRequested, RefundSucceeded
-from tools.refund_share import Breakdown, Sold, SoldLine
+from tools.refund_plan import LIVE, over, parts_of, refundable, share
+from tools.refund_share import Breakdown
 
 LEASE = timedelta(seconds=30)  # Longer than a gateway may take; then another process takes over.
 WAIT_S = 0.05
@@ -45,8 +46,6 @@ CAP_WINDOW = timedelta(hours=24)
 
 Target = Literal["original", "store_credit"] | UUID
 """Where money goes: back the way it came, to the customer's store credit, or to one account."""
-
-LIVE = (RefundState.AWAITING_APPROVAL, RefundState.PENDING, RefundState.SUCCEEDED)
 
 
 def approver_needed(settings: Settings, amount: int) -> bool:
@@ -113,16 +112,14 @@ async def request(
         "to": str(to),
         "kind": kind.value,
     }
-    if refund_id is not None:
-        known = await uow.session.get(Refund, refund_id)
-        if known is not None:
-            if known.order_id != found.id or known.breakdown.get("asked") != asked:
-                raise InvalidInput("This id belongs to another refund.", field="refund_id")
-            return known
+    known = None if refund_id is None else await uow.session.get(Refund, refund_id)
+    if known is not None:
+        if known.order_id != found.id or known.breakdown.get("asked") != asked:
+            raise InvalidInput("This id belongs to another refund.", field="refund_id")
+        return known
     breakdown = await share(
         uow, found, tenders, amount=amount, lines=lines, shipping_amount=shipping_amount, kind=kind
     )
-    account_id = None if to == "original" else await _credited(uow, found, to)
     created = Refund(
         id=refund_id or new_id(),
         order_id=OrderId(found.id),
@@ -135,21 +132,28 @@ async def request(
         requested_by=uow.actor.user_id,
         created_at=uow.now,
     )
+    await _write(uow, created, found, tenders, to)
+    return created
+
+
+async def _write(
+    uow: UnitOfWork, created: Refund, of: Order, tenders: Sequence[Payment], to: Target
+) -> None:
+    account_id = None if to == "original" else await _credited(uow, of, to)
     uow.session.add(created)
     await uow.session.flush()
-    for position, (tender, part_amount) in enumerate(over(tenders, created.amount)):
-        await _add_part(uow, created, tender, part_amount, position, account_id)
+    for position, (tender, amount) in enumerate(over(tenders, created.amount)):
+        await _add_part(uow, created, tender, amount, position, account_id)
+    await uow.session.flush()
     uow.publish(
         RefundRequested(
-            order_id=OrderId(found.id),
+            order_id=created.order_id,
             refund_id=created.id,
             amount=created.amount,
             currency=created.currency,
-            reason=reason,
+            reason=created.reason,
         )
     )
-    await uow.session.flush()
-    return created
 
 
 async def _credited(uow: UnitOfWork, of: Order, to: Target) -> UUID:
@@ -159,7 +163,7 @@ async def _credited(uow: UnitOfWork, of: Order, to: Target) -> UUID:
         raise InvalidInput(
             "A guest has no store credit; refund to the original payment.", field="to"
         )
-    return (await credit.store_account(uow, UserId(of.customer_id), of.currency)).id
+    return (await credit_account.store_account(uow, UserId(of.customer_id), of.currency)).id
 
 
 async def _add_part(
@@ -182,7 +186,7 @@ async def _add_part(
     if account_id is None:
         await _number(uow, part, tender)
         if tender.provider == payment.CREDIT_PROVIDER:
-            await credit.prolong(uow, UUID(tender.method_token))
+            await credit_account.prolong(uow, UUID(tender.method_token))
     uow.session.add(part)
 
 
@@ -197,143 +201,6 @@ async def _number(uow: UnitOfWork, part: RefundPart, tender: Payment) -> None:
     await payment.start_attempt(
         uow, PaymentId(tender.id), AttemptKind.REFUND, part.amount, part.attempt_number
     )
-
-
-def refundable(tender: Payment) -> int:
-    return tender.captured_amount - tender.refunded_amount - tender.refunding_amount
-
-
-def over(tenders: Sequence[Payment], amount: int) -> list[tuple[Payment, int]]:
-    """Divide `amount` over the tenders, last charged first."""
-    parts = []
-    for tender in reversed(tenders):
-        part = min(amount, refundable(tender))
-        if part > 0:
-            parts.append((tender, part))
-            amount -= part
-    assert amount == 0
-    return parts
-
-
-async def share(
-    uow: UnitOfWork,
-    of: Order,
-    tenders: Sequence[Payment],
-    *,
-    amount: int | None,
-    lines: Mapping[str, int] | None,
-    shipping_amount: int = 0,
-    kind: RefundKind = RefundKind.REFUND,
-) -> Breakdown:
-    """Say what a refund would consist of.
-
-    Raises:
-        NotRefundable: More than is left of the captured money, units or shipping.
-    """
-    ceiling = sum(refundable(tender) for tender in tenders)
-    if ceiling == 0:
-        raise NotRefundable("Nothing of this order is left to refund.", refundable_amount=0)
-    if amount is not None and not 0 < amount <= ceiling:
-        raise NotRefundable(
-            "That is more than is left of what was paid.",
-            field="amount",
-            refundable_amount=ceiling,
-        )
-    if kind is RefundKind.ADJUSTMENT:
-        assert amount is not None, "an adjustment is of an amount"
-        return Breakdown(adjustment_amount=amount)
-    whole, earlier = await _sold(uow, of), await _earlier(uow, of)
-    within = refund_share.limits(whole, earlier)
-    left = refund_share.remaining(whole, earlier)
-    if amount is not None:
-        return refund_share.of_amount(within, amount)
-    if lines is not None:
-        _check_left(left, lines, shipping_amount)
-        wanted = refund_share.of_lines(left, lines, shipping_amount)
-        fitted = refund_share.fitted(wanted, within, ceiling)
-        if fitted.total_amount == 0:
-            raise NotRefundable(
-                "Earlier refunds gave that back already.", refundable_amount=ceiling
-            )
-        return fitted
-    units: dict[str, int] = {}
-    for line in left.lines:
-        units[line.sku] = units.get(line.sku, 0) + line.quantity
-    everything = refund_share.of_lines(left, units, left.shipping_amount)
-    whole_rest = refund_share.of_amount(within, ceiling)
-    return whole_rest.model_copy(
-        update={
-            "lines": everything.lines,
-            "shipping_tax_amount": everything.shipping_tax_amount,
-        }
-    )
-
-
-def _check_left(left: Sold, lines: Mapping[str, int], shipping_amount: int) -> None:
-    units: dict[str, int] = {}
-    for line in left.lines:
-        units[line.sku] = units.get(line.sku, 0) + line.quantity
-    for sku, quantity in lines.items():
-        if not 1 <= quantity <= units.get(sku, 0):
-            raise NotRefundable(
-                f"{units.get(sku, 0)} units of {sku} are left to refund.",
-                field=f"lines.{sku}",
-                refundable_quantity=units.get(sku, 0),
-            )
-    if not 0 <= shipping_amount <= left.shipping_amount:
-        raise NotRefundable(
-            "That is more than is left of the shipping.",
-            field="shipping_amount",
-            refundable_amount=left.shipping_amount,
-        )
-
-
-async def _sold(uow: UnitOfWork, of: Order) -> Sold:
-    rows = await uow.session.exec(
-        select(OrderLine).where(OrderLine.order_id == of.id).order_by(col(OrderLine.id))
-    )
-    return refund_share.sold(
-        [
-            SoldLine(line.id, line.sku, line.title, line.quantity, line.total_amount)
-            for line in rows
-        ],
-        discount_amount=of.discount_amount,
-        shipping_amount=of.shipping_amount,
-        tax_amount=of.tax_amount,
-    )
-
-
-async def _earlier(uow: UnitOfWork, of: Order) -> list[Breakdown]:
-    """What other refunds gave back or will. One that failed counts with the parts it paid."""
-    rows = await uow.session.exec(
-        select(Refund).where(
-            Refund.order_id == of.id, col(Refund.state).in_((*LIVE, RefundState.FAILED))
-        )
-    )
-    found = []
-    for row in rows:
-        breakdown = Breakdown.model_validate(row.breakdown)
-        if row.state is RefundState.FAILED:
-            parts = await parts_of(uow, row.id)
-            shares = refund_share.over_tenders(breakdown, [part.amount for part in parts])
-            paid = [
-                share
-                for share, part in zip(shares, parts, strict=True)
-                if part.state is RefundState.SUCCEEDED
-            ]
-            if not paid:
-                continue
-            goods, shipping, tax, adjustment = (sum(column) for column in zip(*paid, strict=True))
-            breakdown = breakdown.model_copy(
-                update={
-                    "goods_amount": goods,
-                    "shipping_amount": shipping,
-                    "tax_amount": tax,
-                    "adjustment_amount": adjustment,
-                }
-            )
-        found.append(breakdown)
-    return found
 
 
 async def drive(deps: Deps, refund_id: UUID) -> Refund:
@@ -363,6 +230,23 @@ async def drive(deps: Deps, refund_id: UUID) -> Refund:
             await uow.session.execute(
                 update(Refund).where(col(Refund.id) == refund_id).values(lease_until=None)
             )
+
+
+async def drive_order(deps: Deps, order_id: OrderId) -> None:
+    """Carry every refund of an order that is pending to its end.
+
+    Raises:
+        Unavailable: As `drive`.
+    """
+    async with deps.begin() as uow:
+        rows = await uow.session.exec(
+            select(Refund.id)
+            .where(Refund.order_id == order_id, Refund.state == RefundState.PENDING)
+            .order_by(col(Refund.id))
+        )
+        ids = list(rows)
+    for refund_id in ids:
+        await drive(deps, refund_id)
 
 
 async def _lease(uow: UnitOfWork, refund_id: UUID) -> bool:
@@ -403,16 +287,6 @@ async def _drive_leased(deps: Deps, refund_id: UUID) -> Refund:
         raise unanswered
     async with deps.begin() as uow:
         return await uow.session.get_one(Refund, refund_id, populate_existing=True)
-
-
-async def parts_of(uow: UnitOfWork, refund_id: UUID) -> list[RefundPart]:
-    query = (
-        select(RefundPart)
-        .where(RefundPart.refund_id == refund_id)
-        .order_by(col(RefundPart.position))
-        .execution_options(populate_existing=True)
-    )
-    return list(await uow.session.exec(query))
 
 
 async def record(uow: UnitOfWork, part_id: UUID, outcome: Outcome | None) -> None:
@@ -464,7 +338,7 @@ async def _succeed(
         source = await payment.account_of(uow, tender)
     else:
         assert part.credit_account_id is not None
-        source = await credit.add(
+        source = await credit_account.add(
             uow,
             part.credit_account_id,
             part.amount,

@@ -322,9 +322,9 @@ async def _record_void(uow: UnitOfWork, found: Order, tender: Payment, outcome: 
 
 
 async def _record_give_back(
-    uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome, *, is_sale: bool = False
+    uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome
 ) -> None:
-    """Book that what a tender brought went back whole."""
+    """Book that what a tender of a sale that is undone brought went back whole."""
     owed = tender.captured_amount - tender.refunded_amount
     key = payment.attempt_key(PaymentId(tender.id), AttemptKind.REFUND)
     if not outcome.approved:
@@ -333,7 +333,7 @@ async def _record_give_back(
     if owed:
         await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
         await payment.record_refund(
-            uow, found, tender, owed, transaction_id=payment.derived(tender.id, 1), is_sale=is_sale
+            uow, found, tender, owed, transaction_id=payment.derived(tender.id, 1)
         )
 
 
@@ -390,34 +390,6 @@ async def _locked(uow: UnitOfWork, order_id: OrderId) -> Order:
     return await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
 
 
-async def give_back(deps: Deps, order_id: OrderId) -> OrderView:
-    """Return all the money of a cancelled order, tender by tender. Safe to repeat.
-
-    Raises:
-        Unavailable: A provider did not answer or refused; the sweeper goes on later.
-    """
-    while True:
-        async with deps.begin() as uow:
-            found = await _locked(uow, order_id)
-            owed = [
-                tender
-                for tender in reversed(await payment.tenders(uow, order_id))
-                if tender.captured_amount > tender.refunded_amount
-            ]
-            if not owed and found.payment_status is PaymentStatus.REFUND_PENDING:
-                found.payment_status = PaymentStatus.REFUNDED
-            if not owed:
-                return await order.view(uow, found)
-        tender = owed[0]
-        amount = tender.captured_amount - tender.refunded_amount
-        outcome = await call(deps, tender, AttemptKind.REFUND, amount)
-        async with deps.begin() as uow:
-            found = await _locked(uow, order_id)
-            tender = await payment.locked(uow, PaymentId(tender.id))
-            if tender.captured_amount - tender.refunded_amount == amount:
-                await _record_give_back(uow, found, tender, outcome, is_sale=True)
-
-
 async def resume_stuck(deps: Deps) -> int:
     """Drive every order that was left between two steps; return how many were looked at."""
     async with deps.begin() as uow:
@@ -425,10 +397,7 @@ async def resume_stuck(deps: Deps) -> int:
         stuck = await uow.session.exec(
             select(Order.id)
             .where(
-                or_(
-                    col(Order.status) == OrderStatus.PENDING,
-                    col(Order.payment_status) == PaymentStatus.REFUND_PENDING,
-                ),
+                Order.status == OrderStatus.PENDING,
                 idle,
                 col(Order.created_at) <= uow.now - RESUME_AFTER,
             )
@@ -445,9 +414,8 @@ async def resume_stuck(deps: Deps) -> int:
                 and found.created_at <= uow.now - ACTION_TTL
             ):
                 await condemn(uow, order_id, "authentication_expired")
-            is_cancelled = found.payment_status is PaymentStatus.REFUND_PENDING
         try:
-            await (give_back if is_cancelled else drive)(system, order_id)
+            await drive(system, order_id)
         except (PaymentDeclined, OutOfStock, Unavailable):
             continue  # An end, or another try at the next sweep; either way it is in the rows.
     return len(ids)
@@ -463,8 +431,9 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
     """
     while True:
         async with deps.begin() as uow:
-            tender = await payment.locked(uow, payment_id)
+            tender = await uow.session.get_one(Payment, payment_id)
             found = await _locked(uow, OrderId(tender.order_id))
+            tender = await payment.locked(uow, payment_id)
         if tender.state is PaymentState.CAPTURED:
             return
         if tender.state in (PaymentState.DECLINED, PaymentState.VOIDED):

@@ -11,7 +11,7 @@ from db.types import new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import credit, order, payment, refund
+from tools import credit, order, payment, refund, refund_plan
 from tools.errors import InvalidInput, NotRefundable, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -207,7 +207,7 @@ async def test_an_adjustment_leaves_revenue_alone(customer: Deps) -> None:
     placed = await factories.placed_order(customer, MUG=1)
     async with customer.begin() as uow:
         of = await uow.session.get_one(Order, placed.id)
-        breakdown = await refund.share(
+        breakdown = await refund_plan.share(
             uow,
             of,
             await payment.tenders(uow, of.id),

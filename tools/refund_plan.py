@@ -1,0 +1,163 @@
+"""What may be given back of an order now, and from which tenders: read from its rows under lock."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from sqlmodel import col, select
+
+from db.models.order import Order, OrderLine
+from db.models.payment import Payment
+from db.models.refund import Refund, RefundKind, RefundPart, RefundState
+from deps.core import UnitOfWork
+from tools import refund_share
+from tools.errors import NotRefundable
+from tools.refund_share import Breakdown, Sold, SoldLine
+
+LIVE = (RefundState.AWAITING_APPROVAL, RefundState.PENDING, RefundState.SUCCEEDED)
+
+
+def refundable(tender: Payment) -> int:
+    return tender.captured_amount - tender.refunded_amount - tender.refunding_amount
+
+
+def over(tenders: Sequence[Payment], amount: int) -> list[tuple[Payment, int]]:
+    """Divide `amount` over the tenders, last charged first."""
+    parts = []
+    for tender in reversed(tenders):
+        part = min(amount, refundable(tender))
+        if part > 0:
+            parts.append((tender, part))
+            amount -= part
+    assert amount == 0
+    return parts
+
+
+async def share(
+    uow: UnitOfWork,
+    of: Order,
+    tenders: Sequence[Payment],
+    *,
+    amount: int | None,
+    lines: Mapping[str, int] | None,
+    shipping_amount: int = 0,
+    kind: RefundKind = RefundKind.REFUND,
+) -> Breakdown:
+    """Say what a refund would consist of.
+
+    Raises:
+        NotRefundable: More than is left of the captured money, units or shipping.
+    """
+    ceiling = sum(refundable(tender) for tender in tenders)
+    if ceiling == 0:
+        raise NotRefundable("Nothing of this order is left to refund.", refundable_amount=0)
+    if amount is not None and not 0 < amount <= ceiling:
+        raise NotRefundable(
+            "That is more than is left of what was paid.",
+            field="amount",
+            refundable_amount=ceiling,
+        )
+    if kind is RefundKind.ADJUSTMENT:
+        assert amount is not None, "an adjustment is of an amount"
+        return Breakdown(adjustment_amount=amount)
+    whole, earlier = await _sold(uow, of), await _earlier(uow, of)
+    within = refund_share.limits(whole, earlier)
+    left = refund_share.remaining(whole, earlier)
+    if amount is not None:
+        return refund_share.of_amount(within, amount)
+    if lines is not None:
+        _check_left(left, lines, shipping_amount)
+        wanted = refund_share.of_lines(left, lines, shipping_amount)
+        fitted = refund_share.fitted(wanted, within, ceiling)
+        if fitted.total_amount == 0:
+            raise NotRefundable(
+                "Earlier refunds gave that back already.", refundable_amount=ceiling
+            )
+        return fitted
+    units: dict[str, int] = {}
+    for line in left.lines:
+        units[line.sku] = units.get(line.sku, 0) + line.quantity
+    everything = refund_share.of_lines(left, units, left.shipping_amount)
+    whole_rest = refund_share.of_amount(within, ceiling)
+    return whole_rest.model_copy(
+        update={
+            "lines": everything.lines,
+            "shipping_tax_amount": everything.shipping_tax_amount,
+        }
+    )
+
+
+def _check_left(left: Sold, lines: Mapping[str, int], shipping_amount: int) -> None:
+    units: dict[str, int] = {}
+    for line in left.lines:
+        units[line.sku] = units.get(line.sku, 0) + line.quantity
+    for sku, quantity in lines.items():
+        if not 1 <= quantity <= units.get(sku, 0):
+            raise NotRefundable(
+                f"{units.get(sku, 0)} units of {sku} are left to refund.",
+                field=f"lines.{sku}",
+                refundable_quantity=units.get(sku, 0),
+            )
+    if not 0 <= shipping_amount <= left.shipping_amount:
+        raise NotRefundable(
+            "That is more than is left of the shipping.",
+            field="shipping_amount",
+            refundable_amount=left.shipping_amount,
+        )
+
+
+async def _sold(uow: UnitOfWork, of: Order) -> Sold:
+    rows = await uow.session.exec(
+        select(OrderLine).where(OrderLine.order_id == of.id).order_by(col(OrderLine.id))
+    )
+    return refund_share.sold(
+        [
+            SoldLine(line.id, line.sku, line.title, line.quantity, line.total_amount)
+            for line in rows
+        ],
+        discount_amount=of.discount_amount,
+        shipping_amount=of.shipping_amount,
+        tax_amount=of.tax_amount,
+    )
+
+
+async def _earlier(uow: UnitOfWork, of: Order) -> list[Breakdown]:
+    """What other refunds gave back or will. One that failed counts with the parts it paid."""
+    rows = await uow.session.exec(
+        select(Refund).where(
+            Refund.order_id == of.id, col(Refund.state).in_((*LIVE, RefundState.FAILED))
+        )
+    )
+    found = []
+    for row in rows:
+        breakdown = Breakdown.model_validate(row.breakdown)
+        if row.state is RefundState.FAILED:
+            parts = await parts_of(uow, row.id)
+            shares = refund_share.over_tenders(breakdown, [part.amount for part in parts])
+            paid = [
+                share
+                for share, part in zip(shares, parts, strict=True)
+                if part.state is RefundState.SUCCEEDED
+            ]
+            if not paid:
+                continue
+            goods, shipping, tax, adjustment = (sum(column) for column in zip(*paid, strict=True))
+            breakdown = breakdown.model_copy(
+                update={
+                    "goods_amount": goods,
+                    "shipping_amount": shipping,
+                    "tax_amount": tax,
+                    "adjustment_amount": adjustment,
+                }
+            )
+        found.append(breakdown)
+    return found
+
+
+async def parts_of(uow: UnitOfWork, refund_id: UUID) -> list[RefundPart]:
+    query = (
+        select(RefundPart)
+        .where(RefundPart.refund_id == refund_id)
+        .order_by(col(RefundPart.position))
+        .execution_options(populate_existing=True)
+    )
+    return list(await uow.session.exec(query))
