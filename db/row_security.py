@@ -79,6 +79,11 @@ GUARDED: Final[Mapping[str, Guard]] = {
     "credit_movement": Guard(
         "EXISTS (SELECT 1 FROM credit_account WHERE credit_account.id = account_id)"
     ),
+    "dispute": Guard("agent_may('payment:read')"),
+    "webhook_event": Guard("agent_may('payment:read')"),
+    "reconciliation_run": Guard("agent_may('payment:read')"),
+    "reconciliation_difference": Guard("agent_may('payment:read')"),
+    "balance_entry": Guard("agent_may('payment:read')"),
     "handover": Guard("agent_owns(user_id, secret_sha256) OR agent_may('support:write')"),
     "credit_hold": Guard(
         "EXISTS (SELECT 1 FROM credit_account WHERE credit_account.id = account_id)", READ_ONLY

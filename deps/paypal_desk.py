@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import BaseModel, Field, ValidationError
 
+from db.models.dispute import DisputeState
+from db.models.reconciliation import BalanceKind
+from db.models.webhook import WebhookTopic
 from deps.paypal import PayPalGateway
 from deps.paypal_client import PayPalMoney, PayPalOrder, PayPalRefund, Refusal, refused, untag
 from deps.provider import (
-    BalanceKind,
     BalanceLine,
-    DisputeStanding,
     DisputeTruth,
     InvalidSignature,
     MethodDeclined,
@@ -29,7 +30,6 @@ from deps.provider import (
     RefundStanding,
     RefundTruth,
     Standing,
-    Topic,
 )
 
 # PayPal delivers again for three days: https://developer.paypal.com/api/rest/webhooks/rest/
@@ -176,13 +176,13 @@ class PayPal(PayPalGateway):
         is_paypal = parts.scheme == "https" and host.endswith(".paypal.com")
         return is_paypal or parts.netloc == urlsplit(self.client.api_base).netloc
 
-    async def locate(self, topic: Topic, object_id: str) -> str | None:
+    async def locate(self, topic: WebhookTopic, object_id: str) -> str | None:
         """Follow a refund, capture or authorisation to its order."""
         try:
-            if topic is Topic.DISPUTE:
+            if topic is WebhookTopic.DISPUTE:
                 found = await self.dispute(object_id)
                 return found.reference if found else None
-            if topic is Topic.REFUND:
+            if topic is WebhookTopic.REFUND:
                 path = f"/v2/payments/refunds/{object_id}"
                 up = PayPalRefund.model_validate(await self.client.send("GET", path)).capture_id
                 return await self._order_of_capture(up) if up else None
@@ -230,16 +230,16 @@ class PayPal(PayPalGateway):
             raise refused(refusal) from None
         found = _Dispute.model_validate(answer)
         capture_id = next((t.seller_transaction_id for t in found.disputed_transactions), None)
-        reference = await self.locate(Topic.PAYMENT, capture_id) if capture_id else None
+        reference = await self.locate(WebhookTopic.PAYMENT, capture_id) if capture_id else None
         amount = found.dispute_amount.money
-        standing = _dispute_standing(found)
+        state = _dispute_state(found)
         # An inquiry holds nothing back; what comes after it does, until it is decided for us.
-        is_held = found.dispute_life_cycle_stage != "INQUIRY" or standing is DisputeStanding.LOST
-        withdrawn = 0 if standing is DisputeStanding.WON or not is_held else amount.amount
+        is_held = found.dispute_life_cycle_stage != "INQUIRY" or state is DisputeState.LOST
+        withdrawn = 0 if state is DisputeState.WON or not is_held else amount.amount
         return DisputeTruth(
             id=found.dispute_id,
             reference=reference,
-            standing=standing,
+            state=state,
             reason=found.reason.lower(),
             amount=amount.amount,
             currency=amount.currency,
@@ -253,7 +253,7 @@ class PayPal(PayPalGateway):
     ) -> DisputeTruth:
         """Send evidence, unless PayPal no longer waits for any: then it has ours."""
         before = await self.dispute(dispute_id)
-        if before is not None and before.standing is not DisputeStanding.NEEDS_RESPONSE:
+        if before is not None and before.state is not DisputeState.NEEDS_RESPONSE:
             return before
         document = orjson.dumps({"evidences": [_evidence(evidence)]})
         path = f"/v1/customer/disputes/{dispute_id}/provide-evidence"
@@ -328,22 +328,22 @@ class PayPal(PayPalGateway):
 
 def _notice(event: _Event) -> Notice:
     about = event.resource
-    object_id, reference, topic = about.id or "", None, Topic.OTHER
+    object_id, reference, topic = about.id or "", None, WebhookTopic.OTHER
     if event.event_type.startswith("CUSTOMER.DISPUTE."):
-        topic, object_id = Topic.DISPUTE, about.dispute_id or object_id
+        topic, object_id = WebhookTopic.DISPUTE, about.dispute_id or object_id
     elif event.event_type.startswith("CHECKOUT.ORDER."):
-        topic, reference = Topic.PAYMENT, about.id
+        topic, reference = WebhookTopic.PAYMENT, about.id
     elif event.event_type in ("PAYMENT.CAPTURE.REFUNDED", "PAYMENT.CAPTURE.REVERSED"):
-        topic = Topic.REFUND
+        topic = WebhookTopic.REFUND
     elif event.event_type.startswith(("PAYMENT.CAPTURE.", "PAYMENT.AUTHORIZATION.")):
-        topic, reference = Topic.PAYMENT, about.supplementary_data.related_ids.order_id
+        topic, reference = WebhookTopic.PAYMENT, about.supplementary_data.related_ids.order_id
     return Notice(
         id=event.id,
         type=event.event_type,
         topic=topic,
         object_id=object_id,
         reference=reference,
-        key=untag(about.custom_id) if topic is Topic.PAYMENT else None,
+        key=untag(about.custom_id) if topic is WebhookTopic.PAYMENT else None,
         occurred_at=event.create_time,
     )
 
@@ -373,13 +373,13 @@ def _refund(refund: PayPalRefund) -> RefundTruth:
     return RefundTruth(refund.id, untag(refund.custom_id), refund.amount.money.amount, standing)
 
 
-def _dispute_standing(found: _Dispute) -> DisputeStanding:
+def _dispute_state(found: _Dispute) -> DisputeState:
     if found.status == "RESOLVED":
         outcome = found.dispute_outcome.outcome_code if found.dispute_outcome else "NONE"
-        return DisputeStanding.WON if outcome in _WON else DisputeStanding.LOST
+        return DisputeState.WON if outcome in _WON else DisputeState.LOST
     if found.status in ("OPEN", "WAITING_FOR_SELLER_RESPONSE"):
-        return DisputeStanding.NEEDS_RESPONSE
-    return DisputeStanding.UNDER_REVIEW
+        return DisputeState.NEEDS_RESPONSE
+    return DisputeState.UNDER_REVIEW
 
 
 def _evidence(evidence: Mapping[str, str]) -> dict[str, Any]:

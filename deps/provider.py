@@ -7,6 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from db.models.dispute import DisputeState
+from db.models.reconciliation import BalanceKind
+from db.models.webhook import WebhookTopic
 from deps.gateway import Gateway, GatewayTimeout
 
 
@@ -30,13 +33,6 @@ class InvalidSignature(Exception):
     """A webhook is not from the provider, or not fresh. The message may be shown to the sender."""
 
 
-class Topic(StrEnum):
-    PAYMENT = "payment"
-    REFUND = "refund"
-    DISPUTE = "dispute"
-    OTHER = "other"
-
-
 @dataclass(frozen=True, slots=True)
 class Notice:
     """A verified webhook, reduced to where to look. What happened is asked, never read from it.
@@ -50,7 +46,7 @@ class Notice:
 
     id: str
     type: str
-    topic: Topic
+    topic: WebhookTopic
     object_id: str
     reference: str | None
     key: str | None
@@ -117,37 +113,19 @@ class PaymentTruth:
         return sum(r.amount for r in self.refunds if r.standing is not RefundStanding.FAILED)
 
 
-class DisputeStanding(StrEnum):
-    NEEDS_RESPONSE = "needs_response"
-    UNDER_REVIEW = "under_review"
-    WON = "won"
-    LOST = "lost"
-
-
 @dataclass(frozen=True, slots=True)
 class DisputeTruth:
     """A dispute at the provider. `withdrawn_amount` is what it holds back of our money now."""
 
     id: str
     reference: str | None
-    standing: DisputeStanding
+    state: DisputeState
     reason: str
     amount: int
     currency: str
     withdrawn_amount: int
     evidence_due_at: datetime | None
     opened_at: datetime
-
-
-class BalanceKind(StrEnum):
-    CHARGE = "charge"
-    REFUND = "refund"
-    REFUND_FAILED = "refund_failed"
-    DISPUTE = "dispute"
-    DISPUTE_REVERSED = "dispute_reversed"
-    FEE = "fee"
-    PAYOUT = "payout"
-    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +181,7 @@ class Provider(Gateway, Protocol):
         """
         ...
 
-    async def locate(self, topic: Topic, object_id: str) -> str | None:
+    async def locate(self, topic: WebhookTopic, object_id: str) -> str | None:
         """Return the reference of the payment that an object belongs to."""
         ...
 

@@ -9,10 +9,11 @@ import orjson
 import stripe
 from pydantic import BaseModel, Field, ValidationError
 
+from db.models.dispute import DisputeState
+from db.models.reconciliation import BalanceKind
+from db.models.webhook import WebhookTopic
 from deps.provider import (
-    BalanceKind,
     BalanceLine,
-    DisputeStanding,
     DisputeTruth,
     InvalidSignature,
     MethodDeclined,
@@ -23,7 +24,6 @@ from deps.provider import (
     RefundStanding,
     RefundTruth,
     Standing,
-    Topic,
 )
 from deps.stripe import KEY, Intent, StripeGateway, decline_code, refused, shop_amount
 
@@ -37,14 +37,14 @@ _TIMESTAMP: Final = re.compile(r"(?:^|,)t=(\d{1,12})(?:,|$)")
 _METHOD_TOKEN: Final = re.compile(r"pm_[A-Za-z0-9_]{3,100}")
 
 _DISPUTES: Final = {
-    "needs_response": DisputeStanding.NEEDS_RESPONSE,
-    "warning_needs_response": DisputeStanding.NEEDS_RESPONSE,
-    "under_review": DisputeStanding.UNDER_REVIEW,
-    "warning_under_review": DisputeStanding.UNDER_REVIEW,
-    "won": DisputeStanding.WON,
-    "warning_closed": DisputeStanding.WON,
-    "prevented": DisputeStanding.WON,
-    "lost": DisputeStanding.LOST,
+    "needs_response": DisputeState.NEEDS_RESPONSE,
+    "warning_needs_response": DisputeState.NEEDS_RESPONSE,
+    "under_review": DisputeState.UNDER_REVIEW,
+    "warning_under_review": DisputeState.UNDER_REVIEW,
+    "won": DisputeState.WON,
+    "warning_closed": DisputeState.WON,
+    "prevented": DisputeState.WON,
+    "lost": DisputeState.LOST,
 }
 _EVIDENCE: Final = {
     "text": "uncategorized_text",
@@ -143,7 +143,7 @@ class Stripe(StripeGateway):
             raise InvalidSignature("The body is not an event.") from error
         return _notice(event)
 
-    async def locate(self, topic: Topic, object_id: str) -> str | None:
+    async def locate(self, topic: WebhookTopic, object_id: str) -> str | None:
         """Follow a charge, refund or dispute to its payment intent."""
         if object_id.startswith("pi_"):
             return object_id
@@ -285,23 +285,23 @@ def _notice(event: _Event) -> Notice:
     object_id = about.get("id")
     intent = _id_of(about.get("payment_intent"))
     key = None
-    topic = Topic.OTHER
+    topic = WebhookTopic.OTHER
     if event.type.startswith("payment_intent."):
-        topic, intent = Topic.PAYMENT, _id_of(about)
+        topic, intent = WebhookTopic.PAYMENT, _id_of(about)
         metadata = about.get("metadata")
         key = metadata.get(KEY) if isinstance(metadata, dict) else None
     elif event.type.startswith("charge.dispute."):
-        topic = Topic.DISPUTE
+        topic = WebhookTopic.DISPUTE
     elif event.type.startswith(("refund.", "charge.refund.")):
-        topic = Topic.REFUND
+        topic = WebhookTopic.REFUND
     elif event.type.startswith("charge."):
-        topic = Topic.PAYMENT
+        topic = WebhookTopic.PAYMENT
     return Notice(
         id=event.id,
         type=event.type,
         topic=topic,
         object_id=object_id if isinstance(object_id, str) else "",
-        reference=intent if topic is not Topic.OTHER else None,
+        reference=intent if topic is not WebhookTopic.OTHER else None,
         key=key if isinstance(key, str) else None,
         occurred_at=datetime.fromtimestamp(event.created, UTC),
     )
@@ -328,14 +328,14 @@ def _refund_standing(status: str | None) -> RefundStanding:
 
 def _dispute(found: _Dispute) -> DisputeTruth:
     currency = found.currency.upper()
-    standing = _DISPUTES.get(found.status)
-    if standing is None:
+    state = _DISPUTES.get(found.status)
+    if state is None:
         raise ProviderRefused(f"stripe: a dispute is {found.status}, which we do not know")
     due = found.evidence_details.due_by
     return DisputeTruth(
         id=found.id,
         reference=found.payment_intent,
-        standing=standing,
+        state=state,
         reason=found.reason,
         amount=shop_amount(found.amount, currency),
         currency=currency,

@@ -9,6 +9,7 @@ from db.models import (
     conversation,
     credit,
     customer,
+    dispute,
     fulfillment,
     handover,
     idempotency,
@@ -18,12 +19,14 @@ from db.models import (
     outbox,
     payment,
     product,
+    reconciliation,
     refund,
     spend,
     stock_count,
     stock_rule,
     transfer,
     user,
+    webhook,
 )
 
 metadata = SQLModel.metadata
@@ -35,6 +38,7 @@ __all__ = [
     "conversation",
     "credit",
     "customer",
+    "dispute",
     "fulfillment",
     "handover",
     "idempotency",
@@ -45,10 +49,12 @@ __all__ = [
     "outbox",
     "payment",
     "product",
+    "reconciliation",
     "refund",
     "spend",
     "stock_count",
     "stock_rule",
     "transfer",
     "user",
+    "webhook",
 ]
