@@ -29,6 +29,10 @@ class Guard:
 READ_ONLY: Final = ""
 
 
+def _of_staff(scope: str) -> Guard:
+    return Guard("true", f"agent_may('{scope}')")
+
+
 def _of_order(column: str = "order_id") -> Guard:
     return Guard(f"EXISTS (SELECT 1 FROM orders WHERE orders.id = {column})")
 
@@ -69,6 +73,16 @@ GUARDED: Final[Mapping[str, Guard]] = {
     "fulfillment_line": Guard(
         "EXISTS (SELECT 1 FROM fulfillment WHERE fulfillment.id = fulfillment_id)"
     ),
+    # What staff decide and others read: the shop's own, but not for a shopper's agent to change.
+    "aftersales_policy": _of_staff("order:manage"),
+    "stock_count": _of_staff("stock:write"),
+    "stock_count_line": _of_staff("stock:write"),
+    "stock_rebuild": _of_staff("stock:write"),
+    "stock_rule": _of_staff("stock:write"),
+    "stock_transfer": _of_staff("stock:write"),
+    "stock_transfer_line": _of_staff("stock:write"),
+    "bundle_part": _of_staff("stock:write"),
+    "postal_area": _of_staff("stock:write"),
     # Staff take orders back and change them for people: where the money goes is among it.
     "customer_address": Guard("customer_id = agent_actor() OR agent_may('order:manage')"),
     "stored_method": Guard("customer_id = agent_actor() OR agent_may('order:manage')"),
@@ -103,14 +117,18 @@ GUARDED: Final[Mapping[str, Guard]] = {
 }
 
 SHARED: Final[Mapping[str, str]] = {
-    "aftersales_policy": "the shop's own rules",
     "category": "the catalogue is public",
     "product": "the catalogue is public",
     "variant": "the catalogue is public",
     "location": "the shop's own places",
     "stock_level": "counts of goods",
     "stock_movement": "counts of goods; appended by selling, too",
+    "stock_item": "counts of goods",
+    "stock_snapshot": "counts of goods",
+    "stock_snapshot_day": "counts of goods",
+    "backorder": "counts of goods",
     "reservation": "counts of goods",
+    "reservation_bundle": "counts of goods",
     "reservation_line": "counts of goods",
 }
 
@@ -154,12 +172,17 @@ def _guard(table: str) -> list[str]:
     guard = GUARDED[table]
     others = f"current_user <> '{ROLE}'"
     sees = f"{others} OR ({guard.sees})"
-    writes = guard.sees if guard.writes is None else (guard.writes or "false")
-    return [
+    writes = sees if guard.writes is None else f"{others} OR ({guard.writes or 'false'})"
+    made = [
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
         f"DROP POLICY IF EXISTS agent ON {table}",
-        f"CREATE POLICY agent ON {table} USING ({sees}) WITH CHECK ({others} OR ({writes}))",
+        f"DROP POLICY IF EXISTS agent_sees ON {table}",
+        f"CREATE POLICY agent ON {table} USING ({writes}) WITH CHECK ({writes})",
     ]
+    if guard.writes is not None:
+        # Apart, or a row that may be seen could be deleted: a deletion asks `USING` alone.
+        made.append(f"CREATE POLICY agent_sees ON {table} FOR SELECT USING ({sees})")
+    return made
 
 
 def _may(table: str) -> str:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Index, Text, UniqueConstraint, Uuid
+from sqlalchemy import Index, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -26,7 +26,9 @@ class AgentRun(SQLModel, table=True):
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
     conversation_id: ConversationId | None = Field(default=None, sa_type=Uuid)
-    actor_id: UUID = Field(sa_type=Uuid, description="`Actor.key`: the user, or a guest's secret.")
+    actor_id: UUID | None = Field(
+        default=None, sa_type=Uuid, description="`Actor.key`: the user, or a guest's secret."
+    )
     actor_role: str = Field(max_length=32)
     words: str = Field(default="", sa_type=Text, description="What the person wrote.")
     trace_id: str | None = Field(default=None, max_length=64, index=True)
@@ -42,18 +44,16 @@ class CallOutcome(StrEnum):
 
 
 class AgentCall(SQLModel, table=True):
-    """One call of an operation by an agent.
+    """One call of an operation by an agent. Ids are in the order of the calls.
 
     `inverse_arguments` is what the operation's inverse has to be called with to bring back what
     was there before; `state_sha256` recognises whether someone changed it since.
     """
 
     __tablename__ = "agent_call"
-    __table_args__ = (UniqueConstraint("run_id", "position", name="one_call_per_place"),)
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
-    run_id: UUID = Field(foreign_key="agent_run.id", ondelete="CASCADE", sa_type=Uuid)
-    position: int
+    run_id: UUID = Field(foreign_key="agent_run.id", ondelete="CASCADE", index=True, sa_type=Uuid)
     route: str = Field(default="", max_length=64, description="The desk that called it.")
     operation: str = Field(max_length=100)
     arguments: dict[str, Any] = Field(sa_type=JSONB)

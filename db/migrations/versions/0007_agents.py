@@ -17,7 +17,7 @@ def upgrade() -> None:
     op.create_table('agent_run',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('conversation_id', sa.Uuid(), nullable=True),
-    sa.Column('actor_id', sa.Uuid(), nullable=False),
+    sa.Column('actor_id', sa.Uuid(), nullable=True),
     sa.Column('actor_role', sqlmodel.sql.sqltypes.AutoString(length=32), nullable=False),
     sa.Column('words', sa.Text(), nullable=False),
     sa.Column('trace_id', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=True),
@@ -30,7 +30,6 @@ def upgrade() -> None:
     op.create_table('agent_call',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('run_id', sa.Uuid(), nullable=False),
-    sa.Column('position', sa.Integer(), nullable=False),
     sa.Column('route', sqlmodel.sql.sqltypes.AutoString(length=64), nullable=False),
     sa.Column('operation', sqlmodel.sql.sqltypes.AutoString(length=100), nullable=False),
     sa.Column('arguments', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
@@ -45,9 +44,9 @@ def upgrade() -> None:
     sa.Column('started_at', db.types.UtcDateTime(timezone=True), nullable=False),
     sa.Column('finished_at', db.types.UtcDateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['run_id'], ['agent_run.id'], name=op.f('fk_agent_call_run_id_agent_run'), ondelete='CASCADE'),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_agent_call')),
-    sa.UniqueConstraint('run_id', 'position', name='one_call_per_place')
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_agent_call'))
     )
+    op.create_index(op.f('ix_agent_call_run_id'), 'agent_call', ['run_id'], unique=False)
     op.create_index(op.f('ix_agent_call_action_id'), 'agent_call', ['action_id'], unique=False)
     op.create_index(op.f('ix_agent_call_trace_id'), 'agent_call', ['trace_id'], unique=False)
     for column in (
@@ -71,8 +70,9 @@ def downgrade() -> None:
     op.execute("""
         DO $$ DECLARE found record; BEGIN
             FOR found IN SELECT schemaname, tablename, policyname FROM pg_policies
-                          WHERE policyname = 'agent' AND schemaname = current_schema() LOOP
-                EXECUTE format('DROP POLICY agent ON %I.%I', found.schemaname, found.tablename);
+                          WHERE policyname IN ('agent', 'agent_sees') AND schemaname = current_schema() LOOP
+                EXECUTE format('DROP POLICY %I ON %I.%I',
+                               found.policyname, found.schemaname, found.tablename);
                 EXECUTE format('ALTER TABLE %I.%I DISABLE ROW LEVEL SECURITY',
                                found.schemaname, found.tablename);
             END LOOP;
