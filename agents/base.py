@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from agents.grounding import grounded
 from deps.core import Deps
-from tools import action
+from tools import action, agent_run
 from tools.errors import DomainError
 from tools.registry import OPERATIONS, Operation
 
@@ -93,19 +93,31 @@ async def call_operation(
     operation: Operation,
     arguments: Mapping[str, Any],
     conversation_id: UUID | None = None,
+    route: str = "",
 ) -> ToolAnswer:
     """Run an operation for an agent, or propose it when it needs a person's approval.
+
+    It runs in the agents' database role, and leaves a record, either way.
+
+    Args:
+        deps: As whom.
+        operation: What.
+        arguments: Parsed, or as JSON for one that needs approval.
+        conversation_id: Where it was asked for.
+        route: The desk that asks.
 
     Raises:
         DomainError: As the operation; also when the proposal's dry run fails.
     """
     if "conversation_id" in operation.parameters:
         arguments = {**arguments, "conversation_id": conversation_id}
+    deps = agent_run.within(deps, conversation_id=conversation_id, route=route)
     if operation.risk.needs_approval:
         proposed = await action.propose(deps, operation, arguments, conversation_id)
         data, kind = as_data(proposed), WAITING
     else:
-        data, kind = as_data(await operation(deps, **arguments)), kind_of(operation)
+        result = await agent_run.call(deps, operation, arguments)
+        data, kind = as_data(result), kind_of(operation)
     return ToolAnswer(kind=kind, operation=operation.key, data=data, notice=NOTICE)
 
 

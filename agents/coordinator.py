@@ -35,6 +35,7 @@ from agents.base import CARD_KINDS, NOTICE, WAITING, ToolAnswer, call_operation,
 from agents.domains import AGENTS, Domain, domain_of
 from agents.planner_context import fact
 from deps.core import Deps
+from tools import agent_run
 from tools import arguments as argument_json
 from tools import conversation as conversations
 from tools.errors import NotFound, TooManyRequests, Unavailable
@@ -159,6 +160,9 @@ async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenera
         Unavailable: No model answered.
     """
     history, used = turn.conversation.messages, turn.conversation.usage
+    deps = agent_run.within(
+        deps, words=text, conversation_id=UUID(turn.conversation.conversation_id)
+    )
     try:
         limits = _limits(used)
         routed = await coordinator.run(
@@ -194,6 +198,7 @@ async def _serve(
     deps: Deps, model: Model, wish: Wish, turn: Turn, limits: UsageLimits
 ) -> AsyncGenerator[Said, None]:
     used = turn.conversation.usage
+    deps = agent_run.within(deps, route=wish.domain.value)
     history = [*turn.conversation.messages, *turn.messages]
     async with AGENTS[wish.domain].run_stream_events(
         wish.text, deps=deps, model=model, message_history=history, usage_limits=limits,
@@ -275,7 +280,8 @@ async def perform(deps: Deps, domain: str, name: str, arguments: Mapping[str, An
     operation = OPERATIONS.get(f"{domain}.{name}")
     if operation is None or not deps.actor.may(operation.scope):
         raise NotFound("No such operation.")
-    return await call_operation(deps, operation, argument_json.parse(operation, arguments))
+    parsed = argument_json.parse(operation, arguments)
+    return await call_operation(deps, operation, parsed, route=domain)
 
 
 async def persist(

@@ -75,6 +75,16 @@ class Actor:
 _GUESTS = UUID("6d1f9c1e-54c6-4a3e-9f55-0a8b3f6f2f10")
 
 
+@dataclass(frozen=True, slots=True)
+class AgentTurn:
+    """The message or request that an agent's calls belong to; `tools.agent_run` records it."""
+
+    id: UUID
+    conversation_id: UUID | None = None
+    words: str = ""
+    route: str = ""
+
+
 SHOPPER_SCOPES = frozenset(
     {
         "catalog:read",
@@ -298,6 +308,7 @@ class Deps:
     trace_id: str | None = None
     as_agent: bool = False
     """Whether transactions run in the agents' role, under row-level security."""
+    turn: AgentTurn | None = None
 
     def __post_init__(self) -> None:
         # Single statements of an agent need the role, too, and with it a transaction.

@@ -97,6 +97,24 @@ class Settings(BaseSettings):
     refund_approval_amount: int = Field(
         default=50_000, ge=0, description="Minor units; a higher refund needs a second person."
     )
+    agent_second_approver_amount: int = Field(
+        default=50_000,
+        ge=0,
+        description="Staff's actions that move more, in minor units, need another's approval.",
+    )
+    agent_refunds_per_person_amount: int = Field(
+        default=200_000,
+        ge=0,
+        description="Refunds by way of agents in 24 hours, after which another has to approve.",
+    )
+    agent_refunds_per_shop_amount: int = Field(
+        default=1_000_000,
+        ge=0,
+        description="The same for the whole shop; then none is made.",
+    )
+    agent_discount_percent_max: int = Field(
+        default=50, ge=0, le=100, description="How far an agent's action may lower a price."
+    )
     request_body_bytes_max: int = 1_048_576
     request_timeout_s: float = 30.0
     rate_limits: bool = Field(default=True, description="Off for benchmarks and tests only.")

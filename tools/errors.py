@@ -9,6 +9,7 @@
     ├── Unavailable           503  a dependency is away; retry
     └── Conflict              409  the request is valid but the state forbids it
         ├── OutOfStock, IllegalTransition, CheckoutIncomplete, TotalChanged, NotRefundable
+        ├── StateChanged, LimitReached
         ├── PaymentDeclined   402
         └── AlreadyExists, IdempotencyInFlight; IdempotencyMismatch 422
 
@@ -102,6 +103,14 @@ class IdempotencyKeyRequired(DomainError):
 
 class ApprovalRequired(Conflict):
     """The operation waits for a person; `extra["action_id"]` names what to approve."""
+
+
+class StateChanged(Conflict):
+    """What was approved is not what would happen now; nothing was done."""
+
+
+class LimitReached(Conflict):
+    """A rolling limit on what agents may do; `extra["limit"]` names it."""
 
 
 class OutOfStock(Conflict):

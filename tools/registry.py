@@ -40,6 +40,7 @@ class Operation:
     inverse: str | None
     examples: tuple[str, ...]
     preview: Callable[..., Awaitable[Any]] | None
+    restore: Callable[..., Awaitable[dict[str, Any] | None]] | None
     is_process: bool
 
     @property
@@ -76,6 +77,7 @@ def operation(
     examples: tuple[str, ...],
     inverse: str | None = None,
     preview: Callable[..., Awaitable[Any]] | None = None,
+    restore: Callable[..., Awaitable[dict[str, Any] | None]] | None = None,
     domain: str | None = None,
 ) -> Callable[[F], F]:
     """Register an operation under `<module>.<function>`.
@@ -88,6 +90,10 @@ def operation(
             are written in braces: `put {quantity} of {sku} in my cart`.
         inverse: Key of the operation that undoes it, if one does.
         preview: A dry run with the same arguments that returns a model of what would happen.
+        restore: Takes a `UnitOfWork` and the same arguments and returns those with which `inverse`
+            brings back what is there now, or None when it cannot. Asked before and after each call
+            by an agent: undoing uses the first answer, if the second still holds. Parameters of
+            the inverse that it leaves out are taken from the call's result.
         domain: Agent that offers it, when that is not the module's own.
     """
 
@@ -106,8 +112,10 @@ def operation(
             inverse=inverse,
             examples=examples,
             preview=preview,
+            restore=restore,
             is_process=first.annotation is Deps,
         )
+        assert restore is None or inverse is not None, f"{entry.key}: nothing to restore with"
         assert entry.key not in OPERATIONS, f"{entry.key} is registered twice"
         OPERATIONS[entry.key] = entry
         return run

@@ -88,7 +88,7 @@ async def test_a_changed_cart_is_not_what_was_approved(
         await cart.add_item(uow, sku="MUG", quantity=3)
     with pytest.raises(DomainError) as refused:
         await action.approve(guest, shown.id)
-    assert refused.value.error_code() == "total_changed"
+    assert refused.value.error_code() == "state_changed"
     assert gateway.calls == 0
 
 
