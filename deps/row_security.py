@@ -23,9 +23,10 @@ MEND = (
 _TABLES = text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
 _READY = text("SELECT to_regprocedure('public.agent_owns(uuid,text)') IS NOT NULL")
 _MARK = text("SELECT obj_description('public.agent_owns(uuid,text)'::regprocedure)")
-_PLAIN_TRIGGERS = text("""
+_INVOKED = text("""
     SELECT p.oid::regprocedure::text FROM pg_proc p
-     WHERE p.pronamespace = 'public'::regnamespace AND p.prorettype = 'trigger'::regtype
+     WHERE p.pronamespace = 'public'::regnamespace
+       AND (p.prorettype = 'trigger'::regtype OR p.proname = ANY (:names))
        AND NOT p.prosecdef AND pg_has_role(current_user, p.proowner, 'USAGE')
 """)
 _STATE = text("""
@@ -48,7 +49,8 @@ async def install(connection: AsyncConnection) -> None:
         return  # The schema was taken back to before there were policies.
     # What triggers keep in step and check must not depend on what the actor may see: a counter
     # would silently miss an update, and a sum would silently balance.
-    for function in list((await connection.execute(_PLAIN_TRIGGERS)).scalars()):
+    names = list(row_security.AS_OWNER)
+    for function in list((await connection.execute(_INVOKED, {"names": names})).scalars()):
         await connection.execute(
             text(f"ALTER FUNCTION {function} SECURITY DEFINER SET search_path = public, pg_temp")
         )
