@@ -11,6 +11,7 @@ from agents.notification import notification_agent
 from agents.order import order_agent
 from agents.payment import payment_agent
 from agents.product import product_agent
+from agents.refund import refund_agent
 from agents.support import support_agent
 from agents.user import user_agent
 from deps.core import Deps
@@ -22,6 +23,7 @@ class Domain(StrEnum):
     ORDER = "order"
     INVENTORY = "inventory"
     PAYMENT = "payment"
+    REFUND = "refund"
     ANALYTICS = "analytics"
     NOTIFICATION = "notification"
     USER = "user"
@@ -33,6 +35,7 @@ AGENTS: Mapping[Domain, Agent[Deps, str]] = {
     Domain.ORDER: order_agent,
     Domain.INVENTORY: inventory_agent,
     Domain.PAYMENT: payment_agent,
+    Domain.REFUND: refund_agent,
     Domain.ANALYTICS: analytics_agent,
     Domain.NOTIFICATION: notification_agent,
     Domain.USER: user_agent,
@@ -44,6 +47,8 @@ assert AGENTS.keys() == set(Domain)
 _SERVED_BY = {
     "cart": Domain.ORDER,
     "checkout": Domain.ORDER,
+    "credit": Domain.PAYMENT,
+    "capture": Domain.PAYMENT,
     "help": Domain.SUPPORT,
     "handover": Domain.SUPPORT,
     "receipt": Domain.SUPPORT,

@@ -24,6 +24,7 @@ from api import (
     pages,
     problems,
     products,
+    refunds,
     support,
     users,
 )
@@ -37,6 +38,7 @@ V1 = (
     inventory,
     carts,
     orders,
+    refunds,
     analytics,
     chat,
     actions,

@@ -40,6 +40,8 @@ REQUIRED: Final = tuple(
     for pattern in (
         r"/v1/carts/[^/]+/complete",
         r"/v1/orders/[^/]+/cancel",
+        r"/v1/orders/[^/]+/refunds",
+        r"/v1/refunds/[^/]+/(?:retry|approve)",
         r"/v1/stock/[^/]+/adjustments",
     )
 )

@@ -146,6 +146,16 @@ async def tenders(uow: UnitOfWork, order_id: OrderId) -> list[Payment]:
     return list(await uow.session.exec(query))
 
 
+async def read_tenders(uow: UnitOfWork, order_id: OrderId) -> list[Payment]:
+    """Load all tenders of an order to look at, as they are charged."""
+    query = (
+        select(Payment)
+        .where(Payment.order_id == order_id)
+        .order_by(col(Payment.position), col(Payment.id))
+    )
+    return list(await uow.session.exec(query))
+
+
 async def add_tender(
     uow: UnitOfWork, of: Order, provider: str, method_token: str, amount: int
 ) -> Payment:

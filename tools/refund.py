@@ -79,7 +79,7 @@ async def request(
     to: Target = "original",
     kind: RefundKind = RefundKind.REFUND,
     refund_id: UUID | None = None,
-    waits: bool = False,
+    second_person_above: int | None = None,
 ) -> Refund:
     """Write down what is to be given back, and reserve it. `drive` then does it.
 
@@ -96,7 +96,7 @@ async def request(
         kind: An `ADJUSTMENT` pays out what an edit made the order cheaper, which the ledger holds
             as receivable; it leaves revenue and tax alone. Give its `amount`.
         refund_id: The caller's own id, which makes a repetition return the first refund.
-        waits: Reserve only: it waits for `approve`.
+        second_person_above: A refund of more reserves only, and waits for `decide`.
 
     Raises:
         NotRefundable: More than is left of the captured money, units or shipping.
@@ -120,6 +120,7 @@ async def request(
     breakdown = await share(
         uow, found, tenders, amount=amount, lines=lines, shipping_amount=shipping_amount, kind=kind
     )
+    is_free = second_person_above is None or breakdown.total_amount <= second_person_above
     created = Refund(
         id=refund_id or new_id(),
         order_id=OrderId(found.id),
@@ -127,7 +128,7 @@ async def request(
         amount=breakdown.total_amount,
         currency=found.currency,
         reason=reason,
-        state=RefundState.AWAITING_APPROVAL if waits else RefundState.PENDING,
+        state=RefundState.PENDING if is_free else RefundState.AWAITING_APPROVAL,
         breakdown=breakdown.model_dump(mode="json") | {"asked": asked},
         requested_by=uow.actor.user_id,
         created_at=uow.now,

@@ -188,13 +188,13 @@ async def test_a_waiting_refund_reserves_and_its_rejection_frees(
 ) -> None:
     await factories.product(customer, "MUG", price=1000, stock=5)
     placed = await factories.placed_order(customer, MUG=1)
-    waiting = await start(customer, placed, waits=True)
+    waiting = await start(customer, placed, second_person_above=0)
     assert (await refund.drive(customer, waiting.id)).state is RefundState.AWAITING_APPROVAL
     with pytest.raises(NotRefundable):
         await start(customer, placed, amount=1)
     async with merchant.begin() as uow:
         await refund.decide(uow, waiting.id, approves=False)
-    approved = await start(customer, placed, amount=100, waits=True)
+    approved = await start(customer, placed, amount=100, second_person_above=0)
     async with merchant.begin() as uow:
         await refund.decide(uow, approved.id, approves=True)
     assert (await refund.drive(customer, approved.id)).state is RefundState.SUCCEEDED

@@ -1,0 +1,244 @@
+"""Refunds as people see them: one, those of an order, and the shop's."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, Field
+from sqlmodel import col, select
+
+from db.models.order import Order
+from db.models.payment import Payment
+from db.models.refund import Refund, RefundKind, RefundPart, RefundState
+from deps.core import UnitOfWork
+from tools import order, refund_plan
+from tools.errors import NotFound
+from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.refund_share import Breakdown
+from tools.registry import Risk, operation
+
+SHOWN_MAX: Final = 100
+Destination = Literal["original", "store_credit"]
+
+
+class RefundPartView(BaseModel):
+    """What one tender gives back. `amount` is minor units."""
+
+    payment_id: UUID
+    provider: str
+    amount: int
+    state: RefundState
+    to: Destination
+    failure: str = Field(default="", description="Why it failed, in the provider's words.")
+
+
+class RefundView(BaseModel):
+    """A refund. Amounts are minor units of `currency`."""
+
+    id: UUID
+    order_number: int
+    kind: RefundKind
+    state: RefundState
+    amount: int
+    currency: str
+    reason: str
+    breakdown: Breakdown
+    parts: list[RefundPartView]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class RefundSummary(BaseModel):
+    id: UUID
+    order_number: int
+    state: RefundState
+    amount: int
+    currency: str
+    reason: str
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class RefundOrder(StrEnum):
+    """How refunds are listed."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    LARGEST = "largest"
+
+
+async def view(uow: UnitOfWork, row: Refund) -> RefundView:
+    of = await uow.session.get_one(Order, row.order_id)
+    parts = [
+        _part_view(part, await uow.session.get_one(Payment, part.payment_id))
+        for part in await refund_plan.parts_of(uow, row.id)
+    ]
+    assert of.number is not None
+    return RefundView(
+        id=row.id,
+        order_number=of.number,
+        kind=row.kind,
+        state=row.state,
+        amount=row.amount,
+        currency=row.currency,
+        reason=row.reason,
+        breakdown=Breakdown.model_validate(row.breakdown),
+        parts=parts,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+    )
+
+
+def _part_view(part: RefundPart, tender: Payment) -> RefundPartView:
+    return RefundPartView(
+        payment_id=part.payment_id,
+        provider=tender.provider,
+        amount=part.amount,
+        state=part.state,
+        to="original" if part.credit_account_id is None else "store_credit",
+        failure=part.failure,
+    )
+
+
+async def access(uow: UnitOfWork, refund_id: UUID) -> Refund:
+    """Load a refund on the actor's behalf: of an order they may see.
+
+    Raises:
+        NotFound: No such refund, or of someone else's order. The two must be indistinguishable.
+    """
+    row = await uow.session.get(Refund, refund_id, populate_existing=True)
+    of = None if row is None else await uow.session.get(Order, row.order_id)
+    if row is None or of is None or of.number is None:
+        raise NotFound("No such refund.")
+    try:
+        await order.access(uow, of.number)
+    except NotFound:
+        raise NotFound("No such refund.") from None
+    return row
+
+
+@operation(
+    domain="refund",
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show refund {refund_id}",
+        "what became of refund {refund_id}",
+        "status of the refund {refund_id}",
+        "did refund {refund_id} go through",
+    ),
+)
+async def get(uow: UnitOfWork, refund_id: UUID) -> RefundView:
+    """Show a refund with its parts and what it consists of.
+
+    Args:
+        refund_id: The refund.
+
+    Raises:
+        NotFound: No such refund, or of someone else's order.
+    """
+    return await view(uow, await access(uow, refund_id))
+
+
+@operation(
+    domain="refund",
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "was order {number} refunded",
+        "show the refunds of order {number}",
+        "where is my money for order {number}",
+        "when do i get the refund for order {number}",
+    ),
+)
+async def list_for_order(uow: UnitOfWork, number: int) -> list[RefundView]:
+    """List the refunds of an order, newest first.
+
+    Args:
+        number: The order's number.
+
+    Raises:
+        NotFound: No such order, or it is someone else's.
+    """
+    of = await order.access(uow, number)
+    query = (
+        select(Refund)
+        .where(Refund.order_id == of.id)
+        .order_by(col(Refund.id).desc())
+        .limit(SHOWN_MAX)
+    )
+    return [await view(uow, row) for row in await uow.session.exec(query)]
+
+
+@operation(
+    domain="refund",
+    scope="payment:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show the latest refunds",
+        "which refunds failed",
+        "list {state} refunds",
+        "which refunds wait for approval",
+        "show the largest refunds",
+    ),
+)
+async def list_all(
+    uow: UnitOfWork,
+    state: RefundState | None = None,
+    since: AwareDatetime | None = None,
+    amount_min: int | None = None,
+    sort: RefundOrder = RefundOrder.NEWEST,
+    limit: int = 20,
+    cursor: str | None = None,
+) -> Page[RefundSummary]:
+    """List the shop's refunds (staff).
+
+    Args:
+        state: awaiting_approval, rejected, pending, succeeded or failed.
+        since: Only those requested at or after this time.
+        amount_min: Only those of at least so much, in minor units.
+        sort: newest, oldest or largest first.
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+    """
+    query = select(Refund, Order.number).join(Order, col(Order.id) == col(Refund.order_id))
+    if state is not None:
+        query = query.where(Refund.state == state)
+    if since is not None:
+        query = query.where(col(Refund.created_at) >= since)
+    if amount_min is not None:
+        query = query.where(col(Refund.amount) >= amount_min)
+    of_id, of_amount = col(Refund.id), col(Refund.amount)
+    if sort is RefundOrder.LARGEST:
+        query = query.order_by(of_amount.desc(), of_id.desc())
+        if cursor is not None:
+            amount, last = decode_cursor(cursor, int, str)
+            after = (of_amount == amount) & (of_id < UUID(last))
+            query = query.where((of_amount < amount) | after)
+    else:
+        is_newest = sort is RefundOrder.NEWEST
+        query = query.order_by(of_id.desc() if is_newest else of_id)
+        if cursor is not None:
+            last = UUID(decode_cursor(cursor, str)[0])
+            query = query.where(of_id < last if is_newest else of_id > last)
+    rows = await uow.session.exec(query.limit(checked_limit(limit) + 1))
+    items = [
+        RefundSummary(
+            id=row.id,
+            order_number=number or 0,
+            state=row.state,
+            amount=row.amount,
+            currency=row.currency,
+            reason=row.reason,
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+        )
+        for row, number in rows
+    ]
+    if sort is RefundOrder.LARGEST:
+        return page_of(items, limit, lambda item: (item.amount, str(item.id)))
+    return page_of(items, limit, lambda item: (str(item.id),))
