@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from pydantic_ai import Agent
 
+from agents.aftersales import aftersales_agent
 from agents.analytics import analytics_agent
 from agents.inventory import inventory_agent
 from agents.notification import notification_agent
@@ -21,6 +22,7 @@ from tools.registry import OPERATIONS, Operation
 class Domain(StrEnum):
     PRODUCT = "product"
     ORDER = "order"
+    AFTERSALES = "aftersales"
     INVENTORY = "inventory"
     PAYMENT = "payment"
     REFUND = "refund"
@@ -33,6 +35,7 @@ class Domain(StrEnum):
 AGENTS: Mapping[Domain, Agent[Deps, str]] = {
     Domain.PRODUCT: product_agent,
     Domain.ORDER: order_agent,
+    Domain.AFTERSALES: aftersales_agent,
     Domain.INVENTORY: inventory_agent,
     Domain.PAYMENT: payment_agent,
     Domain.REFUND: refund_agent,
@@ -45,6 +48,10 @@ assert AGENTS.keys() == set(Domain)
 
 # Cart and checkout are one desk with orders: a sale is one conversation.
 _SERVED_BY = {
+    "order_edit": Domain.AFTERSALES,
+    "return": Domain.AFTERSALES,
+    "exchange": Domain.AFTERSALES,
+    "address": Domain.USER,
     "cart": Domain.ORDER,
     "checkout": Domain.ORDER,
     "credit": Domain.PAYMENT,

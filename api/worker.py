@@ -21,7 +21,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deps.bus import BusUnavailable, EventBus, RedisStreamBus
 from deps.core import SYSTEM, Deps
-from tools import credit, delivery, idempotency, inventory, notification, refund, sale
+from tools import (
+    credit,
+    delivery,
+    exchange,
+    idempotency,
+    inventory,
+    notification,
+    order_edit,
+    refund,
+    sale,
+)
 from tools.handlers import HANDLERS, Handlers, groups
 
 log = logging.getLogger(__name__)
@@ -243,6 +253,8 @@ class _Worker:
 
     async def resume_checkouts(self) -> bool:
         await sale.resume_stuck(self.deps)
+        await order_edit.resume_stuck(self.deps)
+        await exchange.resume_stuck(self.deps)
         return False
 
     async def resume_refunds(self) -> bool:

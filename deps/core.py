@@ -98,6 +98,8 @@ SHOPPER_SCOPES = frozenset(
 )
 CUSTOMER_SCOPES = SHOPPER_SCOPES | {
     "order:cancel",
+    "order:edit",
+    "order:return",
     "profile:write",
     "notification:read",
     "credit:use",

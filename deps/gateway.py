@@ -7,7 +7,7 @@ Every call carries a key; repeating a call with its key returns the first outcom
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from db.types import Money
 
@@ -80,3 +80,10 @@ class Gateway(Protocol):
         After a shopper did what `REQUIRES_ACTION` asked for, this is what tells.
         """
         ...
+
+
+@runtime_checkable
+class PaysOut(Gateway, Protocol):
+    """A provider that can also send money to a method it did not charge."""
+
+    async def pay_out(self, key: str, amount: Money, method_token: str) -> Outcome: ...

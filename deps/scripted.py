@@ -129,6 +129,15 @@ class ScriptedGateway:
             if account.captured
         }
 
+    @property
+    def paid_out(self) -> dict[str, int]:
+        """Money sent to methods that were not charged for it, by reference."""
+        return {
+            reference: account.refunded
+            for reference, account in self._memory.accounts().items()
+            if reference.startswith("out_")
+        }
+
     async def authorize(
         self, key: str, amount: Money, method_token: str, *, return_url: str | None = None
     ) -> Outcome:
@@ -186,6 +195,18 @@ class ScriptedGateway:
                 return _declined(reference, amount, "amount_too_large")
             account.refunded += amount.amount
             self._memory.keep_account(reference, account)
+            return _approved(reference, amount, wrong)
+
+        return await self._answer(key, amount, reference, decide)
+
+    async def pay_out(self, key: str, amount: Money, method_token: str) -> Outcome:
+        reference = f"out_{key}"
+
+        def decide(wrong: int) -> Outcome:
+            if method_token == "tok_declined":
+                return _declined(reference, amount, "payout_refused")
+            # Money out with nothing captured before: `charges` leaves it out, `paid_out` has it.
+            self._memory.keep_account(reference, _Account(0, refunded=amount.amount))
             return _approved(reference, amount, wrong)
 
         return await self._answer(key, amount, reference, decide)

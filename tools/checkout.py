@@ -26,7 +26,7 @@ from db.types import Money, OrderId, PaymentId, new_id
 from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome
 from deps.settings import CaptureMode
-from tools import cart, inventory, order, payment, refund, sale
+from tools import aftersales, cart, inventory, order, payment, refund, sale
 from tools.cart import CartView
 from tools.errors import (
     CheckoutIncomplete,
@@ -323,6 +323,7 @@ async def preview_cancel(uow: UnitOfWork, number: int, reason: str) -> OrderView
     found = await order.access(uow, number)
     if "cancel" not in order.allowed_actions(found):
         raise IllegalTransition("order", found.status, OrderStatus.CANCELLED)
+    await aftersales.refuse_cancellation(uow, found, reason)
     return await order.view(uow, found)
 
 
@@ -350,6 +351,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
     Raises:
         NotFound: No such order, or it is someone else's.
         IllegalTransition: It has shipped, or was never placed.
+        AftersalesLimit: The shop's policy does not allow it any more.
     """
     if not 1 <= len(reason.strip()) <= 500:
         raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
@@ -362,6 +364,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 found.status is not OrderStatus.PLACED
             ):
                 raise IllegalTransition("order", found.status, OrderStatus.CANCELLED)
+            await aftersales.refuse_cancellation(uow, found, reason)
             await inventory.release(uow, order_id=order_id, reason="the order was cancelled")
             await order.transition(
                 uow,

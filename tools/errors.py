@@ -9,8 +9,8 @@
     ├── Unavailable           503  a dependency is away; retry
     └── Conflict              409  the request is valid but the state forbids it
         ├── OutOfStock, IllegalTransition, CheckoutIncomplete, TotalChanged, NotRefundable
-        ├── StateChanged, LimitReached
-        ├── PaymentDeclined   402
+        ├── StateChanged, LimitReached, AftersalesLimit
+        ├── PaymentDeclined   402, InsufficientCredit
         └── AlreadyExists, IdempotencyInFlight; IdempotencyMismatch 422
 
 Programmer errors are not here: they are `assert`s and crash.
@@ -87,6 +87,14 @@ class NotRefundable(Conflict):
 
 class PaymentDeclined(Conflict):
     status_code = 402
+
+
+class AftersalesLimit(Conflict):
+    """The shop's policy allows no more; `extra["limit"]` names the rule."""
+
+
+class InsufficientCredit(PaymentDeclined):
+    """A gift card or store credit does not cover what it is asked for."""
 
 
 class IdempotencyInFlight(Conflict):

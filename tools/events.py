@@ -3,6 +3,7 @@
 Fields are only ever added, with a default; `tests/tools/test_events.py` holds old payloads.
 """
 
+from typing import Any
 from uuid import UUID
 
 from db.types import OrderId, PaymentId, ProductId, UserId
@@ -222,6 +223,123 @@ class HandoverResolved(Event):
     aggregate = "handover"
     handover_id: UUID
     number: int
+
+
+class AftersalesPolicyChanged(Event):
+    aggregate = "policy"
+    policy_id: UUID
+    policy: dict[str, Any]
+
+
+class OrderEdited(Event):
+    aggregate = "order"
+    order_id: OrderId
+    edit_id: UUID
+    number: int
+    difference_amount: int
+    total_amount: int
+    currency: str
+
+
+class OrderEditFailed(Event):
+    aggregate = "order"
+    order_id: OrderId
+    edit_id: UUID
+    code: str
+
+
+class OrderPaymentChanged(Event):
+    aggregate = "order"
+    order_id: OrderId
+    edit_id: UUID
+    amount: int
+    currency: str
+
+
+class OrderAddressChanged(Event):
+    aggregate = "order"
+    order_id: OrderId
+    edit_id: UUID
+
+
+class OrderStockSwapped(Event):
+    aggregate = "order"
+    order_id: OrderId
+    removed: dict[str, int]
+    added: dict[str, int]
+
+
+class OrderShipped(Event):
+    aggregate = "order"
+    order_id: OrderId
+    fulfillment_id: UUID
+    carrier: str
+    tracking_number: str
+
+
+class OrderDelivered(Event):
+    aggregate = "order"
+    order_id: OrderId
+    fulfillment_id: UUID
+
+
+class ReturnRequested(Event):
+    aggregate = "order"
+    order_id: OrderId
+    return_id: UUID
+    units: dict[str, int]
+    amount: int
+    currency: str
+
+
+class ReturnReceived(Event):
+    aggregate = "order"
+    order_id: OrderId
+    return_id: UUID
+    restocked: dict[str, int]
+
+
+class ReturnCancelled(Event):
+    aggregate = "order"
+    order_id: OrderId
+    return_id: UUID
+
+
+class ExchangeRequested(Event):
+    aggregate = "order"
+    order_id: OrderId
+    exchange_id: UUID
+    removed: dict[str, int]
+    added: dict[str, int]
+    difference_amount: int
+    currency: str
+
+
+class ExchangeReceived(Event):
+    aggregate = "order"
+    order_id: OrderId
+    exchange_id: UUID
+    restocked: dict[str, int]
+
+
+class ExchangeCompleted(Event):
+    aggregate = "order"
+    order_id: OrderId
+    exchange_id: UUID
+    difference_amount: int
+    total_amount: int
+    currency: str
+
+
+class ExchangeCancelled(Event):
+    aggregate = "order"
+    order_id: OrderId
+    exchange_id: UUID
+
+
+class CustomerAddressChanged(Event):
+    aggregate = "user"
+    user_id: UserId
 
 
 EVENTS: dict[str, type[Event]] = {

@@ -101,11 +101,16 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "the ledger's clearing account is captured less refunded, per order": """
         SELECT 'order ' || coalesce(p.order_id, l.order_id)
           FROM (SELECT order_id, currency,
-                       sum(captured_amount - refunded_amount
-                           + (SELECT coalesce(sum(amount), 0) FROM refund_part
-                               WHERE payment_id = payment.id AND state = 'succeeded'
-                                 AND credit_account_id IS NOT NULL)) AS amount
-                  FROM payment WHERE provider <> 'credit' GROUP BY order_id, currency) p
+                       sum(CASE WHEN provider = 'credit'
+                           THEN -(SELECT coalesce(sum(amount), 0) FROM refund_part
+                                   WHERE payment_id = payment.id AND state = 'succeeded'
+                                     AND method_id IS NOT NULL)
+                           ELSE captured_amount - refunded_amount
+                              + (SELECT coalesce(sum(amount), 0) FROM refund_part
+                                  WHERE payment_id = payment.id AND state = 'succeeded'
+                                    AND credit_account_id IS NOT NULL)
+                           END) AS amount
+                  FROM payment GROUP BY order_id, currency) p
           FULL JOIN (SELECT order_id, currency, sum(amount) AS amount FROM ledger_entry
                       WHERE account = 'clearing' AND order_id IS NOT NULL
                       GROUP BY order_id, currency) l
@@ -126,7 +131,11 @@ INVARIANTS: Final[Mapping[str, str]] = {
         SELECT 'order ' || o.number FROM orders o
          WHERE o.status IN ('placed', 'completed') AND NOT o.captures_later
            AND o.total_amount <>
-               (SELECT coalesce(sum(captured_amount), 0) FROM payment WHERE order_id = o.id)
+               (SELECT coalesce(sum(captured_amount), 0) FROM payment p WHERE p.order_id = o.id
+                   AND NOT EXISTS (SELECT 1 FROM order_edit e
+                                    WHERE e.payment_id = p.id AND e.state = 'pending')
+                   AND NOT EXISTS (SELECT 1 FROM order_exchange x
+                                    WHERE x.payment_id = p.id AND x.state = 'received'))
              - (SELECT coalesce(sum(amount), 0) FROM refund
                  WHERE order_id = o.id AND kind = 'adjustment')
     """,
@@ -134,7 +143,18 @@ INVARIANTS: Final[Mapping[str, str]] = {
         SELECT 'order ' || o.number FROM orders o JOIN ledger_entry l ON l.order_id = o.id
          WHERE o.status IN ('placed', 'completed') AND NOT o.captures_later
            AND l.account = 'receivable'
-         GROUP BY o.number HAVING sum(l.amount) <> 0
+         GROUP BY o.id
+        -- Beside what was paid for a change that is not made yet, and what a change made cheaper
+        -- and has not been given back.
+        HAVING sum(l.amount)
+             + (SELECT coalesce(sum(p.captured_amount - p.refunded_amount), 0) FROM payment p
+                  LEFT JOIN order_edit e ON e.payment_id = p.id AND e.state = 'pending'
+                  LEFT JOIN order_exchange x ON x.payment_id = p.id AND x.state = 'received'
+                 WHERE p.order_id = o.id AND (e.id IS NOT NULL OR x.id IS NOT NULL))
+             + (SELECT coalesce(sum(part.amount), 0)
+                  FROM refund_part part JOIN refund r ON r.id = part.refund_id
+                 WHERE r.order_id = o.id AND r.kind = 'adjustment' AND part.state <> 'succeeded')
+            <> 0
     """,
     "an order cancelled before it was placed kept no money": """
         SELECT 'order ' || o.number FROM orders o JOIN payment p ON p.order_id = o.id
@@ -241,6 +261,45 @@ INVARIANTS: Final[Mapping[str, str]] = {
                       GROUP BY account, currency) l
             ON l.account = b.account AND l.currency = b.currency
          WHERE coalesce(b.amount, 0) <> coalesce(l.amount, 0)
+    """,
+    "edits and exchanges lead from what was placed to what is sold now": """
+        SELECT 'order ' || o.number FROM orders o
+          JOIN (SELECT order_id, sum(difference_amount) AS amount FROM
+                  (SELECT order_id, difference_amount FROM order_edit
+                    WHERE state = 'applied' AND kind = 'items'
+                    UNION ALL
+                   SELECT order_id, difference_amount FROM order_exchange
+                    WHERE state = 'completed') change
+                 GROUP BY order_id) c ON c.order_id = o.id
+          JOIN outbox e ON e.aggregate_id = o.id AND e.type = 'OrderPlaced'
+         WHERE (e.payload->>'total_amount')::bigint + c.amount <> o.total_amount
+    """,
+    "the lines of an edit or exchange are worth its difference": """
+        SELECT 'edit ' || e.id FROM order_edit e LEFT JOIN order_edit_line l ON l.edit_id = e.id
+         WHERE e.kind = 'items' GROUP BY e.id
+        HAVING e.difference_amount <> coalesce(
+                   sum((l.new_unit_price_amount - l.unit_price_amount) * l.quantity), 0)
+        UNION ALL
+        SELECT 'exchange ' || x.id FROM order_exchange x
+          LEFT JOIN order_exchange_line l ON l.exchange_id = x.id GROUP BY x.id
+        HAVING x.difference_amount <> coalesce(
+                   sum((l.new_unit_price_amount - l.unit_price_amount) * l.quantity), 0)
+    """,
+    "no more units of a line are returned than were sold": """
+        SELECT 'line ' || r.line_id FROM order_return_line r
+          JOIN order_return w ON w.id = r.return_id AND w.state <> 'cancelled'
+          LEFT JOIN order_line l ON l.id = r.line_id
+         GROUP BY r.line_id, l.quantity HAVING sum(r.quantity) > coalesce(l.quantity, 0)
+    """,
+    "an exchange that waits has its replacements, and one that ended has none": """
+        SELECT 'exchange ' || x.id FROM order_exchange x LEFT JOIN reservation r ON r.id = x.id
+         WHERE CASE WHEN x.state IN ('requested', 'received')
+                    THEN r.status IS DISTINCT FROM 'allocated'
+                    ELSE coalesce(r.status, 'released') <> 'released' END
+    """,
+    "an edit that ended holds no stock of its own": """
+        SELECT 'edit ' || e.id FROM order_edit e JOIN reservation r ON r.id = e.id
+         WHERE e.state <> 'pending' AND r.status IN ('held', 'allocated')
     """,
     f"no order is pending longer than {PENDING_H_MAX} h": f"""
         SELECT 'order ' || number FROM orders

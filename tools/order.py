@@ -124,7 +124,11 @@ async def _payment_action(uow: UnitOfWork, order: Order) -> dict[str, Any] | Non
 
 def allowed_actions(order: Order) -> list[str]:
     unshipped = order.fulfillment_status is FulfillmentStatus.UNFULFILLED
-    return ["cancel"] if order.status is OrderStatus.PLACED and unshipped else []
+    if order.status is OrderStatus.PLACED and unshipped:
+        return ["cancel", "change_items", "change_address", "change_payment"]
+    is_delivered = order.fulfillment_status is FulfillmentStatus.DELIVERED
+    is_live = order.status in (OrderStatus.PLACED, OrderStatus.COMPLETED)
+    return ["return", "exchange"] if is_delivered and is_live else []
 
 
 @operation(

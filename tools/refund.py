@@ -25,13 +25,20 @@ from sqlalchemy import func, or_
 from sqlmodel import col, select, update
 
 from db.models.order import Order
-from db.models.payment import Account, AttemptKind, AttemptState, Payment, PaymentAttempt
+from db.models.payment import (
+    Account,
+    AttemptKind,
+    AttemptState,
+    Payment,
+    PaymentAttempt,
+    StoredMethod,
+)
 from db.models.refund import Refund, RefundKind, RefundPart, RefundState
 from db.types import OrderId, PaymentId, UserId, new_id
 from deps.core import SYSTEM, Deps, UnitOfWork
 from deps.gateway import Outcome, OutcomeStatus
 from deps.settings import Settings
-from tools import credit_account, payment, refund_share, sale
+from tools import credit_account, payment, payout, refund_share, sale
 from tools.errors import Conflict, InvalidInput, NotRefundable, Unavailable
 from tools.events import PaymentRefunded, RefundFailed, RefundRequested, RefundSucceeded
 from tools.refund_plan import LIVE, over, parts_of, refundable, share
@@ -44,8 +51,9 @@ RESUME_AFTER = timedelta(seconds=60)
 RESUME_BATCH = 50
 CAP_WINDOW = timedelta(hours=24)
 
-Target = Literal["original", "store_credit"] | UUID
-"""Where money goes: back the way it came, to the customer's store credit, or to one account."""
+Target = Literal["original", "store_credit"] | UUID | StoredMethod
+"""Where money goes: back the way it came, to the customer's store credit, to one account, or paid
+out to another of the customer's methods (`tools.payout`)."""
 
 
 def approver_needed(settings: Settings, amount: int) -> bool:
@@ -77,6 +85,7 @@ async def request(
     lines: Mapping[str, int] | None = None,
     shipping_amount: int = 0,
     to: Target = "original",
+    first: Sequence[PaymentId] = (),
     kind: RefundKind = RefundKind.REFUND,
     refund_id: UUID | None = None,
     second_person_above: int | None = None,
@@ -93,6 +102,7 @@ async def request(
         lines: Units by SKU.
         shipping_amount: How much of the shipping goes back with `lines`.
         to: See `Target`.
+        first: Tenders that give back before the others do, in this order.
         kind: An `ADJUSTMENT` pays out what an edit made the order cheaper, which the ledger holds
             as receivable; it leaves revenue and tax alone. Give its `amount`.
         refund_id: The caller's own id, which makes a repetition return the first refund.
@@ -109,7 +119,7 @@ async def request(
         "amount": amount,
         "lines": dict(lines) if lines is not None else None,
         "shipping_amount": shipping_amount,
-        "to": str(to),
+        "to": f"method {to.id}" if isinstance(to, StoredMethod) else str(to),
         "kind": kind.value,
     }
     known = None if refund_id is None else await uow.session.get(Refund, refund_id)
@@ -133,18 +143,19 @@ async def request(
         requested_by=uow.actor.user_id,
         created_at=uow.now,
     )
-    await _write(uow, created, found, tenders, to)
+    await _write(uow, created, found, to, over(tenders, created.amount, first))
     return created
 
 
 async def _write(
-    uow: UnitOfWork, created: Refund, of: Order, tenders: Sequence[Payment], to: Target
+    uow: UnitOfWork, created: Refund, of: Order, to: Target, parts: Sequence[tuple[Payment, int]]
 ) -> None:
-    account_id = None if to == "original" else await _credited(uow, of, to)
+    method = to if isinstance(to, StoredMethod) else None
+    account_id = None if method or to == "original" else await _credited(uow, of, to)
     uow.session.add(created)
     await uow.session.flush()
-    for position, (tender, amount) in enumerate(over(tenders, created.amount)):
-        await _add_part(uow, created, tender, amount, position, account_id)
+    for position, (tender, amount) in enumerate(parts):
+        await _add_part(uow, created, tender, amount, position, account_id, method)
     await uow.session.flush()
     uow.publish(
         RefundRequested(
@@ -158,6 +169,7 @@ async def _write(
 
 
 async def _credited(uow: UnitOfWork, of: Order, to: Target) -> UUID:
+    assert not isinstance(to, StoredMethod)
     if isinstance(to, UUID):
         return to
     if of.customer_id is None:
@@ -174,6 +186,7 @@ async def _add_part(
     amount: int,
     position: int,
     account_id: UUID | None,
+    method: StoredMethod | None,
 ) -> None:
     tender.refunding_amount += amount
     tender.updated_at = uow.now
@@ -183,10 +196,11 @@ async def _add_part(
         position=position,
         amount=amount,
         credit_account_id=account_id,
+        method_id=method.id if method else None,
     )
     if account_id is None:
         await _number(uow, part, tender)
-        if tender.provider == payment.CREDIT_PROVIDER:
+        if method is None and tender.provider == payment.CREDIT_PROVIDER:
             await credit_account.prolong(uow, UUID(tender.method_token))
     uow.session.add(part)
 
@@ -273,9 +287,12 @@ async def _drive_leased(deps: Deps, refund_id: UUID) -> Refund:
         outcome = None
         if part.credit_account_id is None:
             try:
-                outcome = await sale.call(
-                    deps, tender, AttemptKind.REFUND, part.amount, part.attempt_number
-                )
+                if part.method_id is not None:
+                    outcome = await payout.send(deps, part, tender)
+                else:
+                    outcome = await sale.call(
+                        deps, tender, AttemptKind.REFUND, part.amount, part.attempt_number
+                    )
             except Unavailable as error:
                 unanswered = error
                 continue
@@ -336,7 +353,9 @@ async def _succeed(
         said = "" if outcome.amount == part.amount else f"amount_mismatch: {outcome.amount}"
         part.failure = said
         await payment.finish_attempt(uow, _key(part), AttemptState.SUCCEEDED, said)
-        source = await payment.account_of(uow, tender)
+        # What is paid out leaves the provider, whatever had paid for the order.
+        is_paid_out = part.method_id is not None
+        source = Account.CLEARING if is_paid_out else await payment.account_of(uow, tender)
     else:
         assert part.credit_account_id is not None
         source = await credit_account.add(
@@ -456,7 +475,8 @@ async def reopen(uow: UnitOfWork, refund_id: UUID, to: Target = "original") -> R
     if whole.state is not RefundState.FAILED:
         raise Conflict(f"This refund is {whole.state.value}.", current=whole.state.value)
     of = await uow.session.get_one(Order, whole.order_id)
-    account_id = None if to == "original" else await _credited(uow, of, to)
+    method = to if isinstance(to, StoredMethod) else None
+    account_id = None if method or to == "original" else await _credited(uow, of, to)
     for part in await parts_of(uow, whole.id):
         if part.state is not RefundState.FAILED:
             continue
@@ -469,6 +489,7 @@ async def reopen(uow: UnitOfWork, refund_id: UUID, to: Target = "original") -> R
         tender.refunding_amount += part.amount
         tender.updated_at = uow.now
         part.state, part.failure, part.credit_account_id = RefundState.PENDING, "", account_id
+        part.method_id = method.id if method else None
         if account_id is None:
             await _number(uow, part, tender)
     whole.state, whole.finished_at = RefundState.PENDING, None

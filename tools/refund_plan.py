@@ -8,6 +8,7 @@ from sqlmodel import col, select
 from db.models.order import Order, OrderLine
 from db.models.payment import Payment
 from db.models.refund import Refund, RefundKind, RefundPart, RefundState
+from db.types import PaymentId
 from deps.core import UnitOfWork
 from tools import refund_share
 from tools.errors import NotRefundable
@@ -20,10 +21,13 @@ def refundable(tender: Payment) -> int:
     return tender.captured_amount - tender.refunded_amount - tender.refunding_amount
 
 
-def over(tenders: Sequence[Payment], amount: int) -> list[tuple[Payment, int]]:
-    """Divide `amount` over the tenders, last charged first."""
+def over(
+    tenders: Sequence[Payment], amount: int, first: Sequence[PaymentId] = ()
+) -> list[tuple[Payment, int]]:
+    """Divide `amount` over the tenders: those named first, then last charged first."""
     parts = []
-    for tender in reversed(tenders):
+    ranks = {payment_id: rank for rank, payment_id in enumerate(first)}
+    for tender in sorted(reversed(tenders), key=lambda t: ranks.get(PaymentId(t.id), len(ranks))):
         part = min(amount, refundable(tender))
         if part > 0:
             parts.append((tender, part))

@@ -47,5 +47,5 @@ class FulfillmentLine(SQLModel, table=True):
         primary_key=True, foreign_key="fulfillment.id", ondelete="CASCADE", sa_type=Uuid
     )
     line_id: UUID = Field(primary_key=True, sa_type=Uuid)
-    sku: str = Field(max_length=64)
+    sku: str = Field(primary_key=True, max_length=64)
     quantity: int

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 import sqlmodel
 from sqlalchemy.dialects import postgresql
 import db.types
+from db.migrations.statements import statements
 
 revision = '0006'
 down_revision = '0005'
@@ -54,7 +55,7 @@ def upgrade() -> None:
     sa.Column('quantity', sa.Integer(), nullable=False),
     sa.CheckConstraint('quantity > 0', name=op.f('ck_fulfillment_line_quantity_positive')),
     sa.ForeignKeyConstraint(['fulfillment_id'], ['fulfillment.id'], name=op.f('fk_fulfillment_line_fulfillment_id_fulfillment'), ondelete='CASCADE'),
-    sa.PrimaryKeyConstraint('fulfillment_id', 'line_id', name=op.f('pk_fulfillment_line'))
+    sa.PrimaryKeyConstraint('fulfillment_id', 'line_id', 'sku', name=op.f('pk_fulfillment_line'))
     )
     op.create_table('order_edit',
     sa.Column('id', sa.Uuid(), nullable=False),
@@ -162,9 +163,15 @@ def upgrade() -> None:
     )
     op.add_column('refund_part', sa.Column('method_id', sa.Uuid(), nullable=True))
     op.create_foreign_key(op.f('fk_refund_part_method_id_stored_method'), 'refund_part', 'stored_method', ['method_id'], ['id'])
+    for statement in statements("functions_0006.sql"):
+        op.execute(statement)
 
 
 def downgrade() -> None:
+    op.execute("DROP FUNCTION stock_swap(uuid, uuid, text[], integer[], uuid, timestamptz)")
+    op.execute("DROP FUNCTION stock_inherit(uuid, uuid)")
+    op.execute("DROP FUNCTION stock_give_up(uuid, text[], integer[], uuid, timestamptz)")
+    op.execute("DROP FUNCTION stock_lock(uuid, text[])")
     op.drop_constraint(op.f('fk_refund_part_method_id_stored_method'), 'refund_part', type_='foreignkey')
     op.drop_column('refund_part', 'method_id')
     op.drop_table('order_return_line')

@@ -1,0 +1,178 @@
+"""REST: changes of placed orders, their parcels, and what the shop allows after the sale."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from api.deps import DepsDep, UowDep, needs
+from api.problems import problems
+from tools import aftersales, fulfillment, order_edit
+from tools.address import Address
+from tools.aftersales import CHANGES_MAX, LineChange, PolicyInput
+from tools.errors import (
+    AftersalesLimit,
+    Conflict,
+    Forbidden,
+    IdempotencyMismatch,
+    IllegalTransition,
+    InsufficientCredit,
+    NotFound,
+    OutOfStock,
+    PaymentDeclined,
+    Unauthenticated,
+)
+from tools.fulfillment import ParcelView
+from tools.order import OrderView
+from tools.order_edit import (
+    AddressPreview,
+    EditedOrder,
+    ItemsPreview,
+    OrderEditView,
+    PaymentPreview,
+)
+
+router = APIRouter(tags=["orders"])
+Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]
+SIGNED_IN = (Unauthenticated, Forbidden, NotFound)
+NOT_NOW = (IllegalTransition, AftersalesLimit, Conflict)
+NOT_PAID = (InsufficientCredit, PaymentDeclined)
+
+
+class ItemChanges(BaseModel):
+    changes: list[LineChange] = Field(
+        min_length=1,
+        max_length=CHANGES_MAX,
+        examples=[[{"sku": "MUG-BLUE", "new_sku": "MUG-RED", "quantity": 1}]],
+    )
+    payment_method: UUID | None = Field(
+        default=None, description="Stored method that pays, or gets, the difference."
+    )
+    edit_id: UUID | None = Field(
+        default=None, description="Your key of this change: the same id is the same change."
+    )
+
+
+class PaymentChange(BaseModel):
+    payment_method: UUID = Field(description="Stored method that shall pay for the order.")
+    edit_id: UUID | None = Field(
+        default=None, description="Your key of this change: the same id is the same change."
+    )
+
+
+class Shipment(BaseModel):
+    carrier: str = Field(default="", max_length=64, examples=["DHL"])
+    tracking_number: str = Field(default="", max_length=100, examples=["00340434161094042557"])
+
+
+@router.get("/orders/{number}/edits", responses=problems(NotFound))
+async def list_edits(number: Number, uow: UowDep) -> list[OrderEditView]:
+    """List what was changed in an order after it was placed, oldest first."""
+    return await order_edit.list_for_order(uow, number)
+
+
+@router.post(
+    "/orders/{number}/edits/preview",
+    dependencies=[needs("order:edit")],
+    responses=problems(*SIGNED_IN, *NOT_NOW, OutOfStock, InsufficientCredit),
+)
+async def preview_items(number: Number, body: ItemChanges, uow: UowDep) -> ItemsPreview:
+    """Say what changing the items would cost or give back. Changes nothing."""
+    return await order_edit.preview_modify_items(
+        uow, number, body.changes, body.payment_method, body.edit_id
+    )
+
+
+@router.post(
+    "/orders/{number}/edits",
+    dependencies=[needs("order:edit")],
+    responses=problems(*SIGNED_IN, *NOT_NOW, OutOfStock, *NOT_PAID, IdempotencyMismatch),
+)
+async def modify_items(number: Number, body: ItemChanges, deps: DepsDep) -> EditedOrder:
+    """Change items of an unshipped order into other variants; the difference is settled at once."""
+    return await order_edit.modify_items(
+        deps, number, body.changes, body.payment_method, body.edit_id
+    )
+
+
+@router.post(
+    "/orders/{number}/payment/preview",
+    dependencies=[needs("order:edit")],
+    responses=problems(*SIGNED_IN, *NOT_NOW, InsufficientCredit),
+)
+async def preview_payment(number: Number, body: PaymentChange, uow: UowDep) -> PaymentPreview:
+    """Say what paying otherwise would charge and give back. Changes nothing."""
+    return await order_edit.preview_modify_payment(uow, number, body.payment_method, body.edit_id)
+
+
+@router.put(
+    "/orders/{number}/payment",
+    dependencies=[needs("order:edit")],
+    responses=problems(*SIGNED_IN, *NOT_NOW, *NOT_PAID, IdempotencyMismatch),
+)
+async def modify_payment(number: Number, body: PaymentChange, deps: DepsDep) -> EditedOrder:
+    """Pay an unshipped order with another stored method; the old one is given back."""
+    return await order_edit.modify_payment(deps, number, body.payment_method, body.edit_id)
+
+
+@router.post(
+    "/orders/{number}/shipping-address/preview",
+    dependencies=[needs("order:edit")],
+    responses=problems(*SIGNED_IN, IllegalTransition),
+)
+async def preview_address(number: Number, body: Address, uow: UowDep) -> AddressPreview:
+    """Show the address an order has and the one it would get. Changes nothing."""
+    return await order_edit.preview_modify_address(uow, number, body)
+
+
+@router.put(
+    "/orders/{number}/shipping-address",
+    dependencies=[needs("order:edit")],
+    responses=problems(*SIGNED_IN, IllegalTransition),
+)
+async def modify_address(number: Number, body: Address, uow: UowDep) -> OrderView:
+    """Send an unshipped order to another address."""
+    return await order_edit.modify_address(uow, number, body)
+
+
+@router.get("/orders/{number}/parcels", responses=problems(NotFound))
+async def list_parcels(number: Number, uow: UowDep) -> list[ParcelView]:
+    """List the parcels of an order with their tracking numbers."""
+    return await fulfillment.parcels(uow, number)
+
+
+@router.post(
+    "/orders/{number}/ship",
+    dependencies=[needs("order:manage")],
+    responses=problems(*SIGNED_IN, IllegalTransition, Conflict),
+)
+async def ship_order(number: Number, body: Shipment, uow: UowDep) -> ParcelView:
+    """Record that a placed order has left (staff)."""
+    return await fulfillment.ship(uow, number, body.tracking_number, body.carrier)
+
+
+@router.post(
+    "/orders/{number}/deliver",
+    dependencies=[needs("order:manage")],
+    responses=problems(*SIGNED_IN, IllegalTransition, Conflict),
+)
+async def deliver_order(number: Number, uow: UowDep) -> ParcelView:
+    """Record that an order's parcel arrived (staff)."""
+    return await fulfillment.deliver(uow, number)
+
+
+@router.get("/aftersales-policy", responses=problems())
+async def read_policy(uow: UowDep) -> PolicyInput:
+    """Show what the shop allows after the sale."""
+    return await aftersales.policy(uow)
+
+
+@router.put(
+    "/aftersales-policy",
+    dependencies=[needs("order:manage")],
+    responses=problems(Unauthenticated, Forbidden),
+)
+async def change_policy(body: PolicyInput, uow: UowDep) -> PolicyInput:
+    """Change what the shop allows after the sale, as a whole (staff)."""
+    return await aftersales.set_policy(uow, body)

@@ -1,0 +1,475 @@
+"""Changing placed orders: stock, lines and money move together, once, for their owner only."""
+
+import asyncio
+
+import pytest
+from sqlmodel import col, select
+
+from db.models.aftersales import EditState, OrderEdit
+from db.types import new_id
+from deps.core import SYSTEM, Deps
+from deps.scripted import Fault, ScriptedGateway
+from tests import aftersales as shop
+from tests import factories
+from tests.aftersales import LAMP
+from tools import checkout, fulfillment, invariant, inventory, order, order_edit
+from tools.address import Address
+from tools.aftersales import LineChange
+from tools.errors import (
+    AftersalesLimit,
+    Conflict,
+    DomainError,
+    IdempotencyMismatch,
+    IllegalTransition,
+    InsufficientCredit,
+    InvalidInput,
+    NotFound,
+    OutOfStock,
+    PaymentDeclined,
+    Unavailable,
+)
+
+ELSEWHERE = Address(
+    name="Ada Lovelace",
+    line1="1 Other Street",
+    city="Bremen",
+    postal_code="28195",
+    country_code="DE",
+)
+
+
+def to(new: str, old: str = "LAMP-STEEL", quantity: int = 1) -> list[LineChange]:
+    return [LineChange(sku=old, new_sku=new, quantity=quantity)]
+
+
+async def stock(deps: Deps, sku: str) -> tuple[int, int]:
+    """Return (available, allocated)."""
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        levels = (await inventory.levels(uow, sku)).levels
+        return sum(x.available for x in levels), sum(x.allocated for x in levels)
+
+
+async def edits(deps: Deps) -> list[OrderEdit]:
+    async with deps.begin() as uow:
+        return list(await uow.session.exec(select(OrderEdit).order_by(col(OrderEdit.id))))
+
+
+async def test_a_dearer_variant_is_charged_and_stock_follows(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1, MUG=1)
+
+    edited = await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+
+    assert sorted((x.sku, x.unit_price_amount) for x in edited.lines) == [
+        ("LAMP-OAK", 9900),
+        ("MUG", 1250),
+    ]
+    assert edited.total_amount == placed.total_amount + 3400
+    assert edited.edit.state is EditState.APPLIED
+    assert edited.edit.difference_amount == 3400
+    assert await stock(customer, "LAMP-STEEL") == (10, 0)
+    assert await stock(customer, "LAMP-OAK") == (9, 1)
+    assert sum(gateway.charges.values()) == edited.total_amount
+    assert await invariant.check(customer) == []
+
+
+async def test_a_cheaper_variant_is_given_back_to_what_paid(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, oak=2)
+
+    edited = await order_edit.modify_items(
+        customer, placed.number, to("LAMP-STEEL", "LAMP-OAK"), method
+    )
+
+    assert sorted((x.sku, x.quantity) for x in edited.lines) == [("LAMP-OAK", 1), ("LAMP-STEEL", 1)]
+    assert edited.total_amount == placed.total_amount - 3400
+    assert await shop.tenders(customer, placed) == [("tok_visa", placed.total_amount, 3400)]
+    assert sum(gateway.charges.values()) == edited.total_amount
+    assert await invariant.check(customer) == []
+
+
+async def test_the_difference_may_come_from_a_gift_card_and_go_back_to_one(customer: Deps) -> None:
+    await shop.lamp(customer)
+    present = await shop.gift_card(customer, 5000)
+    placed = await shop.ordered(customer, steel=1)
+
+    await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), present)
+    assert await shop.balance(customer, present) == 5000 - 3400
+
+    await order_edit.modify_items(customer, placed.number, to("LAMP-BRASS", "LAMP-OAK"), present)
+    assert await shop.balance(customer, present) == 5000 - 3400 + 1900
+    assert await invariant.check(customer) == []
+
+
+async def test_money_goes_to_a_method_that_did_not_pay_only_when_the_shop_allows_it(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    other = await shop.card(customer, "tok_other")
+    placed = await shop.ordered(customer, oak=1)
+    with pytest.raises(InvalidInput, match="goes back to what paid"):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-STEEL", "LAMP-OAK"), other)
+
+    await shop.rules(customer, refunds_to_any_method=True)
+    await order_edit.modify_items(customer, placed.number, to("LAMP-STEEL", "LAMP-OAK"), other)
+
+    assert list(gateway.paid_out.values()) == [3400]
+    assert await shop.tenders(customer, placed) == [("tok_visa", placed.total_amount, 3400)]
+    assert await invariant.check(customer) == []
+
+
+async def test_a_gift_card_order_is_paid_out_to_a_card(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    await shop.rules(customer, refunds_to_any_method=True)
+    present = await shop.gift_card(customer, 20_000)
+    card = await shop.card(customer)
+    placed = await shop.ordered(customer, oak=1)
+    await order_edit.modify_payment(customer, placed.number, present)
+    before = await shop.balance(customer, present)
+
+    await order_edit.modify_items(customer, placed.number, to("LAMP-STEEL", "LAMP-OAK"), card)
+
+    assert await shop.balance(customer, present) == before
+    assert list(gateway.paid_out.values()) == [3400]
+    assert await invariant.check(customer) == []
+
+
+async def test_a_preview_changes_nothing_and_binds_the_edit(customer: Deps) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    async with customer.begin() as uow:
+        shown = await order_edit.preview_modify_items(uow, placed.number, to("LAMP-OAK"), method)
+
+    assert (shown.charge_amount, shown.refund_amount) == (3400, 0)
+    assert shown.new_total_amount == placed.total_amount + 3400
+    assert await edits(customer) == []
+    assert await stock(customer, "LAMP-OAK") == (10, 0)
+
+
+async def test_a_decline_leaves_the_order_as_it_was(customer: Deps) -> None:
+    await shop.lamp(customer)
+    bad = await shop.card(customer, "tok_declined")
+    placed = await shop.ordered(customer, steel=1)
+
+    with pytest.raises(PaymentDeclined):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), bad)
+
+    async with customer.begin() as uow:
+        now = await order.get(uow, placed.number)
+    assert (now.lines, now.total_amount) == (placed.lines, placed.total_amount)
+    assert await stock(customer, "LAMP-OAK") == (10, 0)
+    assert [edit.state for edit in await edits(customer)] == [EditState.FAILED]
+    assert await invariant.check(customer) == []
+
+
+async def test_an_unanswered_charge_is_finished_by_the_sweeper(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    gateway.script.append(Fault.TIMEOUT_AFTER)
+    with pytest.raises(Unavailable):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    assert await invariant.check(customer) == []
+
+    await order_edit.resume_stuck(factories.later(customer, minutes=5))
+
+    async with customer.begin() as uow:
+        now = await order.get(uow, placed.number)
+    assert [line.sku for line in now.lines] == ["LAMP-OAK"]
+    assert sum(gateway.charges.values()) == now.total_amount
+    assert await invariant.check(customer) == []
+
+
+async def test_units_lost_while_the_money_was_awaited_give_the_money_back(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer, oak=1)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    gateway.script.append(Fault.TIMEOUT_AFTER)
+    with pytest.raises(Unavailable):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    later = factories.later(customer, hours=2)
+    await inventory.expire_due(later)
+    await shop.ordered(later, oak=1)
+
+    await order_edit.resume_stuck(later)
+
+    assert [edit.failure for edit in await edits(customer)] == ["out_of_stock"]
+    assert (await shop.tenders(customer, placed))[-1] == ("tok_visa", 3400, 3400)
+    assert await invariant.check(customer) == []
+
+
+async def test_out_of_stock_refuses_before_anything_is_charged(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer, oak=0)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    calls = gateway.calls
+
+    with pytest.raises(OutOfStock):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+
+    assert gateway.calls == calls
+    assert await edits(customer) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (to("MUG"), InvalidInput),
+        (to("LAMP-STEEL"), InvalidInput),
+        (to("LAMP-GOLD"), NotFound),
+        (to("LAMP-OAK", "LAMP-BRASS"), InvalidInput),
+        (to("LAMP-OAK", quantity=2), InvalidInput),
+        ([], InvalidInput),
+    ],
+)
+async def test_what_cannot_be_changed_is_refused(
+    customer: Deps, changes: list[LineChange], error: type[DomainError]
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+
+    with pytest.raises(error):
+        await order_edit.modify_items(customer, placed.number, changes, method)
+
+    assert await edits(customer) == []
+
+
+async def test_a_gift_card_must_cover_the_difference(customer: Deps) -> None:
+    await shop.lamp(customer)
+    present = await shop.gift_card(customer, 3399)
+    placed = await shop.ordered(customer, steel=1)
+
+    with pytest.raises(InsufficientCredit):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), present)
+
+    assert await shop.balance(customer, present) == 3399
+
+
+async def test_another_persons_order_and_method_do_not_exist(customer: Deps) -> None:
+    await shop.lamp(customer)
+    stranger = await factories.user(customer)
+    theirs, mine = await shop.card(stranger), await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+
+    with pytest.raises(NotFound, match="No such order"):
+        await order_edit.modify_items(stranger, placed.number, to("LAMP-OAK"), theirs)
+    with pytest.raises(NotFound, match="No such payment method"):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), theirs)
+    with pytest.raises(NotFound, match="No such order"):
+        await order_edit.modify_payment(stranger, placed.number, mine)
+    async with stranger.begin() as uow:
+        with pytest.raises(NotFound, match="No such order"):
+            await order_edit.modify_address(uow, placed.number, ELSEWHERE)
+    assert await edits(customer) == []
+
+
+async def test_the_same_id_is_the_same_edit(customer: Deps, gateway: ScriptedGateway) -> None:
+    await shop.lamp(customer)
+    method, key = await shop.card(customer), new_id()
+    placed = await shop.ordered(customer, steel=2)
+
+    answers = await asyncio.gather(
+        *(
+            order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method, key)
+            for _ in range(8)
+        )
+    )
+
+    assert {answer.total_amount for answer in answers} == {placed.total_amount + 3400}
+    assert len(await edits(customer)) == 1
+    assert sum(gateway.charges.values()) == placed.total_amount + 3400
+    with pytest.raises(IdempotencyMismatch):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-BRASS"), method, key)
+    assert await invariant.check(customer) == []
+
+
+async def test_eight_edits_at_once_under_a_limit_of_one_have_one_effect(customer: Deps) -> None:
+    await shop.lamp(customer)
+    await shop.rules(customer, item_edits_max=1)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=2)
+
+    answers = await asyncio.gather(
+        *(
+            order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+            for _ in range(8)
+        ),
+        return_exceptions=True,
+    )
+
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    assert len(refused) == 7
+    assert all(isinstance(answer, AftersalesLimit | Conflict) for answer in refused)
+    assert await stock(customer, "LAMP-OAK") == (9, 1)
+    assert await invariant.check(customer) == []
+
+
+async def test_two_edits_in_opposite_directions_do_not_deadlock(customer: Deps) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    orders = [await shop.ordered(customer, steel=1, oak=1) for _ in range(4)]
+
+    await asyncio.gather(
+        *(
+            order_edit.modify_items(
+                customer,
+                placed.number,
+                to("LAMP-BRASS") if at % 2 else to("LAMP-STEEL", "LAMP-OAK"),
+                method,
+            )
+            for at, placed in enumerate(orders)
+        )
+    )
+
+    assert await invariant.check(customer) == []
+
+
+async def test_the_policy_decides_how_often_and_what_an_edit_closes(customer: Deps) -> None:
+    await shop.lamp(customer)
+    await shop.rules(customer, item_edits_max=1, item_edit_closes=True)
+    method, other = await shop.card(customer), await shop.card(customer, "tok_other")
+    placed = await shop.ordered(customer, steel=2)
+    await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+
+    with pytest.raises(AftersalesLimit):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    with pytest.raises(AftersalesLimit):
+        await order_edit.modify_payment(customer, placed.number, other)
+    with pytest.raises(AftersalesLimit):
+        await checkout.cancel(customer, placed.number, "no longer needed")
+    async with customer.begin() as uow:
+        moved = await order_edit.modify_address(uow, placed.number, ELSEWHERE)
+    assert moved.shipping_address["city"] == "Bremen"
+
+
+async def test_cancel_reasons_may_be_limited(customer: Deps) -> None:
+    await shop.lamp(customer)
+    await shop.rules(customer, cancel_reasons=["ordered by mistake"])
+    placed = await shop.ordered(customer, steel=1)
+
+    with pytest.raises(InvalidInput, match="reason must be one of"):
+        await checkout.cancel(customer, placed.number, "just because")
+    await checkout.cancel(customer, placed.number, "ordered by mistake")
+
+
+async def test_an_edited_order_is_cancelled_and_all_of_it_given_back(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+
+    await checkout.cancel(customer, placed.number, "changed my mind")
+
+    assert sum(gateway.charges.values()) == 0
+    assert await stock(customer, "LAMP-OAK") == (10, 0)
+    assert await invariant.check(customer) == []
+
+
+async def test_paying_otherwise_charges_the_new_method_and_gives_back_the_old(
+    customer: Deps,
+) -> None:
+    await shop.lamp(customer)
+    present = await shop.gift_card(customer, 20_000)
+    placed = await shop.ordered(customer, oak=1)
+
+    changed = await order_edit.modify_payment(customer, placed.number, present)
+
+    total = placed.total_amount
+    assert changed.total_amount == total
+    assert await shop.balance(customer, present) == 20_000 - total
+    assert [row[1:] for row in await shop.tenders(customer, placed)] == [(total, total), (total, 0)]
+    assert await invariant.check(customer) == []
+    with pytest.raises(InvalidInput, match="already"):
+        await order_edit.modify_payment(customer, placed.number, present)
+
+
+async def test_a_gift_card_must_cover_the_whole_order(customer: Deps) -> None:
+    await shop.lamp(customer)
+    present = await shop.gift_card(customer, 9899)
+    placed = await shop.ordered(customer, oak=1)
+
+    with pytest.raises(InsufficientCredit):
+        await order_edit.modify_payment(customer, placed.number, present)
+
+    assert await shop.tenders(customer, placed) == [("tok_visa", placed.total_amount, 0)]
+
+
+async def test_a_declined_new_method_changes_nothing(customer: Deps) -> None:
+    await shop.lamp(customer)
+    bad = await shop.card(customer, "tok_declined")
+    placed = await shop.ordered(customer, oak=1)
+
+    with pytest.raises(PaymentDeclined):
+        await order_edit.modify_payment(customer, placed.number, bad)
+
+    assert (await shop.tenders(customer, placed))[0] == ("tok_visa", placed.total_amount, 0)
+    assert await invariant.check(customer) == []
+
+
+async def test_an_address_is_changed_once_however_often_it_is_asked(customer: Deps) -> None:
+    await shop.lamp(customer)
+    placed = await shop.ordered(customer, oak=1)
+    for _ in range(2):
+        async with customer.begin() as uow:
+            moved = await order_edit.modify_address(uow, placed.number, ELSEWHERE)
+
+    assert moved.shipping_address["line1"] == "1 Other Street"
+    assert len(await edits(customer)) == 1
+
+
+@pytest.mark.parametrize("state", ["shipped", "cancelled"])
+async def test_what_has_left_or_is_cancelled_is_not_changed(customer: Deps, state: str) -> None:
+    await shop.lamp(customer)
+    method, other = await shop.card(customer), await shop.card(customer, "tok_other")
+    placed = await shop.ordered(customer, steel=1)
+    if state == "cancelled":
+        await checkout.cancel(customer, placed.number, "changed my mind")
+    else:
+        async with customer.acting_as(SYSTEM).begin() as uow:
+            await fulfillment.ship(uow, placed.number)
+
+    with pytest.raises(IllegalTransition):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    with pytest.raises(IllegalTransition):
+        await order_edit.modify_payment(customer, placed.number, other)
+    async with customer.begin() as uow:
+        with pytest.raises(IllegalTransition):
+            await order_edit.modify_address(uow, placed.number, ELSEWHERE)
+
+
+async def test_every_version_of_the_lines_can_be_read_back(customer: Deps) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    await order_edit.modify_items(customer, placed.number, to("LAMP-BRASS", "LAMP-OAK"), method)
+
+    async with customer.begin() as uow:
+        history = await order_edit.list_for_order(uow, placed.number)
+
+    assert [(edit.lines[0].sku, edit.lines[0].new_sku) for edit in history] == [
+        ("LAMP-STEEL", "LAMP-OAK"),
+        ("LAMP-OAK", "LAMP-BRASS"),
+    ]
+    assert [edit.difference_amount for edit in history] == [
+        LAMP["LAMP-OAK"] - LAMP["LAMP-STEEL"],
+        LAMP["LAMP-BRASS"] - LAMP["LAMP-OAK"],
+    ]

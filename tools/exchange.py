@@ -1,0 +1,536 @@
+"""Exchanges: units of a delivered order for other variants of the same product.
+
+request  one transaction: rules, price, replacements allocated     undo: cancel
+receive  one transaction: restock, the tender of the difference    undo: none, the goods are in
+collect  the price difference, in `tools.sale`
+send     one transaction: stock, lines, totals, ledger, parcel, the refund of a lower price
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import col, select
+
+from db.models.aftersales import (
+    REQUEST_TRANSITIONS,
+    OrderExchange,
+    OrderExchangeLine,
+    RequestState,
+)
+from db.models.fulfillment import Fulfillment, FulfillmentLine
+from db.models.order import Order
+from db.models.payment import Payment, StoredMethod
+from db.types import OrderId, PaymentId, new_id
+from deps.core import SYSTEM, Deps, UnitOfWork
+from tools import aftersales, inventory, order, order_line, payment, reallocation, refund, sale
+from tools.aftersales import Change, LineChange, LineRequest
+from tools.errors import IllegalTransition, InvalidInput, NotFound, PaymentDeclined, Unavailable
+from tools.events import (
+    ExchangeCancelled,
+    ExchangeCompleted,
+    ExchangeReceived,
+    ExchangeRequested,
+)
+from tools.registry import Risk, operation
+
+RESUME_AFTER = timedelta(seconds=60)
+RESUME_BATCH = 50
+
+
+class ExchangeLineView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    sku: str
+    unit_price_amount: int
+    new_sku: str
+    new_unit_price_amount: int
+    quantity: int
+
+
+class ExchangeView(BaseModel):
+    """An exchange. `difference_amount` is charged, or given back when negative, on arrival."""
+
+    id: UUID
+    number: int = Field(description="Of the order.")
+    state: RequestState
+    lines: list[ExchangeLineView]
+    difference_amount: int
+    currency: str
+    payment_method: UUID | None
+    reason: str
+    refund_id: UUID | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class ExchangePreview(BaseModel):
+    """What asking for an exchange would do. No money moves before the parcel has arrived."""
+
+    number: int
+    exchange_id: UUID
+    lines: list[ExchangeLineView]
+    charge_amount: int
+    refund_amount: int
+    currency: str
+
+
+async def preview_request(
+    uow: UnitOfWork,
+    number: int,
+    changes: list[LineChange],
+    payment_method: UUID | None = None,
+    reason: str = "",
+    exchange_id: UUID | None = None,
+) -> ExchangePreview:
+    """Say what `request` would do, without doing it.
+
+    Raises: As `request`.
+    """
+    of = await order.access(uow, number)
+    planned = await _plan(uow, of, changes, payment_method, reason)
+    difference = sum(change.difference_amount for change in planned)
+    return ExchangePreview(
+        number=number,
+        exchange_id=exchange_id or new_id(),
+        lines=[ExchangeLineView(**order_line.version(change)) for change in planned],
+        charge_amount=max(difference, 0),
+        refund_amount=max(-difference, 0),
+        currency=of.currency,
+    )
+
+
+@operation(
+    scope="order:return",
+    risk=Risk.MONEY,
+    idempotent=True,
+    inverse="exchange.cancel",
+    preview=preview_request,
+    domain="exchange",
+    examples=(
+        "exchange {sku} of order {number} for {new_sku}",
+        "i got order {number} but want {new_sku} instead of {sku}",
+        "swap the delivered {sku} from order {number} for {new_sku}",
+        "exchange my order {number}",
+        "the {sku} in order {number} does not fit, send {new_sku}",
+    ),
+)
+async def request(
+    uow: UnitOfWork,
+    number: int,
+    changes: list[LineChange],
+    payment_method: UUID | None = None,
+    reason: str = "",
+    exchange_id: UUID | None = None,
+) -> ExchangeView:
+    """Ask to exchange units of a delivered order; the replacements are kept for the customer.
+
+    The price difference is settled, and the replacements leave, when the old units have arrived.
+
+    Args:
+        number: The order's number.
+        changes: Units by SKU and the variant wanted for them; name all of them in one call. The
+            same variant again replaces a faulty unit.
+        payment_method: Id of a stored method that pays, or gets, the difference; may be left out
+            when nothing is to be paid.
+        reason: Why, in the person's words.
+        exchange_id: Leave out: the key of this exchange, bound when it is proposed.
+
+    Raises:
+        NotFound: No such order, method or variant, or it is someone else's.
+        IllegalTransition: The order has not been delivered.
+        AftersalesLimit: The window is over, or the policy allows no further request.
+        InvalidInput: The order has not these units, or another product is asked for.
+        OutOfStock: The new variant cannot be had.
+        InsufficientCredit: The gift card or store credit does not cover the difference.
+    """
+    of = await order.access(uow, number, lock=True)
+    key = aftersales.request_id(exchange_id)
+    asked = aftersales.digest(
+        number, {"changes": [x.model_dump() for x in changes], "payment_method": payment_method}
+    )
+    known = await uow.session.get(OrderExchange, key)
+    if known is not None:
+        aftersales.refuse_other_request(known.request_sha256, asked)
+        return await _view(uow, known, of)
+    planned = await _plan(uow, of, changes, payment_method, reason)
+    created = OrderExchange(
+        id=key,
+        order_id=of.id,
+        request_sha256=asked,
+        method_id=payment_method,
+        difference_amount=sum(change.difference_amount for change in planned),
+        currency=of.currency,
+        reason=reason.strip(),
+        requested_by=uow.actor.user_id,
+        created_at=uow.now,
+    )
+    await _write(uow, of, created, planned)
+    return await _view(uow, created, of)
+
+
+async def _write(uow: UnitOfWork, of: Order, created: OrderExchange, planned: list[Change]) -> None:
+    units = reallocation.counted((c.new.sku, c.quantity) for c in planned)
+    await reallocation.hold(uow, order_id=OrderId(of.id), change_id=created.id, added=units)
+    await inventory.allocate(uow, order_id=OrderId(created.id))
+    uow.session.add(created)
+    await uow.session.flush()
+    for position, change in enumerate(planned):
+        uow.session.add(
+            OrderExchangeLine(
+                exchange_id=created.id,
+                position=position,
+                line_id=change.line.id,
+                **order_line.version(change),
+            )
+        )
+    uow.publish(
+        ExchangeRequested(
+            order_id=OrderId(of.id),
+            exchange_id=created.id,
+            removed=reallocation.counted((c.line.sku, c.quantity) for c in planned),
+            added=units,
+            difference_amount=created.difference_amount,
+            currency=created.currency,
+        )
+    )
+    await uow.session.flush()
+
+
+async def _plan(
+    uow: UnitOfWork,
+    of: Order,
+    changes: list[LineChange],
+    payment_method: UUID | None,
+    reason: str,
+) -> list[Change]:
+    if len(reason.strip()) > 500:
+        raise InvalidInput("reason has 500 characters at most.", field="reason")
+    await aftersales.refuse_request(uow, of)
+    lines = await aftersales.lines_of(uow, OrderId(of.id))
+    taken = await aftersales.taken_units(uow, OrderId(of.id))
+    planned = await aftersales.plan_changes(uow, lines, changes, taken=taken, may_stay=True)
+    await aftersales.refuse_scarce(uow, planned)
+    difference = sum(change.difference_amount for change in planned)
+    if payment_method is None:
+        if difference > 0:
+            raise InvalidInput(
+                f"{difference} minor units more are to be paid; name a stored payment method.",
+                field="payment_method",
+            )
+        return planned
+    method = await aftersales.method_of(uow, of, payment_method)
+    if difference < 0 and not (await aftersales.current_policy(uow)).refunds_to_any_method:
+        await aftersales.refuse_foreign_refund(uow, of, method)
+    await aftersales.refuse_uncovered(uow, method, difference)
+    return planned
+
+
+@operation(
+    scope="order:return",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    domain="exchange",
+    examples=(
+        "cancel the exchange {exchange_id}",
+        "i keep it after all, forget the exchange {exchange_id}",
+        "withdraw my exchange {exchange_id}",
+        "do not exchange {exchange_id}",
+    ),
+)
+async def cancel(uow: UnitOfWork, exchange_id: UUID) -> ExchangeView:
+    """Withdraw an exchange whose parcel has not arrived; the replacements go back on sale.
+
+    Repeating it changes nothing.
+
+    Args:
+        exchange_id: Id of the exchange.
+
+    Raises:
+        NotFound: No such exchange, or someone else's.
+        IllegalTransition: The parcel has arrived.
+    """
+    of, found = await _access(uow, exchange_id)
+    if found.state is not RequestState.CANCELLED:
+        _move(uow, found, RequestState.CANCELLED)
+        await inventory.release(
+            uow, order_id=OrderId(found.id), reason="the exchange was withdrawn"
+        )
+        uow.publish(ExchangeCancelled(order_id=OrderId(of.id), exchange_id=found.id))
+        await uow.session.flush()
+    return await _view(uow, found, of)
+
+
+async def preview_receive(
+    uow: UnitOfWork,
+    exchange_id: UUID,
+    restock: list[LineRequest] | None = None,
+    payment_method: UUID | None = None,
+    tracking_number: str = "",
+    carrier: str = "",
+) -> ExchangePreview:
+    """Say what `receive` would do, without doing it.
+
+    Raises: As `receive`.
+    """
+    of, found = await _access(uow, exchange_id)
+    if found.state not in (RequestState.REQUESTED, RequestState.RECEIVED):
+        raise IllegalTransition("exchange", found.state.value, RequestState.RECEIVED.value)
+    shown = await _view(uow, found, of)
+    return ExchangePreview(
+        number=shown.number,
+        exchange_id=found.id,
+        lines=shown.lines,
+        charge_amount=max(found.difference_amount, 0),
+        refund_amount=max(-found.difference_amount, 0),
+        currency=found.currency,
+    )
+
+
+@operation(
+    scope="order:manage",
+    risk=Risk.MONEY,
+    idempotent=True,
+    preview=preview_receive,
+    domain="exchange",
+    examples=(
+        "the parcel of exchange {exchange_id} has arrived",
+        "take in the exchange {exchange_id}",
+        "complete the exchange {exchange_id}",
+        "send the replacement of exchange {exchange_id}",
+    ),
+)
+async def receive(
+    deps: Deps,
+    exchange_id: UUID,
+    restock: list[LineRequest] | None = None,
+    payment_method: UUID | None = None,
+    tracking_number: str = "",
+    carrier: str = "",
+) -> ExchangeView:
+    """Take in the old units of an exchange, settle the difference and send the replacements.
+
+    Safe to repeat: after a declined charge it tries again, with another method if one is named.
+
+    Args:
+        exchange_id: Id of the exchange.
+        restock: Units by SKU that can be sold again; left out: all. What is left is scrapped.
+        payment_method: Id of the customer's stored method to charge in place of the chosen one.
+        tracking_number: Of the parcel with the replacements.
+        carrier: Who carries it.
+
+    Raises:
+        NotFound: No such exchange.
+        IllegalTransition: It was cancelled.
+        InvalidInput: More would be restocked than was sent back.
+        InsufficientCredit, PaymentDeclined: The difference was not paid; the replacements stay.
+        Unavailable: The provider did not answer; repeat it later.
+    """
+    async with deps.begin() as uow:
+        of, found = await _access(uow, exchange_id)
+        if found.state is RequestState.CANCELLED:
+            raise IllegalTransition("exchange", found.state.value, RequestState.RECEIVED.value)
+        if found.state is RequestState.REQUESTED:
+            await _take_in(uow, of, found, restock)
+        if found.state is RequestState.RECEIVED:
+            await _charge(uow, of, found, payment_method)
+        state, payment_id = found.state, found.payment_id
+    if state is RequestState.RECEIVED and payment_id is not None:
+        await sale.collect(deps, PaymentId(payment_id))
+    async with deps.begin() as uow:
+        of, found = await _access(uow, exchange_id)
+        if found.state is RequestState.RECEIVED:
+            await _send(uow, of, found, tracking_number.strip(), carrier.strip())
+        shown = await _view(uow, found, of)
+    if shown.refund_id is not None:
+        await refund.drive(deps, shown.refund_id)
+    return shown
+
+
+async def _take_in(
+    uow: UnitOfWork, of: Order, found: OrderExchange, restock: list[LineRequest] | None
+) -> None:
+    sent = reallocation.counted((x.sku, x.quantity) for x in await _lines(uow, found.id))
+    restocked = sent
+    if restock is not None:
+        restocked = reallocation.counted((x.sku, x.quantity) for x in restock)
+        for sku, units in restocked.items():
+            if units > sent.get(sku, 0):
+                raise InvalidInput(
+                    f"{sent.get(sku, 0)} units of {sku} were sent back.", field="restock", sku=sku
+                )
+    for sku, units in restocked.items():
+        await reallocation.restock(uow, order_id=OrderId(of.id), sku=sku, units=units)
+    _move(uow, found, RequestState.RECEIVED)
+    uow.publish(
+        ExchangeReceived(order_id=OrderId(of.id), exchange_id=found.id, restocked=restocked)
+    )
+    await uow.session.flush()
+
+
+async def _charge(
+    uow: UnitOfWork, of: Order, found: OrderExchange, payment_method: UUID | None
+) -> None:
+    """Write the tender of the difference, and a new one after a decline."""
+    if found.difference_amount <= 0:
+        return
+    if found.payment_id is not None:
+        tender = await uow.session.get_one(Payment, found.payment_id, populate_existing=True)
+        if tender.decline_code is None:
+            return
+    method_id = payment_method or found.method_id
+    assert method_id is not None, "an exchange that costs more names who pays"
+    method = await aftersales.method_of(uow, of, method_id)
+    await aftersales.refuse_uncovered(uow, method, found.difference_amount)
+    created = await payment.add_tender(
+        uow, of, method.provider, aftersales.token_of(method), found.difference_amount
+    )
+    found.payment_id = created.id
+    await uow.session.flush()
+
+
+async def _send(
+    uow: UnitOfWork, of: Order, found: OrderExchange, tracking_number: str, carrier: str
+) -> None:
+    lines = await _lines(uow, found.id)
+    await reallocation.swap_shipped(
+        uow,
+        order_id=OrderId(of.id),
+        change_id=found.id,
+        removed=reallocation.counted((line.sku, line.quantity) for line in lines),
+    )
+    await order_line.replace(uow, of, lines)
+    await order_line.post_change(uow, of, found.id, found.difference_amount)
+    if found.difference_amount < 0:
+        method = await uow.session.get(StoredMethod, found.method_id) if found.method_id else None
+        found.refund_id = await aftersales.give_back(
+            uow,
+            of,
+            method,
+            amount=-found.difference_amount,
+            reason=f"units of order {of.number} were exchanged",
+        )
+    parcel = Fulfillment(
+        order_id=of.id, carrier=carrier, tracking_number=tracking_number, shipped_at=uow.now
+    )
+    uow.session.add(parcel)
+    await uow.session.flush()
+    for line in lines:
+        uow.session.add(
+            FulfillmentLine(
+                fulfillment_id=parcel.id,
+                line_id=line.line_id,
+                sku=line.new_sku,
+                quantity=line.quantity,
+            )
+        )
+    _move(uow, found, RequestState.COMPLETED)
+    uow.publish(
+        ExchangeCompleted(
+            order_id=OrderId(of.id),
+            exchange_id=found.id,
+            difference_amount=found.difference_amount,
+            total_amount=of.total_amount,
+            currency=of.currency,
+        )
+    )
+    await uow.session.flush()
+
+
+@operation(
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    domain="exchange",
+    examples=(
+        "what became of my exchange of order {number}",
+        "show the exchanges of order {number}",
+        "has the exchange of order {number} been sent",
+        "list exchanges for order {number}",
+    ),
+)
+async def list_for_order(uow: UnitOfWork, number: int) -> list[ExchangeView]:
+    """List the exchanges of an order, oldest first.
+
+    Args:
+        number: The order's number.
+
+    Raises:
+        NotFound: No such order, or it is someone else's.
+    """
+    of = await order.access(uow, number)
+    query = select(OrderExchange).where(OrderExchange.order_id == of.id)
+    rows = await uow.session.exec(query.order_by(col(OrderExchange.id)))
+    return [await _view(uow, found, of) for found in rows]
+
+
+async def resume_stuck(deps: Deps) -> int:
+    """Carry on exchanges whose parcel arrived but whose replacement has not left."""
+    async with deps.begin() as uow:
+        stuck = await uow.session.exec(
+            select(OrderExchange.id)
+            .outerjoin(Payment, col(Payment.id) == col(OrderExchange.payment_id))
+            .where(OrderExchange.state == RequestState.RECEIVED)
+            .where(col(OrderExchange.created_at) <= uow.now - RESUME_AFTER)
+            .where(col(Payment.decline_code).is_(None))
+            .order_by(col(OrderExchange.created_at))
+            .limit(RESUME_BATCH)
+        )
+        ids = list(stuck)
+    system = deps.acting_as(SYSTEM)
+    for exchange_id in ids:
+        try:
+            await receive(system, exchange_id)
+        except (PaymentDeclined, Unavailable):
+            continue  # Staff sees the decline; what was not answered is tried again.
+    return len(ids)
+
+
+async def _access(uow: UnitOfWork, exchange_id: UUID) -> tuple[Order, OrderExchange]:
+    """Load an exchange on the actor's behalf, its order first: the lock order everybody uses.
+
+    Raises:
+        NotFound: No such exchange, or someone else's. The two must be indistinguishable.
+    """
+    known = await uow.session.get(OrderExchange, exchange_id)
+    number = None
+    if known is not None:
+        number = (await uow.session.get_one(Order, known.order_id)).number
+    try:
+        of = await order.access(uow, number or 0, lock=True)
+    except NotFound as error:
+        raise NotFound("No such exchange.") from error
+    assert known is not None
+    await uow.session.refresh(known, with_for_update=True)
+    return of, known
+
+
+def _move(uow: UnitOfWork, found: OrderExchange, target: RequestState) -> None:
+    if target not in REQUEST_TRANSITIONS[found.state]:
+        raise IllegalTransition("exchange", found.state.value, target.value)
+    found.state = target
+    if target in (RequestState.COMPLETED, RequestState.CANCELLED):
+        found.finished_at = uow.now
+
+
+async def _lines(uow: UnitOfWork, exchange_id: UUID) -> list[OrderExchangeLine]:
+    query = select(OrderExchangeLine).where(OrderExchangeLine.exchange_id == exchange_id)
+    return list(await uow.session.exec(query.order_by(col(OrderExchangeLine.position))))
+
+
+async def _view(uow: UnitOfWork, found: OrderExchange, of: Order) -> ExchangeView:
+    assert of.number is not None
+    lines = await _lines(uow, found.id)
+    return ExchangeView(
+        id=found.id,
+        number=of.number,
+        state=found.state,
+        lines=[ExchangeLineView.model_validate(line) for line in lines],
+        difference_amount=found.difference_amount,
+        currency=found.currency,
+        payment_method=found.method_id,
+        reason=found.reason,
+        refund_id=found.refund_id,
+        created_at=found.created_at,
+        finished_at=found.finished_at,
+    )

@@ -1,0 +1,632 @@
+"""Change a placed order that has not left: its items, its address, how it is paid.
+
+    request   one transaction: rules, hold on the new units, the edit, the tender   undo: fail
+    collect   the price difference, in `tools.sale`                                 undo: refund
+    apply     one transaction: stock, lines, totals, ledger, event; or fail
+
+What costs nothing more is applied in the first transaction. What is next is read from the rows, so
+any process can `resume` an edit; the sweeper does.
+"""
+
+from contextlib import suppress
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import col, select
+
+from db.models.aftersales import EDIT_TRANSITIONS, EditKind, EditState, OrderEdit, OrderEditLine
+from db.models.order import Order
+from db.models.payment import Payment, StoredMethod
+from db.models.refund import RefundKind
+from db.types import OrderId, PaymentId, new_id
+from deps.core import SYSTEM, Deps, UnitOfWork
+from tools import aftersales, inventory, order, order_line, payment, reallocation, refund, sale
+from tools.address import Address
+from tools.aftersales import Change, LineChange
+from tools.errors import Conflict, InvalidInput, OutOfStock, PaymentDeclined, Unavailable
+from tools.events import OrderAddressChanged, OrderEdited, OrderEditFailed, OrderPaymentChanged
+from tools.order import OrderView
+from tools.registry import Risk, operation
+
+RESUME_AFTER = timedelta(seconds=60)
+RESUME_BATCH = 50
+STEPS_MAX = 4
+
+
+class EditLineView(BaseModel):
+    """Units of a line, before and after. Amounts are minor units."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    sku: str
+    unit_price_amount: int
+    new_sku: str
+    new_unit_price_amount: int
+    quantity: int
+
+
+class OrderEditView(BaseModel):
+    """One change of an order. `difference_amount` was charged, or given back when negative."""
+
+    id: UUID
+    kind: EditKind
+    state: EditState
+    difference_amount: int
+    currency: str
+    payment_method: UUID | None
+    lines: list[EditLineView] = []
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class EditedOrder(OrderView):
+    """The order as it is now, and the change that was asked for."""
+
+    edit: OrderEditView
+
+
+class ItemsPreview(BaseModel):
+    """What changing the items would do. Amounts are minor units of `currency`."""
+
+    number: int
+    edit_id: UUID
+    lines: list[EditLineView]
+    currency: str
+    total_amount: int = Field(description="Of the order, now.")
+    new_total_amount: int
+    charge_amount: int
+    refund_amount: int
+
+
+class PaymentPreview(BaseModel):
+    """What paying otherwise would do: the whole amount is charged anew and given back as it was."""
+
+    number: int
+    edit_id: UUID
+    currency: str
+    charge_amount: int
+    refund_amount: int
+
+
+class AddressPreview(BaseModel):
+    number: int
+    address: Address
+    new_address: Address
+
+
+async def preview_modify_items(
+    uow: UnitOfWork,
+    number: int,
+    changes: list[LineChange],
+    payment_method: UUID | None = None,
+    edit_id: UUID | None = None,
+) -> ItemsPreview:
+    """Say what `modify_items` would do, without doing it.
+
+    Raises: As `modify_items`.
+    """
+    of = await order.access(uow, number)
+    planned = await _plan_items(uow, of, changes, payment_method)
+    difference = sum(change.difference_amount for change in planned)
+    return ItemsPreview(
+        number=number,
+        edit_id=edit_id or new_id(),
+        lines=[EditLineView(**order_line.version(change)) for change in planned],
+        currency=of.currency,
+        total_amount=of.total_amount,
+        new_total_amount=of.total_amount + difference,
+        charge_amount=max(difference, 0),
+        refund_amount=max(-difference, 0),
+    )
+
+
+@operation(
+    scope="order:edit",
+    risk=Risk.MONEY,
+    idempotent=True,
+    preview=preview_modify_items,
+    examples=(
+        "change {sku} to {new_sku} in order {number}",
+        "swap {sku} for {new_sku} in my order {number}",
+        "i want another size of {sku} in order {number}",
+        "modify the items of order {number}",
+        "replace {sku} with {new_sku} in order {number}",
+    ),
+)
+async def modify_items(
+    deps: Deps,
+    number: int,
+    changes: list[LineChange],
+    payment_method: UUID | None = None,
+    edit_id: UUID | None = None,
+) -> EditedOrder:
+    """Change items of a placed order that has not shipped into other variants of their products.
+
+    The price difference is charged to, or given back by, a stored payment method. All or nothing:
+    without stock or money the order stays as it is.
+
+    Args:
+        number: The order's number.
+        changes: Units by SKU and the SKU they become; name all of them in one call.
+        payment_method: Id of a stored method; may be left out when nothing is charged.
+        edit_id: Leave out: the key of this change, bound when it is proposed.
+
+    Raises:
+        NotFound: No such order, method or variant, or it is someone else's.
+        IllegalTransition: The order has shipped, or was never placed.
+        AftersalesLimit: The shop's policy allows no further change.
+        InvalidInput: The order has not these units, or another product is asked for.
+        OutOfStock: The new variant cannot be had. Nothing changed.
+        InsufficientCredit, PaymentDeclined: The difference was not paid. Nothing changed.
+        Unavailable: The provider did not answer; the change finishes by itself.
+    """
+    key = aftersales.request_id(edit_id)
+    asked = {"changes": [c.model_dump() for c in changes], "payment_method": payment_method}
+    async with deps.begin() as uow:
+        of = await order.access(uow, number, lock=True)
+        existing = await _existing(uow, of, key, aftersales.digest(number, asked))
+        if existing is None:
+            planned = await _plan_items(uow, of, changes, payment_method)
+            edit = await _request_items(uow, of, planned, key, payment_method)
+            edit.request_sha256 = aftersales.digest(number, asked)
+    return await resume(deps, key)
+
+
+async def _existing(
+    uow: UnitOfWork, of: Order, edit_id: UUID, request_sha256: str
+) -> OrderEdit | None:
+    """Return the edit that this id already stands for.
+
+    Raises:
+        IdempotencyMismatch: It stands for another change.
+        Conflict: Another edit is being paid for.
+    """
+    existing = await uow.session.get(OrderEdit, edit_id, populate_existing=True)
+    if existing is not None:
+        aftersales.refuse_other_request(existing.request_sha256, request_sha256)
+        return existing
+    pending = select(OrderEdit.id).where(
+        OrderEdit.order_id == of.id, OrderEdit.state == EditState.PENDING
+    )
+    if (await uow.session.exec(pending)).first() is not None:
+        raise Conflict("Another change of this order is being paid for.", current="pending")
+    return None
+
+
+async def _plan_items(
+    uow: UnitOfWork, of: Order, changes: list[LineChange], payment_method: UUID | None
+) -> list[Change]:
+    aftersales.refuse_uneditable(of)
+    await aftersales.refuse_over_limit(uow, of, EditKind.ITEMS)
+    lines = await aftersales.lines_of(uow, OrderId(of.id))
+    planned = await aftersales.plan_changes(uow, lines, changes, taken={}, may_stay=False)
+    await aftersales.refuse_scarce(uow, planned)
+    difference = sum(change.difference_amount for change in planned)
+    method = await aftersales.method_of(uow, of, payment_method) if payment_method else None
+    if method is None and difference > 0:
+        raise InvalidInput(
+            f"{difference} minor units more are to be paid; name a stored payment method.",
+            field="payment_method",
+        )
+    if method is not None and difference < 0:
+        rules = await aftersales.current_policy(uow)
+        if not rules.refunds_to_any_method:
+            await aftersales.refuse_foreign_refund(uow, of, method)
+    if method is not None:
+        await aftersales.refuse_uncovered(uow, method, difference)
+    return planned
+
+
+async def _request_items(
+    uow: UnitOfWork, of: Order, planned: list[Change], edit_id: UUID, method_id: UUID | None
+) -> OrderEdit:
+    difference = sum(change.difference_amount for change in planned)
+    method = await aftersales.method_of(uow, of, method_id) if method_id else None
+    await reallocation.hold(
+        uow,
+        order_id=OrderId(of.id),
+        change_id=edit_id,
+        added=reallocation.counted((c.new.sku, c.quantity) for c in planned),
+        removed=[c.line.sku for c in planned],
+    )
+    edit = _edit(uow, of, EditKind.ITEMS, edit_id, method, difference)
+    uow.session.add(edit)
+    await uow.session.flush()
+    for position, change in enumerate(planned):
+        uow.session.add(
+            OrderEditLine(
+                edit_id=edit_id,
+                position=position,
+                line_id=change.line.id,
+                **order_line.version(change),
+            )
+        )
+    await uow.session.flush()
+    if difference > 0:
+        assert method is not None
+        edit.payment_id = await _tender(uow, of, method, difference)
+    else:
+        await _apply_items(uow, of, edit)
+    return edit
+
+
+def _edit(
+    uow: UnitOfWork,
+    of: Order,
+    kind: EditKind,
+    edit_id: UUID,
+    method: StoredMethod | None,
+    difference: int,
+) -> OrderEdit:
+    return OrderEdit(
+        id=edit_id,
+        order_id=of.id,
+        kind=kind,
+        request_sha256="",
+        method_id=method.id if method else None,
+        difference_amount=difference,
+        currency=of.currency,
+        requested_by=uow.actor.user_id,
+        created_at=uow.now,
+    )
+
+
+async def _tender(uow: UnitOfWork, of: Order, method: StoredMethod, amount: int) -> UUID:
+    tender = await payment.add_tender(uow, of, method.provider, aftersales.token_of(method), amount)
+    return tender.id
+
+
+async def _apply_items(uow: UnitOfWork, of: Order, edit: OrderEdit) -> None:
+    """Swap stock and lines, and move the totals; give back what the order costs less.
+
+    Raises:
+        OutOfStock: The hold expired while the money was awaited, and the units are gone.
+    """
+    rows = await _lines(uow, edit.id)
+    await reallocation.swap(
+        uow,
+        order_id=OrderId(of.id),
+        change_id=edit.id,
+        removed=reallocation.counted((row.sku, row.quantity) for row in rows),
+        added=reallocation.counted((row.new_sku, row.quantity) for row in rows),
+    )
+    edit.before = {"total_amount": of.total_amount, "version": of.version}
+    await order_line.replace(uow, of, rows)
+    await order_line.post_change(uow, of, edit.id, edit.difference_amount)
+    edit.after = {"total_amount": of.total_amount, "version": of.version}
+    if edit.difference_amount < 0:
+        method = await uow.session.get(StoredMethod, edit.method_id) if edit.method_id else None
+        edit.refund_id = await aftersales.give_back(
+            uow,
+            of,
+            method,
+            amount=-edit.difference_amount,
+            reason=f"the items of order {of.number} were changed",
+        )
+    _finish(uow, edit, EditState.APPLIED)
+    assert of.number is not None
+    uow.publish(
+        OrderEdited(
+            order_id=OrderId(of.id),
+            edit_id=edit.id,
+            number=of.number,
+            difference_amount=edit.difference_amount,
+            total_amount=of.total_amount,
+            currency=of.currency,
+        )
+    )
+    await uow.session.flush()
+
+
+async def preview_modify_payment(
+    uow: UnitOfWork, number: int, payment_method: UUID, edit_id: UUID | None = None
+) -> PaymentPreview:
+    """Say what `modify_payment` would do, without doing it.
+
+    Raises: As `modify_payment`.
+    """
+    of = await order.access(uow, number)
+    await _plan_payment(uow, of, payment_method)
+    return PaymentPreview(
+        number=number,
+        edit_id=edit_id or new_id(),
+        currency=of.currency,
+        charge_amount=of.total_amount,
+        refund_amount=of.total_amount,
+    )
+
+
+@operation(
+    scope="order:edit",
+    risk=Risk.MONEY,
+    idempotent=True,
+    preview=preview_modify_payment,
+    examples=(
+        "pay order {number} with another card",
+        "change the payment method of order {number}",
+        "use my gift card for order {number} instead",
+        "put order {number} on my other card",
+    ),
+)
+async def modify_payment(
+    deps: Deps, number: int, payment_method: UUID, edit_id: UUID | None = None
+) -> EditedOrder:
+    """Pay a placed order that has not shipped with another stored method.
+
+    The new method is charged first; only then is the old one given back.
+
+    Args:
+        number: The order's number.
+        payment_method: Id of a stored method that has not paid for the order; a gift card must
+            cover the whole of it.
+        edit_id: Leave out: the key of this change, bound when it is proposed.
+
+    Raises:
+        NotFound: No such order or method, or it is someone else's.
+        IllegalTransition: The order has shipped, or was never placed.
+        AftersalesLimit: The shop's policy allows no further change.
+        InvalidInput: The method is the one that paid.
+        InsufficientCredit, PaymentDeclined: The new method was not charged. Nothing changed.
+        Unavailable: The provider did not answer; the change finishes by itself.
+    """
+    key = aftersales.request_id(edit_id)
+    asked = aftersales.digest(number, {"payment_method": payment_method})
+    async with deps.begin() as uow:
+        of = await order.access(uow, number, lock=True)
+        if await _existing(uow, of, key, asked) is None:
+            method = await _plan_payment(uow, of, payment_method)
+            edit = _edit(uow, of, EditKind.PAYMENT, key, method, 0)
+            edit.request_sha256 = asked
+            tenders = await aftersales.holding_tenders(uow, OrderId(of.id))
+            edit.before = {"payments": [str(tender.id) for tender in tenders]}
+            uow.session.add(edit)
+            await uow.session.flush()
+            edit.payment_id = await _tender(uow, of, method, of.total_amount)
+    return await resume(deps, key)
+
+
+async def _plan_payment(uow: UnitOfWork, of: Order, method_id: UUID) -> StoredMethod:
+    aftersales.refuse_uneditable(of)
+    await aftersales.refuse_over_limit(uow, of, EditKind.PAYMENT)
+    method = await aftersales.method_of(uow, of, method_id)
+    tenders = await aftersales.holding_tenders(uow, OrderId(of.id))
+    if sum(t.captured_amount - t.refunded_amount for t in tenders) != of.total_amount:
+        raise Conflict("The order is not paid in full yet.", current=of.payment_status.value)
+    if len(tenders) == 1 and aftersales.paid_with(tenders[0], method):
+        raise InvalidInput("The order is paid with this method already.", field="payment_method")
+    await aftersales.refuse_uncovered(uow, method, of.total_amount)
+    return method
+
+
+async def _apply_payment(uow: UnitOfWork, of: Order, edit: OrderEdit) -> None:
+    before = [PaymentId(UUID(payment_id)) for payment_id in edit.before["payments"]]
+    made = await refund.request(
+        uow,
+        of,
+        amount=of.total_amount,
+        first=before,
+        reason=f"order {of.number} is paid otherwise",
+        kind=RefundKind.ADJUSTMENT,
+    )
+    edit.refund_id = made.id
+    _finish(uow, edit, EditState.APPLIED)
+    uow.publish(
+        OrderPaymentChanged(
+            order_id=OrderId(of.id),
+            edit_id=edit.id,
+            amount=of.total_amount,
+            currency=of.currency,
+        )
+    )
+    await uow.session.flush()
+
+
+async def preview_modify_address(uow: UnitOfWork, number: int, address: Address) -> AddressPreview:
+    """Say what `modify_address` would do, without doing it.
+
+    Raises: As `modify_address`.
+    """
+    of = await order.access(uow, number)
+    aftersales.refuse_uneditable(of)
+    return AddressPreview(
+        number=number, address=Address.model_validate(of.shipping_address), new_address=address
+    )
+
+
+@operation(
+    scope="order:edit",
+    # A parcel on its way to a stranger cannot be called back.
+    risk=Risk.IRREVERSIBLE,
+    idempotent=True,
+    preview=preview_modify_address,
+    examples=(
+        "send order {number} to another address",
+        "change the shipping address of order {number}",
+        "deliver order {number} to {address}",
+        "the address of order {number} is wrong",
+    ),
+)
+async def modify_address(uow: UnitOfWork, number: int, address: Address) -> OrderView:
+    """Send a placed order that has not shipped to another address. Repeating it changes nothing.
+
+    Args:
+        number: The order's number.
+        address: The new address, in full.
+
+    Raises:
+        NotFound: No such order, or it is someone else's.
+        IllegalTransition: The order has shipped, or was never placed.
+    """
+    of = await order.access(uow, number, lock=True)
+    aftersales.refuse_uneditable(of)
+    wanted = address.model_dump()
+    if wanted == of.shipping_address:
+        return await order.view(uow, of)
+    edit = _edit(uow, of, EditKind.ADDRESS, new_id(), None, 0)
+    edit.before, edit.after = {"address": of.shipping_address}, {"address": wanted}
+    uow.session.add(edit)
+    of.shipping_address = wanted
+    of.version += 1
+    _finish(uow, edit, EditState.APPLIED)
+    uow.publish(OrderAddressChanged(order_id=OrderId(of.id), edit_id=edit.id))
+    await uow.session.flush()
+    return await order.view(uow, of)
+
+
+@operation(
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "what was changed in order {number}",
+        "show the changes of order {number}",
+        "list the edits of order {number}",
+        "was order {number} changed",
+    ),
+)
+async def list_for_order(uow: UnitOfWork, number: int) -> list[OrderEditView]:
+    """List what was changed in an order after it was placed, oldest first.
+
+    Args:
+        number: The order's number.
+
+    Raises:
+        NotFound: No such order, or it is someone else's.
+    """
+    of = await order.access(uow, number)
+    query = select(OrderEdit).where(OrderEdit.order_id == of.id).order_by(col(OrderEdit.id))
+    return [await _view(uow, edit) for edit in await uow.session.exec(query)]
+
+
+async def resume(deps: Deps, edit_id: UUID) -> EditedOrder:
+    """Carry an edit to its end, whoever began it.
+
+    Raises:
+        PaymentDeclined, OutOfStock: How it ended; the order is as it was.
+        Unavailable: The provider did not answer; the sweeper goes on later.
+    """
+    for _ in range(STEPS_MAX):
+        async with deps.begin() as uow:
+            edit = await uow.session.get_one(OrderEdit, edit_id, populate_existing=True)
+            tender = await _tender_of(uow, edit)
+        if edit.state is not EditState.PENDING:
+            break
+        assert tender is not None
+        if tender.captured_amount == tender.amount:
+            await _settle(deps, edit_id)
+        elif tender.decline_code is not None:
+            async with deps.begin() as uow:
+                await _fail(uow, edit_id, tender.decline_code)
+        else:
+            with suppress(PaymentDeclined):  # The tender says so; the next round undoes the edit.
+                await sale.collect(deps, PaymentId(tender.id))
+    if edit.refund_id is not None:
+        await refund.drive(deps, edit.refund_id)
+    if edit.state is EditState.FAILED:
+        if edit.failure == "out_of_stock":
+            raise OutOfStock("an item", 1)
+        raise PaymentDeclined(
+            "The payment was declined; the order is unchanged.", decline_code=edit.failure
+        )
+    async with deps.begin() as uow:
+        of = await uow.session.get_one(Order, edit.order_id, populate_existing=True)
+        shown = await order.view(uow, of)
+        return EditedOrder(**shown.model_dump(), edit=await _view(uow, edit))
+
+
+async def _settle(deps: Deps, edit_id: UUID) -> None:
+    """Apply an edit that is paid for; give the money back when its units are gone."""
+    try:
+        async with deps.begin() as uow:
+            of, edit = await _locked(uow, edit_id)
+            if edit.state is EditState.PENDING:
+                apply = _apply_items if edit.kind is EditKind.ITEMS else _apply_payment
+                await apply(uow, of, edit)
+    except OutOfStock:
+        async with deps.begin() as uow:
+            await _fail(uow, edit_id, "out_of_stock")
+
+
+async def _fail(uow: UnitOfWork, edit_id: UUID, code: str) -> None:
+    of, edit = await _locked(uow, edit_id)
+    if edit.state is not EditState.PENDING:
+        return
+    if edit.kind is EditKind.ITEMS:
+        await inventory.release(uow, order_id=OrderId(edit.id), reason="the change was not paid")
+    tender = await _tender_of(uow, edit)
+    if tender is not None and tender.captured_amount > tender.refunded_amount:
+        made = await refund.request(
+            uow,
+            of,
+            amount=tender.captured_amount,
+            first=[PaymentId(tender.id)],
+            reason=f"the change of order {of.number} failed",
+            kind=RefundKind.ADJUSTMENT,
+        )
+        edit.refund_id = made.id
+    edit.failure = code
+    _finish(uow, edit, EditState.FAILED)
+    uow.publish(OrderEditFailed(order_id=OrderId(of.id), edit_id=edit.id, code=code))
+    await uow.session.flush()
+
+
+async def resume_stuck(deps: Deps) -> int:
+    """Carry on every edit that was left between two steps; return how many were looked at."""
+    async with deps.begin() as uow:
+        stuck = await uow.session.exec(
+            select(OrderEdit.id)
+            .where(OrderEdit.state == EditState.PENDING)
+            .where(col(OrderEdit.created_at) <= uow.now - RESUME_AFTER)
+            .order_by(col(OrderEdit.created_at))
+            .limit(RESUME_BATCH)
+        )
+        ids = list(stuck)
+    system = deps.acting_as(SYSTEM)
+    for edit_id in ids:
+        try:
+            await resume(system, edit_id)
+        except (PaymentDeclined, OutOfStock, Unavailable):
+            continue  # An end, or another try at the next sweep; either way it is in the rows.
+    return len(ids)
+
+
+async def _locked(uow: UnitOfWork, edit_id: UUID) -> tuple[Order, OrderEdit]:
+    """Lock in the one order everybody uses: the order, then what belongs to it."""
+    edit = await uow.session.get_one(OrderEdit, edit_id)
+    of = await uow.session.get_one(
+        Order, edit.order_id, with_for_update=True, populate_existing=True
+    )
+    await uow.session.refresh(edit, with_for_update=True)
+    return of, edit
+
+
+async def _tender_of(uow: UnitOfWork, edit: OrderEdit) -> Payment | None:
+    if edit.payment_id is None:
+        return None
+    return await uow.session.get_one(Payment, edit.payment_id, populate_existing=True)
+
+
+def _finish(uow: UnitOfWork, edit: OrderEdit, state: EditState) -> None:
+    assert state in EDIT_TRANSITIONS[edit.state], f"{edit.state} to {state}"
+    edit.state, edit.finished_at = state, uow.now
+
+
+async def _lines(uow: UnitOfWork, edit_id: UUID) -> list[OrderEditLine]:
+    query = select(OrderEditLine).where(OrderEditLine.edit_id == edit_id)
+    return list(await uow.session.exec(query.order_by(col(OrderEditLine.position))))
+
+
+async def _view(uow: UnitOfWork, edit: OrderEdit) -> OrderEditView:
+    rows = await _lines(uow, edit.id)
+    return OrderEditView(
+        id=edit.id,
+        kind=edit.kind,
+        state=edit.state,
+        difference_amount=edit.difference_amount,
+        currency=edit.currency,
+        payment_method=edit.method_id,
+        lines=[EditLineView.model_validate(row) for row in rows],
+        created_at=edit.created_at,
+        finished_at=edit.finished_at,
+    )

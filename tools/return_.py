@@ -1,0 +1,426 @@
+"""Returns: a customer asks, the parcel arrives, the units go back on sale and the money back.
+
+request  one transaction: rules, lines, where the money shall go    undo: cancel
+receive  one transaction: restock, the refund's intent              undo: none, the goods are in
+drive    the refund, in `tools.refund`
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import col, select
+
+from db.models.aftersales import (
+    REQUEST_TRANSITIONS,
+    OrderReturn,
+    OrderReturnLine,
+    RequestState,
+)
+from db.models.order import Order
+from db.models.payment import StoredMethod
+from db.models.refund import Refund, RefundState
+from db.types import OrderId, new_id
+from deps.core import Deps, UnitOfWork
+from tools import aftersales, order, reallocation, refund
+from tools.aftersales import LineRequest
+from tools.errors import IllegalTransition, InvalidInput, NotFound
+from tools.events import ReturnCancelled, ReturnReceived, ReturnRequested
+from tools.registry import Risk, operation
+
+
+class ReturnLineView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    sku: str
+    quantity: int
+    unit_price_amount: int
+    restocked_quantity: int = 0
+
+
+class ReturnView(BaseModel):
+    """A return (RMA). `amount` is what its lines cost, in minor units of `currency`."""
+
+    id: UUID
+    number: int = Field(description="Of the order.")
+    state: RequestState
+    lines: list[ReturnLineView]
+    amount: int
+    currency: str
+    payment_method: UUID | None
+    reason: str
+    refund_id: UUID | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class ReturnPreview(BaseModel):
+    """What asking for a return would do. No money moves before the parcel has arrived."""
+
+    number: int
+    return_id: UUID
+    lines: list[ReturnLineView]
+    refund_amount: int
+    currency: str
+
+
+async def preview_request(
+    uow: UnitOfWork,
+    number: int,
+    lines: list[LineRequest],
+    payment_method: UUID | None = None,
+    reason: str = "",
+    return_id: UUID | None = None,
+) -> ReturnPreview:
+    """Say what `request` would do, without doing it.
+
+    Raises: As `request`.
+    """
+    of = await order.access(uow, number)
+    planned = await _plan(uow, of, lines, payment_method, reason)
+    return ReturnPreview(
+        number=number,
+        return_id=return_id or new_id(),
+        lines=[ReturnLineView.model_validate(line) for line in planned],
+        refund_amount=sum(line.unit_price_amount * line.quantity for line in planned),
+        currency=of.currency,
+    )
+
+
+@operation(
+    scope="order:return",
+    risk=Risk.MONEY,
+    idempotent=True,
+    inverse="return.cancel",
+    preview=preview_request,
+    domain="return",
+    examples=(
+        "return {sku} from order {number}",
+        "i want to send back {sku} of order {number}",
+        "return my order {number}",
+        "i would like my money back for {sku} in order {number}",
+        "give back the {sku} from order {number}",
+    ),
+)
+async def request(
+    uow: UnitOfWork,
+    number: int,
+    lines: list[LineRequest],
+    payment_method: UUID | None = None,
+    reason: str = "",
+    return_id: UUID | None = None,
+) -> ReturnView:
+    """Ask to send back units of a delivered order; the money follows when they have arrived.
+
+    Args:
+        number: The order's number.
+        lines: Units by SKU; name all of them in one call.
+        payment_method: Id of the stored method that gets the money: one that paid for the order,
+            or a gift card or store credit. Left out: back the way it came.
+        reason: Why, in the person's words.
+        return_id: Leave out: the key of this return, bound when it is proposed.
+
+    Raises:
+        NotFound: No such order or method, or it is someone else's.
+        IllegalTransition: The order has not been delivered.
+        AftersalesLimit: The window is over, or the policy allows no further request.
+        InvalidInput: The order has not these units, or the money may not go there.
+    """
+    of = await order.access(uow, number, lock=True)
+    key = aftersales.request_id(return_id)
+    asked = aftersales.digest(
+        number, {"lines": [x.model_dump() for x in lines], "payment_method": payment_method}
+    )
+    known = await uow.session.get(OrderReturn, key)
+    if known is not None:
+        aftersales.refuse_other_request(known.request_sha256, asked)
+        return await _view(uow, known, of)
+    planned = await _plan(uow, of, lines, payment_method, reason)
+    created = OrderReturn(
+        id=key,
+        order_id=of.id,
+        request_sha256=asked,
+        method_id=payment_method,
+        amount=sum(line.unit_price_amount * line.quantity for line in planned),
+        currency=of.currency,
+        reason=reason.strip(),
+        requested_by=uow.actor.user_id,
+        created_at=uow.now,
+    )
+    uow.session.add(created)
+    await uow.session.flush()
+    for line in planned:
+        line.return_id = key
+        uow.session.add(line)
+    uow.publish(
+        ReturnRequested(
+            order_id=OrderId(of.id),
+            return_id=key,
+            units=reallocation.counted((line.sku, line.quantity) for line in planned),
+            amount=created.amount,
+            currency=created.currency,
+        )
+    )
+    await uow.session.flush()
+    return await _view(uow, created, of)
+
+
+async def _plan(
+    uow: UnitOfWork,
+    of: Order,
+    wanted: list[LineRequest],
+    payment_method: UUID | None,
+    reason: str,
+) -> list[OrderReturnLine]:
+    if len(reason.strip()) > 500:
+        raise InvalidInput("reason has 500 characters at most.", field="reason")
+    await aftersales.refuse_request(uow, of)
+    if payment_method is not None:
+        method = await aftersales.method_of(uow, of, payment_method)
+        await aftersales.refuse_foreign_refund(uow, of, method)
+    lines = await aftersales.lines_of(uow, OrderId(of.id))
+    taken = await aftersales.taken_units(uow, OrderId(of.id))
+    return [
+        OrderReturnLine(
+            return_id=new_id(),
+            position=position,
+            line_id=line.id,
+            sku=line.sku,
+            unit_price_amount=line.unit_price_amount,
+            quantity=units,
+        )
+        for position, (line, _, units) in enumerate(aftersales.take_units(lines, wanted, taken))
+    ]
+
+
+@operation(
+    scope="order:return",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    domain="return",
+    examples=(
+        "cancel the return {return_id}",
+        "i keep it after all, forget the return {return_id}",
+        "withdraw my return {return_id}",
+        "do not send back {return_id}",
+    ),
+)
+async def cancel(uow: UnitOfWork, return_id: UUID) -> ReturnView:
+    """Withdraw a return whose parcel has not arrived. Repeating it changes nothing.
+
+    Args:
+        return_id: Id of the return.
+
+    Raises:
+        NotFound: No such return, or someone else's.
+        IllegalTransition: The parcel has arrived.
+    """
+    of, found = await _access(uow, return_id)
+    if found.state is not RequestState.CANCELLED:
+        _move(uow, found, RequestState.CANCELLED)
+        uow.publish(ReturnCancelled(order_id=OrderId(of.id), return_id=found.id))
+        await uow.session.flush()
+    return await _view(uow, found, of)
+
+
+class ReceivePreview(BaseModel):
+    """What taking a return in would do."""
+
+    number: int
+    restocked: dict[str, int]
+    refund_amount: int
+    currency: str
+
+
+async def preview_receive(
+    uow: UnitOfWork, return_id: UUID, restock: list[LineRequest] | None = None
+) -> ReceivePreview:
+    """Say what `receive` would do, without doing it.
+
+    Raises: As `receive`.
+    """
+    of, found = await _access(uow, return_id)
+    if found.state is not RequestState.REQUESTED:
+        raise IllegalTransition("return", found.state.value, RequestState.RECEIVED.value)
+    lines = await _lines(uow, found.id)
+    assert of.number is not None
+    return ReceivePreview(
+        number=of.number,
+        restocked=_restocked(lines, restock),
+        refund_amount=found.amount,
+        currency=found.currency,
+    )
+
+
+@operation(
+    scope="order:manage",
+    risk=Risk.MONEY,
+    idempotent=True,
+    preview=preview_receive,
+    domain="return",
+    examples=(
+        "the return {return_id} has arrived",
+        "take in the return {return_id}",
+        "receive return {return_id} and refund it",
+        "the goods of return {return_id} are back",
+    ),
+)
+async def receive(
+    deps: Deps, return_id: UUID, restock: list[LineRequest] | None = None
+) -> ReturnView:
+    """Take in the parcel of a return: sound units go back on sale, the money goes back.
+
+    Safe to repeat: a refund that did not go through is tried again.
+
+    Args:
+        return_id: Id of the return.
+        restock: Units by SKU that can be sold again; left out: all. What is left is scrapped.
+
+    Raises:
+        NotFound: No such return.
+        IllegalTransition: It was cancelled.
+        InvalidInput: More would be restocked than was sent back.
+        Unavailable: The provider did not answer; the refund finishes by itself.
+    """
+    async with deps.begin() as uow:
+        of, found = await _access(uow, return_id)
+        if found.state is RequestState.CANCELLED:
+            raise IllegalTransition("return", found.state.value, RequestState.RECEIVED.value)
+        if found.state is RequestState.REQUESTED:
+            await _take_in(uow, of, found, restock)
+        refund_id = found.refund_id
+    if refund_id is not None:
+        await refund.drive(deps, refund_id)
+    async with deps.begin() as uow:
+        of, found = await _access(uow, return_id)
+        await _complete(uow, found)
+        return await _view(uow, found, of)
+
+
+async def _take_in(
+    uow: UnitOfWork, of: Order, found: OrderReturn, restock: list[LineRequest] | None
+) -> None:
+    lines = await _lines(uow, found.id)
+    restocked = _restocked(lines, restock)
+    left = dict(restocked)
+    for line in lines:
+        line.restocked_quantity = min(line.quantity, left.get(line.sku, 0))
+        left[line.sku] = left.get(line.sku, 0) - line.restocked_quantity
+    for sku, units in restocked.items():
+        await reallocation.restock(uow, order_id=OrderId(of.id), sku=sku, units=units)
+    _move(uow, found, RequestState.RECEIVED)
+    uow.publish(ReturnReceived(order_id=OrderId(of.id), return_id=found.id, restocked=restocked))
+    method = await uow.session.get(StoredMethod, found.method_id) if found.method_id else None
+    found.refund_id = await aftersales.give_back(
+        uow,
+        of,
+        method,
+        lines=reallocation.counted((line.sku, line.quantity) for line in lines),
+        reason=f"units of order {of.number} were returned",
+    )
+    await uow.session.flush()
+
+
+async def _complete(uow: UnitOfWork, found: OrderReturn) -> None:
+    if found.state is not RequestState.RECEIVED or found.refund_id is None:
+        return
+    made = await uow.session.get_one(Refund, found.refund_id, populate_existing=True)
+    if made.state is RefundState.SUCCEEDED:
+        _move(uow, found, RequestState.COMPLETED)
+        await uow.session.flush()
+
+
+async def complete_refunded(uow: UnitOfWork, refund_id: UUID) -> None:
+    """Close the return a refund belongs to, whoever drove that refund to its end."""
+    query = select(OrderReturn).where(OrderReturn.refund_id == refund_id).with_for_update()
+    found = (await uow.session.exec(query)).first()
+    if found is not None:
+        await _complete(uow, found)
+
+
+def _restocked(lines: list[OrderReturnLine], restock: list[LineRequest] | None) -> dict[str, int]:
+    sent = reallocation.counted((line.sku, line.quantity) for line in lines)
+    if restock is None:
+        return sent
+    wanted = reallocation.counted((line.sku, line.quantity) for line in restock)
+    for sku, units in wanted.items():
+        if units > sent.get(sku, 0):
+            raise InvalidInput(
+                f"{sent.get(sku, 0)} units of {sku} were sent back.", field="restock", sku=sku
+            )
+    return wanted
+
+
+@operation(
+    scope="order:read",
+    risk=Risk.READ,
+    idempotent=True,
+    domain="return",
+    examples=(
+        "what became of my return of order {number}",
+        "show the returns of order {number}",
+        "has the return of order {number} arrived",
+        "list returns for order {number}",
+    ),
+)
+async def list_for_order(uow: UnitOfWork, number: int) -> list[ReturnView]:
+    """List the returns of an order, oldest first.
+
+    Args:
+        number: The order's number.
+
+    Raises:
+        NotFound: No such order, or it is someone else's.
+    """
+    of = await order.access(uow, number)
+    query = select(OrderReturn).where(OrderReturn.order_id == of.id).order_by(col(OrderReturn.id))
+    return [await _view(uow, found, of) for found in await uow.session.exec(query)]
+
+
+async def _access(uow: UnitOfWork, return_id: UUID) -> tuple[Order, OrderReturn]:
+    """Load a return on the actor's behalf, its order first: the lock order everybody uses.
+
+    Raises:
+        NotFound: No such return, or someone else's. The two must be indistinguishable.
+    """
+    known = await uow.session.get(OrderReturn, return_id)
+    number = None
+    if known is not None:
+        number = (await uow.session.get_one(Order, known.order_id)).number
+    try:
+        of = await order.access(uow, number or 0, lock=True)
+    except NotFound as error:
+        raise NotFound("No such return.") from error
+    assert known is not None
+    await uow.session.refresh(known, with_for_update=True)
+    return of, known
+
+
+def _move(uow: UnitOfWork, found: OrderReturn, target: RequestState) -> None:
+    if target not in REQUEST_TRANSITIONS[found.state]:
+        raise IllegalTransition("return", found.state.value, target.value)
+    found.state = target
+    if target in (RequestState.COMPLETED, RequestState.CANCELLED):
+        found.finished_at = uow.now
+
+
+async def _lines(uow: UnitOfWork, return_id: UUID) -> list[OrderReturnLine]:
+    query = select(OrderReturnLine).where(OrderReturnLine.return_id == return_id)
+    return list(await uow.session.exec(query.order_by(col(OrderReturnLine.position))))
+
+
+async def _view(uow: UnitOfWork, found: OrderReturn, of: Order) -> ReturnView:
+    assert of.number is not None
+    return ReturnView(
+        id=found.id,
+        number=of.number,
+        state=found.state,
+        lines=[ReturnLineView.model_validate(line) for line in await _lines(uow, found.id)],
+        amount=found.amount,
+        currency=found.currency,
+        payment_method=found.method_id,
+        reason=found.reason,
+        refund_id=found.refund_id,
+        created_at=found.created_at,
+        finished_at=found.finished_at,
+    )
