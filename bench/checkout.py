@@ -151,19 +151,22 @@ async def _script(deps: Deps) -> str:
 SELECT sku, uuidv7() AS cart, uuidv7() AS ord, uuidv7() AS pay, now() AS at,
        md5(random()::text) || md5(random()::text) AS secret
 FROM bench_sku WHERE n = :n \gset
-INSERT INTO cart AS c (id, secret_sha256, status, currency, version, created_at, updated_at)
-VALUES (:cart, :secret, 'open', '{deps.settings.currency}', 1, :at, :at)
-RETURNING cart_document(c, :at);
-SELECT cart_put(:cart, NULL, :secret, :sku, 1, true, {LINES_MAX}, {QUANTITY_MAX}, :at);
-SELECT cart_describe(:cart, NULL, :secret, 'shopper@example.com', '{address}', NULL, :at);
-SELECT cart_describe(:cart, NULL, :secret, NULL, NULL, 'standard', :at);
+SELECT cart_open(:cart, NULL, :secret, '{deps.settings.currency}', :at) FROM commit_lazily();
+SELECT cart_put(:cart, NULL, :secret, :sku, 1, true, {LINES_MAX}, {QUANTITY_MAX}, :at)
+FROM commit_lazily();
+SELECT cart_describe(:cart, NULL, :secret, 'shopper@example.com', '{address}', NULL, :at)
+FROM commit_lazily();
+SELECT cart_describe(:cart, NULL, :secret, NULL, NULL, 'standard', :at) FROM commit_lazily();
 INSERT INTO idempotency_key (scope, key, request_sha256, claim, locked_until, created_at)
 VALUES ('bench', :secret, :secret, :cart, :at, :at) ON CONFLICT DO NOTHING RETURNING claim;
 SELECT (d->'cart'->>'version')::int AS version,
        (d->'lines'->0->>'unit_price_amount')::bigint AS subtotal
 FROM (SELECT cart_document(c, :at) AS d FROM cart c WHERE id = :cart) AS found \gset
-SELECT checkout_prepare(:cart, NULL, :secret, :version, :subtotal, :ord, 490, 0, 0, false, :pay,
-                        'scripted', 'tok_visa', :at::timestamptz + interval '15 minutes',
+SELECT checkout_prepare(:cart, NULL, :secret, :version, :subtotal, :ord, 490, 0, 0, false,
+                        jsonb_build_array(jsonb_build_object(
+                            'id', :pay::text, 'provider', 'scripted', 'method_token', 'tok_visa',
+                            'amount', :subtotal::bigint + 490)),
+                        :at::timestamptz + interval '15 minutes',
                         :at::timestamptz + interval '30 seconds', 'guest', NULL, :at);
 SELECT checkout_confirm(:ord, :pay, 'auth', NULL, NULL, 'guest', NULL, :at);
 SELECT checkout_place(:ord, :pay, NULL, 'guest', NULL, :at);

@@ -8,7 +8,7 @@ from sqlmodel import col, update
 
 from db.models.cart import Cart, CartStatus
 from db.types import CartId, new_id
-from deps.core import UnitOfWork, Work
+from deps.core import HotWork, UnitOfWork, Work
 from tools import idempotency
 from tools.address import Address
 from tools.errors import Conflict, DomainError, InvalidInput, NotFound
@@ -92,7 +92,8 @@ async def create(work: Work) -> CartView:
         raise InvalidInput(
             "Send a guest token in X-Guest-Token, or sign in.", field="X-Guest-Token"
         )
-    document = await work.fetchval(
+    document = await _call(
+        work,
         _NEW,
         new_id(),
         customer_id,
@@ -153,13 +154,16 @@ _MERGE = "SELECT cart_merge($1, $2, $3, $4, $5)"
 _VIEW = """
     SELECT cart_document(c, $4) FROM cart c WHERE c.id = $1 AND cart_is_of(c, $2, $3)
 """
-_NEW = """
-    INSERT INTO cart AS c (id, customer_id, secret_sha256, status, currency, version, created_at,
-                           updated_at)
-    VALUES ($1, $2, $3, 'open', $4, 1, $5, $5) RETURNING cart_document(c, $5)
-"""
-_PUT = "SELECT cart_put($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-_DESCRIBE = "SELECT cart_describe($1, $2, $3, $4, $5, $6, $7)"
+_NEW = "cart_open($1, $2, $3, $4, $5)"
+_PUT = "cart_put($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_DESCRIBE = "cart_describe($1, $2, $3, $4, $5, $6, $7)"
+
+
+async def _call(work: Work, function: str, *args: Any) -> dict[str, Any]:
+    """Call one of the functions that change a cart; alone, its commit does not wait for disk."""
+    alone = " FROM commit_lazily()" if isinstance(work, HotWork) else ""
+    document: dict[str, Any] = await work.fetchval(f"SELECT {function}{alone}", *args)
+    return document
 
 
 async def view(work: Work, cart_id: UUID) -> CartView:
@@ -283,7 +287,8 @@ async def add(work: Work, cart_id: UUID, sku: str, quantity: int = 1) -> CartVie
 
 
 async def _put(work: Work, cart_id: UUID, sku: str, quantity: int, *, is_added: bool) -> CartView:
-    document = await work.fetchval(
+    document = await _call(
+        work,
         _PUT,
         cart_id,
         *_owner(work),
@@ -317,7 +322,8 @@ async def set_details(
         raise InvalidInput(
             f"shipping_method must be one of {', '.join(known)}.", field="shipping_method"
         )
-    document = await work.fetchval(
+    document = await _call(
+        work,
         _DESCRIBE,
         cart_id,
         *_owner(work),

@@ -11,7 +11,8 @@ sale that goes another way (a decline, a timeout, a crash, two tenders) is `tool
 Everything that a person or an agent may ask of a sale starts here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -22,7 +23,7 @@ from asyncpg import PostgresError
 from db.models.cart import CartStatus
 from db.models.order import FulfillmentStatus, OrderStatus, PaymentStatus
 from db.models.payment import AttemptKind
-from db.types import Money, OrderId, PaymentId, new_id
+from db.types import Money, OrderId, new_id
 from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome
 from deps.settings import CaptureMode
@@ -39,14 +40,14 @@ from tools.errors import (
 )
 from tools.events import OrderCancelled
 from tools.order import OrderLineView, OrderView
+from tools.payment import Tender
 from tools.registry import Risk, operation
 
 OUT_OF_STOCK: Final = "SK001"  # The SQLSTATE our functions raise; the message is the SKU.
 READS_MAX: Final = 5
 
 _PREPARE = """
-    SELECT checkout_prepare($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                            $17, $18)
+    SELECT checkout_prepare($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 """
 _CONFIRM = "SELECT checkout_confirm($1, $2, $3, $4, $5, $6, $7, $8)"
 _PLACE = "SELECT checkout_place($1, $2, $3, $4, $5, $6)"
@@ -56,15 +57,18 @@ async def complete(
     deps: Deps,
     cart_id: UUID,
     *,
-    payment_method: str,
+    payment_method: str | None,
     expected_total_amount: int | None = None,
+    credits: Sequence[Tender] = (),
 ) -> OrderView:
     """Buy a cart: one order per cart, however often and from however many places it is asked.
 
     Args:
         cart_id: The actor's cart; also the idempotency key.
-        payment_method: The provider's token for the method; never a card number.
+        payment_method: The provider's token for the method; never a card number. None when
+            `credits` bring the whole total.
         expected_total_amount: What the shopper saw, in minor units; a drift is refused.
+        credits: What gift cards and store credit bring, charged first; the method brings the rest.
 
     Raises:
         NotFound: No such cart, or someone else's.
@@ -74,20 +78,47 @@ async def complete(
         PaymentDeclined: The provider said no; the stock is free and the cart open again.
         Unavailable: The provider did not answer; the order is resumed by itself.
     """
-    _check_method(payment_method)
+    if payment_method is not None:
+        _check_method(payment_method)
     for _ in range(READS_MAX):
         priced = await cart.view(deps.hot_work(), cart_id)
         if priced.status is CartStatus.OPEN:
             _refuse_problems(priced)
             _refuse_drift(priced, expected_total_amount)
-        prepared = await _prepare(deps, priced, payment_method)
+        tenders = _tenders(deps, priced, payment_method, credits)
+        prepared = await _prepare(deps, priced, tenders)
         if prepared is not None:
             break
     else:
         raise Conflict("The cart keeps changing; look at it again.")
     if prepared.is_existing:
         return await sale.drive(deps, prepared.order_id)
-    return await _pay(deps, priced, prepared, payment_method)
+    is_usual = len(tenders) == 1 and tenders[0].provider != payment.CREDIT_PROVIDER
+    if not is_usual or deps.settings.capture is CaptureMode.MANUAL:
+        await sale.end_lease(deps, prepared.order_id)
+        return await sale.drive(deps, prepared.order_id)
+    return await _pay(deps, priced, prepared, tenders[0])
+
+
+def _tenders(
+    deps: Deps, priced: CartView, payment_method: str | None, credits: Sequence[Tender]
+) -> list[Tender]:
+    """Split the total: credits first, the rest by the method."""
+    rest = priced.total_amount - sum(tender.amount for tender in credits)
+    if rest < 0:
+        raise TotalChanged(
+            "The credit to be used is more than the total.",
+            field="credits",
+            total_amount=priced.total_amount,
+        )
+    if rest == 0:
+        return list(credits)
+    if payment_method is None:
+        raise InvalidInput(
+            f"{Money(rest, priced.currency)} is left to pay by another method.",
+            field="payment_method",
+        )
+    return [*credits, Tender(deps.gateway.name, payment_method, rest)]
 
 
 def _check_method(payment_method: str) -> None:
@@ -125,20 +156,19 @@ def _refuse_drift(priced: CartView, expected_total_amount: int | None) -> None:
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     order_id: OrderId
-    payment_id: PaymentId
     number: int
     at: datetime
     is_existing: bool = False
 
 
-async def _prepare(deps: Deps, priced: CartView, payment_method: str) -> _Prepared | None:
+async def _prepare(deps: Deps, priced: CartView, tenders: Sequence[Tender]) -> _Prepared | None:
     """Make the order of a priced cart in one statement. None: it changed since it was priced.
 
     Raises:
         NotFound: The cart is gone, or is not the actor's any more.
         OutOfStock: A line cannot be had any more; nothing happened.
     """
-    now, order_id, payment_id = deps.clock(), OrderId(new_id()), PaymentId(new_id())
+    now, order_id = deps.clock(), OrderId(new_id())
     try:
         answer = await deps.hot.fetchval(
             _PREPARE,
@@ -152,9 +182,7 @@ async def _prepare(deps: Deps, priced: CartView, payment_method: str) -> _Prepar
             priced.tax_amount,
             priced.discount_amount,
             deps.settings.capture is CaptureMode.MANUAL,
-            payment_id,
-            deps.gateway.name,
-            payment_method,
+            [asdict(tender) | {"id": str(tender.id)} for tender in tenders],
             now + inventory.HOLD_TTL,
             now + sale.LEASE,
             deps.actor.label,
@@ -167,10 +195,10 @@ async def _prepare(deps: Deps, priced: CartView, payment_method: str) -> _Prepar
         case "not_found":
             raise NotFound("No such cart.")
         case "exists":
-            return _Prepared(OrderId(UUID(answer["order_id"])), payment_id, 0, now, True)
+            return _Prepared(OrderId(UUID(answer["order_id"])), 0, now, is_existing=True)
         case "changed":
             return None
-    return _Prepared(order_id, payment_id, answer["number"], now)
+    return _Prepared(order_id, answer["number"], now)
 
 
 def _short(error: PostgresError, priced: CartView) -> Exception:
@@ -180,19 +208,20 @@ def _short(error: PostgresError, priced: CartView) -> Exception:
     return OutOfStock(sku, next((x.quantity for x in priced.lines if x.sku == sku), 1))
 
 
-async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, payment_method: str) -> OrderView:
+async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, tender: Tender) -> OrderView:
     """Authorise, confirm, capture, place: a statement, or a call, each. Whatever is not as usual
     is left to `sale.drive`, which reads from the rows how far we came."""
     total = Money(priced.total_amount, priced.currency)
-    key = partial(payment.attempt_key, prepared.payment_id)
+    key = partial(payment.attempt_key, tender.id)
+    gateway = deps.gateways[tender.provider]
     who = (deps.actor.user_id, deps.actor.label, deps.trace_id)
-    names = (prepared.order_id, prepared.payment_id)
+    names = (prepared.order_id, tender.id)
     try:
-        held = await deps.gateway.authorize(key(AttemptKind.AUTHORIZE), total, payment_method)
+        held = await gateway.authorize(key(AttemptKind.AUTHORIZE), total, tender.method_token)
         if _is_as_asked(held, total) and await deps.hot.fetchval(
             _CONFIRM, *names, held.reference, held.expires_at, *who, deps.clock()
         ):
-            taken = await deps.gateway.capture(key(AttemptKind.CAPTURE), held.reference, total)
+            taken = await gateway.capture(key(AttemptKind.CAPTURE), held.reference, total)
             placed_at = deps.clock()
             if _is_as_asked(taken, total) and await deps.hot.fetchval(
                 _PLACE, *names, *who, placed_at

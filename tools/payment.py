@@ -1,6 +1,7 @@
 """Payments: tenders, attempts and the double-entry ledger. `tools.sale` calls the gateways."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -21,7 +22,7 @@ from db.models.payment import (
     PaymentAttempt,
     PaymentState,
 )
-from db.types import OrderId, PaymentId
+from db.types import OrderId, PaymentId, new_id
 from deps.core import UnitOfWork
 from tools import order
 from tools.events import PaymentCaptured, PaymentRefunded
@@ -44,6 +45,16 @@ class PaymentView(BaseModel):
     currency: str
     decline_code: str | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Tender:
+    """What one way to pay is to bring, in minor units. Its id becomes the payment's."""
+
+    provider: str
+    method_token: str
+    amount: int
+    id: PaymentId = field(default_factory=lambda: PaymentId(new_id()))
 
 
 class AccountBalance(BaseModel):

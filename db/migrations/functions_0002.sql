@@ -72,9 +72,29 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- A cart's changes need not wait for the disk: a server that loses power may forget the last
+-- fraction of a second of them, never in part, and never one that an order was made of, since the
+-- order's own commit flushes all before it. For transactions that change nothing else.
+CREATE FUNCTION commit_lazily() RETURNS void LANGUAGE sql AS $$
+    SELECT set_config('synchronous_commit', 'off', true)
+$$;
+
 CREATE FUNCTION cart_document(c cart, p_now timestamptz) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object('cart', to_jsonb(c), 'lines', cart_lines(c.id, p_now))
 $$;
+
+CREATE FUNCTION cart_open(
+    p_cart uuid, p_customer uuid, p_secret text, p_currency text, p_now timestamptz
+) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    opened cart;
+BEGIN
+    INSERT INTO cart (id, customer_id, secret_sha256, status, currency, version, created_at,
+                      updated_at)
+    VALUES (p_cart, p_customer, p_secret, 'open', p_currency, 1, p_now, p_now)
+    RETURNING * INTO opened;
+    RETURN cart_document(opened, p_now);
+END $$;
 
 -- Set a line's quantity, or add to it; zero takes it out. Says why not in `refusal`, and then
 -- nothing has changed.
@@ -151,14 +171,14 @@ CREATE FUNCTION cart_merge(
     UPDATE cart SET status = 'merged', updated_at = p_now WHERE id = p_from;
 $$;
 
--- Everything that makes a cart an order, but the money: order, lines, hold, tender and the intent
--- to charge it. `p_version` and `p_subtotal` are what the caller priced: if the cart or a price has
+-- Everything that makes a cart an order, but the money: order, lines, hold, tenders and the intent
+-- to charge them. `p_version` and `p_subtotal` are what the caller priced: if the cart or a price has
 -- moved since, nothing happens and the answer is `changed`. Raises SK001 with the SKU that is short.
 CREATE FUNCTION checkout_prepare(
     p_cart uuid, p_customer uuid, p_secret text, p_version integer, p_subtotal bigint,
     p_order uuid, p_shipping bigint, p_tax bigint, p_discount bigint, p_captures_later boolean,
-    p_payment uuid, p_provider text, p_method text, p_hold_until timestamptz,
-    p_lease_until timestamptz, p_role text, p_trace text, p_now timestamptz
+    p_tenders jsonb, p_hold_until timestamptz, p_lease_until timestamptz, p_role text,
+    p_trace text, p_now timestamptz
 ) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     bought cart := cart_locked(p_cart, p_customer, p_secret);
@@ -204,12 +224,18 @@ BEGIN
     IF short IS NOT NULL THEN RAISE EXCEPTION '%', short USING ERRCODE = 'SK001'; END IF;
     INSERT INTO payment (id, order_id, provider, method_token, position, amount, captured_amount,
                          refunded_amount, currency, state, created_at, updated_at)
-    VALUES (p_payment, p_order, p_provider, p_method, 0, total, 0, 0, bought.currency, 'created',
-            p_now, p_now);
+    SELECT t.id, p_order, t.provider, t.method_token, t.position - 1, t.amount, 0, 0,
+           bought.currency, 'created', p_now, p_now
+    FROM ROWS FROM (jsonb_to_recordset(p_tenders)
+                    AS (id uuid, provider text, method_token text, amount bigint))
+         WITH ORDINALITY AS t (id, provider, method_token, amount, position);
     INSERT INTO payment_attempt (id, payment_id, kind, number, key, amount, state, detail,
                                  started_at)
-    VALUES (uuidv7(), p_payment, 'authorize', 1, p_payment || ':authorize:1', total, 'started', '',
-            p_now);
+    SELECT uuidv7(), id, 'authorize', 1, id || ':authorize:1', amount, 'started', '', p_now
+    FROM payment WHERE order_id = p_order;
+    IF (SELECT sum(amount) FROM payment WHERE order_id = p_order) IS DISTINCT FROM total THEN
+        RAISE EXCEPTION 'the tenders do not bring the total of %', total;
+    END IF;
     UPDATE cart SET status = 'completing', updated_at = p_now WHERE id = p_cart;
     PERFORM outbox_add('OrderCreated', 'order', p_order, jsonb_build_object(
         'order_id', p_order, 'total_amount', total, 'currency', bought.currency),

@@ -179,7 +179,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for function in ('checkout_place', 'checkout_confirm', 'checkout_prepare', 'cart_merge', 'cart_describe', 'cart_put', 'cart_document', 'cart_locked', 'cart_is_of', 'cart_lines', 'outbox_add'):
+    for function in ('checkout_place', 'checkout_confirm', 'checkout_prepare', 'cart_merge', 'cart_describe', 'cart_put', 'cart_open', 'commit_lazily', 'cart_document', 'cart_locked', 'cart_is_of', 'cart_lines', 'outbox_add'):
         op.execute(f"DROP FUNCTION {function}")
     for table, column, enum, values, _ in ENUMS:
         set_values(table, column, enum, values)
