@@ -8,6 +8,8 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Send
 
+from deps.cache import Body
+
 
 def problem(
     status: int,
@@ -29,6 +31,11 @@ def problem(
     return Response(
         orjson.dumps(body), status, headers=headers, media_type="application/problem+json"
     )
+
+
+def prepared(body: Body) -> Response:
+    """Return a cached body as it is, past the validation that made it once."""
+    return Response(body.data, headers={"etag": body.etag}, media_type="application/json")
 
 
 async def send_answer(

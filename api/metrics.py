@@ -21,6 +21,7 @@ from prometheus_client import (
 from starlette.requests import Request
 
 from api.caller import deps_of
+from deps.cache import READS
 from tools import health
 
 REGISTRY: Final = CollectorRegistry()
@@ -53,6 +54,13 @@ _DEAD_LETTERS: Final = Gauge(
 )
 _UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ("name",), registry=REGISTRY)
 
+_HOT: Final = Gauge(
+    "db_hot_pool_connections",
+    "Connections for single statements of this process, by state.",
+    ("state",),
+    registry=REGISTRY,
+)
+REGISTRY.register(READS)
 _SERIES: Final[dict[tuple[str, str, int], tuple[Counter, Histogram]]] = {}
 
 
@@ -85,6 +93,8 @@ async def metrics(request: Request) -> Response:
     deps = deps_of(request.scope)
     for state, count in health.pool(deps).items():
         _POOL.labels(state).set(count)
+    for state, count in deps.hot.connections.items():
+        _HOT.labels(state).set(count)
     report = await health.check(deps)
     for check in report.checks:
         _UP.labels(check.name).set(check.ok)

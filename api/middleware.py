@@ -10,7 +10,6 @@ Plain ASGI: Starlette's BaseHTTPMiddleware costs a task a request and breaks con
 """
 
 import asyncio
-import hashlib
 import logging
 import re
 from time import perf_counter
@@ -27,6 +26,7 @@ from api.headers import header, sent, with_headers
 from api.idempotency import WRITES, IdempotencyMiddleware
 from api.metrics import IN_FLIGHT, count_request
 from api.routing import route_template
+from deps.cache import etag_of
 from deps.ratelimit import EndpointClass, RateLimiter, Verdict
 from deps.settings import Settings
 from deps.telemetry import begin_trace
@@ -305,11 +305,6 @@ def _is_taggable(start: Message) -> bool:
         and sent(start, b"content-type").startswith(b"application/json")
         and not sent(start, b"set-cookie")
     )
-
-
-def etag_of(body: bytes) -> str:
-    """Return the weak validator of a body."""
-    return f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
 
 
 async def _send_with_etag(scope: Scope, start: Message, body: bytes, send: Send) -> None:

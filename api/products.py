@@ -2,22 +2,24 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 
-from api.deps import UowDep, needs
+from api.answer import prepared
+from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
-from tools import product
+from tools import catalog_page, product
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+from tools.listing import Filter, ProductCard, Sort
 from tools.page import PAGE_LIMIT_MAX, Page
-from tools.product import CategoryView, ProductCard, ProductInput, ProductView, Sort
+from tools.product import CategoryView, ProductInput, ProductView
 
 router = APIRouter(tags=["products"])
 Handle = Annotated[str, Path(max_length=200, examples=["stoneware-mug"])]
 
 
-@router.get("/products", responses=problems())
+@router.get("/products", response_model=Page[ProductCard], responses=problems())
 async def search_products(
-    uow: UowDep,
+    deps: DepsDep,
     q: Annotated[str | None, Query(max_length=200, description="Words, or a SKU.")] = None,
     category: Annotated[str | None, Query(max_length=120)] = None,
     min_price_amount: Annotated[int | None, Query(ge=0, le=10**12)] = None,
@@ -26,17 +28,30 @@ async def search_products(
     sort: Sort = "relevance",
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 24,
     cursor: Annotated[str | None, Query(max_length=1000)] = None,
-) -> Page[ProductCard]:
-    """Search the catalogue with live prices and stock."""
-    return await product.search(
-        uow, q, category, min_price_amount, max_price_amount, in_stock, sort, limit, cursor
+) -> Response:
+    """Search the catalogue with current prices; stock figures are at most five seconds old."""
+    wanted = Filter(
+        query=q or "",
+        category=category,
+        min_price_amount=min_price_amount,
+        max_price_amount=max_price_amount,
+        in_stock=in_stock,
+        sort=sort,
+        limit=limit,
+        cursor=cursor,
     )
+    return prepared(await catalog_page.find(deps, wanted))
 
 
-@router.get("/products/{handle}", responses=problems(NotFound))
-async def read_product(handle: Handle, uow: UowDep) -> ProductView:
-    """Show a product by handle, or by the SKU of a variant."""
-    return await product.get(uow, handle)
+@router.get("/products/{handle}", response_model=ProductView, responses=problems(NotFound))
+async def read_product(handle: Handle, deps: DepsDep) -> Response | ProductView:
+    """Show a product by handle, by the SKU of a variant, or by id.
+
+    Prices are current; stock figures are at most five seconds old. Staff read live.
+    """
+    if deps.actor.may("catalog:write"):
+        return await product.read(deps.hot_work(), handle)
+    return prepared(await catalog_page.read(deps, handle))
 
 
 @router.put(
@@ -51,7 +66,7 @@ async def save_product(handle: Handle, body: ProductInput, uow: UowDep) -> Produ
     return await product.save(uow, body)
 
 
-@router.get("/categories", responses=problems())
-async def list_categories(uow: UowDep) -> list[CategoryView]:
+@router.get("/categories", response_model=list[CategoryView], responses=problems())
+async def list_categories(deps: DepsDep) -> Response:
     """List the categories with how many products each has on sale."""
-    return await product.categories(uow)
+    return prepared(await catalog_page.categories(deps))

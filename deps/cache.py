@@ -1,14 +1,27 @@
 """A read cache on Redis that an outage turns off and a stampede does not get through.
 
 Nothing depends on it for being right: a value may be missing at any time, and then the loader runs.
+
+`body` adds a layer in this process and exact invalidation. What is made of the same things carries
+their tag, and a tag has a version: a random word in Redis, part of every key. Whoever changes those
+things calls `forget` after the commit, which writes a new word; this process obeys at once, the
+others when they next look, after `VERSION_S` at most. A body loaded before the commit can only be
+stored under the old word. With Redis away, a process knows of its own changes alone and keeps
+nothing longer than `ALONE_S`.
 """
 
 import asyncio
+import hashlib
 import random
 import secrets
+import struct
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -16,14 +29,18 @@ from redis.exceptions import RedisError
 
 # How stale an answer may be, by kind. Whoever writes invalidates; these bound what was missed.
 LIFETIMES_S: Final[Mapping[str, float]] = {
-    "category": 300.0,
-    "product": 60.0,
-    "search": 15.0,
+    # Price and publication are invalidated exactly; of stock figures this is the greatest age.
+    "category": 5.0,
+    "product": 5.0,
+    "search": 5.0,
     "recommendation": 300.0,
     "sales": 30.0,
     "shipping": 300.0,
 }
-JITTER: Final = 0.1  # Entries filled together must not expire together.
+JITTER: Final = 0.1  # Entries filled together must not expire together: up to this much earlier.
+VERSION_S: Final = 0.5
+ALONE_S: Final = 1.0
+LOCAL_BYTES_MAX: Final = 32 * 1_048_576
 LOCK_MS: Final = 3_000
 POLL_S: Final = 0.025
 POLL_ATTEMPTS_MAX: Final = 40
@@ -43,6 +60,68 @@ end
 return 0
 """
 _UNLOCK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
+
+
+READS: Final = Counter(
+    "cache_reads_total",
+    "Cached bodies read: from this process, from Redis, or loaded anew.",
+    ("kind", "source"),
+    registry=None,
+)
+_STAMP: Final = struct.Struct("!d")  # Stored bodies begin with when they were made.
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An answer ready to be sent, with the validator that tells it from others."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    body: Body
+    version: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    word: str
+    checked_at: float
+
+
+class _Local:
+    """The bodies of this process, the least recently read leaving first."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[str, str], _Held] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, name: tuple[str, str], version: str, now: float) -> Body | None:
+        held = self._held.get(name)
+        if held is None or held.version != version or held.expires_at <= now:
+            return None
+        self._held.move_to_end(name)
+        return held.body
+
+    def put(self, name: tuple[str, str], held: _Held) -> None:
+        self._drop(name)
+        self._held[name] = held
+        self._bytes += len(held.body.data)
+        while self._bytes > LOCAL_BYTES_MAX:
+            self._drop(next(iter(self._held)))
+
+    def _drop(self, name: tuple[str, str]) -> None:
+        old = self._held.pop(name, None)
+        if old is not None:
+            self._bytes -= len(old.body.data)
+
+
+def etag_of(data: bytes) -> str:
+    """Return the weak validator of a body."""
+    return f'W/"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
 
 
 class Breaker:
@@ -66,6 +145,11 @@ class Cache:
         self.namespace = namespace
         self.breaker = Breaker()
         self._flights: dict[str, asyncio.Task[bytes]] = {}
+        self._local = _Local()
+        self._versions: dict[str, _Version] = {}
+        self._looks: dict[str, asyncio.Task[_Version]] = {}
+        self._changes: dict[str, int] = {}
+        self._unsent: set[str] = set()
 
     @classmethod
     def connect(cls, url: str, namespace: str = "shopkeeper") -> Self:
@@ -108,6 +192,76 @@ class Cache:
             flight.add_done_callback(lambda done: self._landed(name, done))
         return await asyncio.shield(flight)
 
+    async def body(
+        self, tag: str, kind: str, key: str, load: Callable[[], Awaitable[bytes]]
+    ) -> Body:
+        """Return a body from this process, from Redis, or from `load`; otherwise as `get_or_set`.
+
+        Args:
+            tag: What it is made of: `forget` with the same tag makes it be loaded anew.
+        """
+        version = (await self._version(tag)).word
+        name = (kind, key)
+        found = self._local.get(name, version, time.time())
+        if found is not None:
+            READS.labels(kind, "process").inc()
+            return found
+        source = "redis"
+
+        async def stamped() -> bytes:
+            nonlocal source
+            source = "loaded"
+            made_at = time.time()
+            return _STAMP.pack(made_at) + await load()
+
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        stored = await self.get_or_set(kind, f"{version}:{digest}", stamped)
+        READS.labels(kind, source).inc()
+        data = stored[_STAMP.size :]
+        lifetime_s = LIFETIMES_S[kind] if self._is_usable else min(LIFETIMES_S[kind], ALONE_S)
+        (made_at,) = _STAMP.unpack_from(stored)
+        held = _Held(Body(data, etag_of(data)), version, made_at + lifetime_s)
+        self._local.put(name, held)
+        return held.body
+
+    async def forget(self, tag: str) -> None:
+        """Let nobody read what carries `tag` any more. Call after the commit that changed it."""
+        word = secrets.token_hex(8)
+        # A look that began before Redis has the new word must not bring the old one back.
+        self._changes[tag] = self._changes.get(tag, 0) + 1
+        self._versions[tag] = _Version(word, time.monotonic())
+        if await self._command(lambda redis: redis.set(self.name("version", tag), word)):
+            self._unsent.discard(tag)
+        else:
+            self._unsent.add(tag)
+        self._changes[tag] += 1
+
+    async def _version(self, tag: str) -> _Version:
+        known = self._versions.get(tag)
+        if known is not None and time.monotonic() - known.checked_at < VERSION_S:
+            return known
+        look = self._looks.get(tag)
+        if look is None:
+            look = asyncio.create_task(self._look(tag))
+            self._looks[tag] = look
+            look.add_done_callback(lambda _: self._looks.pop(tag, None))
+        return await asyncio.shield(look)
+
+    async def _look(self, tag: str) -> _Version:
+        if tag in self._unsent and self._is_usable:
+            await self.forget(tag)  # The others have yet to hear of it.
+        changes, known = self._changes.get(tag, 0), self._versions.get(tag)
+        began, word = time.monotonic(), secrets.token_hex(8)
+        name = self.name("version", tag)
+        found = await self._command(lambda redis: redis.set(name, word, nx=True, get=True))
+        if isinstance(found, bytes):
+            word = found.decode()
+        elif not self._is_usable and known is not None:
+            word = known.word
+        if self._changes.get(tag, 0) == changes:
+            self._versions[tag] = _Version(word, began)
+        return self._versions[tag]
+
     async def invalidate(self, kind: str, key: str) -> None:
         """Forget one entry. Call after the commit that changed what it was made of."""
         assert kind in LIFETIMES_S, kind
@@ -116,7 +270,7 @@ class Cache:
         await self._command(lambda redis: redis.delete(name, f"{name}:lock"))
 
     async def aclose(self) -> None:
-        for flight in list(self._flights.values()):
+        for flight in [*self._flights.values(), *self._looks.values()]:
             flight.cancel()
         if self.redis is not None:
             await self.redis.aclose()
@@ -151,7 +305,7 @@ class Cache:
         if held and len(value) > VALUE_BYTES_MAX:
             await self._command(lambda redis: redis.eval(_UNLOCK, 1, lock, token))
         elif held:
-            lifetime_ms = int(lifetime_s * 1_000 * random.uniform(1 - JITTER, 1 + JITTER))
+            lifetime_ms = int(lifetime_s * 1_000 * random.uniform(1 - JITTER, 1))
             await self._command(
                 lambda redis: redis.eval(_STORE, 2, name, lock, token, value, str(lifetime_ms))
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Protocol
 from uuid import UUID, uuid5
@@ -34,6 +34,8 @@ class Event(BaseModel):
 
     aggregate: ClassVar[str]
     version: ClassVar[int] = 1
+    invalidates: ClassVar[str | None] = None
+    """The tag of cached bodies that are made of what changed; see `deps.cache`."""
 
     @property
     def aggregate_id(self) -> UUID:
@@ -180,6 +182,8 @@ class UnitOfWork:
     settings: Settings
     trace_id: str | None = None
     events: list[OutboxMessage]
+    invalidated: set[str] = field(default_factory=set)
+    """Tags of cached bodies to forget after the commit."""
     is_agent: bool = False
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
@@ -209,6 +213,8 @@ class UnitOfWork:
 
         The row is written, and numbered within its aggregate, just before the commit.
         """
+        if event.invalidates is not None:
+            self.invalidated.add(event.invalidates)
         self.events.append(
             OutboxMessage(
                 type=type(event).__name__,
@@ -363,6 +369,8 @@ class Deps:
                 await _write_events(uow)
         finally:
             in_transaction.reset(token)
+        for tag in uow.invalidated:
+            await self.cache.forget(tag)
 
 
 class _ConfinedPool(HotPool):

@@ -103,6 +103,8 @@ def server_settings(settings: Settings, name: str) -> dict[str, str]:
         "lock_timeout": LOCK_TIMEOUT,
         "timezone": "UTC",
         "jit": "off",
+        # Below the default of 0.6, so that a letter left out of a word still matches.
+        "pg_trgm.word_similarity_threshold": "0.45",
     }
 
 

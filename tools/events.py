@@ -24,6 +24,7 @@ class RefreshTokenReused(Event):
 
 class ProductSaved(Event):
     aggregate = "product"
+    invalidates = "catalog"
     product_id: ProductId
     handle: str
     created: bool

@@ -1,40 +1,22 @@
 """Catalogue: find, read and save products. Prices and availability are read live."""
 
-from typing import Any, Literal
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, delete, select, update
 
 from db.models.cart import CartLine
 from db.models.product import Category, Product, ProductStatus, Variant
 from db.types import ProductId
-from deps.core import UnitOfWork
+from deps.core import UnitOfWork, Work
+from tools import listing
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.events import ProductSaved
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.listing import Filter, ProductCard, Sort
+from tools.page import Page
 from tools.registry import Risk, operation
-
-QUERY_CHARS_MAX = 200
-Sort = Literal["relevance", "newest", "price", "-price", "title"]
-
-
-class ProductCard(BaseModel):
-    """A product in a list, priced from its cheapest active variant."""
-
-    id: UUID
-    handle: str
-    title: str
-    brand: str
-    category: str | None
-    image_url: str | None
-    sku: str = Field(description="The cheapest active variant.")
-    price_amount: int = Field(description="Minor units of `currency`: 1999 EUR is 19.99 euros.")
-    currency: str
-    available: int = Field(description="Units over all variants and locations.")
-    variant_count: int
 
 
 class VariantView(BaseModel):
@@ -93,35 +75,6 @@ class CategoryView(BaseModel):
     products: int
 
 
-# The cheapest active variant prices the card; ties break by position, then SKU.
-_CARDS = """
-    SELECT p.id, p.handle, p.title, p.brand, c.slug AS category, p.image_url, p.created_at,
-           v.sku, v.price_amount, v.currency, v.variant_count, coalesce(s.available, 0) AS available
-           {rank}
-    FROM product p
-    LEFT JOIN category c ON c.id = p.category_id
-    JOIN LATERAL (
-        SELECT sku, price_amount, currency, count(*) OVER () AS variant_count
-        FROM variant WHERE product_id = p.id AND is_active
-        ORDER BY price_amount, position, sku LIMIT 1
-    ) v ON true
-    LEFT JOIN LATERAL (
-        SELECT sum(stock_available(x.sku, :now))::int AS available
-        FROM variant x
-        WHERE x.product_id = p.id AND x.is_active
-    ) s ON true
-    WHERE p.status = 'active'
-"""
-_SORTS: dict[str, tuple[str, str, tuple[type, ...]]] = {
-    # sort: (key expression, direction, cursor types)
-    "newest": ("id", "DESC", (str,)),
-    "title": ("title, id", "ASC", (str, str)),
-    "price": ("price_amount, id", "ASC", (int, str)),
-    "-price": ("price_amount, id", "DESC", (int, str)),
-    "relevance": ("rank, id", "DESC", (float, str)),
-}
-
-
 @operation(
     scope="catalog:read",
     risk=Risk.READ,
@@ -168,98 +121,17 @@ async def search(
     Raises:
         InvalidInput: A bound of `limit`, `query` or `cursor` is broken.
     """
-    checked_limit(limit)
-    query = " ".join((query or "").replace("\x00", " ").split())
-    if len(query) > QUERY_CHARS_MAX:
-        raise InvalidInput(f"query is longer than {QUERY_CHARS_MAX} characters.", field="query")
-    sort = "newest" if sort == "relevance" and not query else sort
-    filters: dict[str, Any] = {
-        "query": query,
-        "category": category,
-        "min_price": min_price_amount,
-        "max_price": max_price_amount,
-        "in_stock": in_stock,
-        "limit": limit + 1,
-    }
-    rows: list[Any] = []
-    for match in ("words", "any_word", "similar") if query else ("all",):
-        rows = await _cards(uow, match, filters, sort, cursor)
-        if rows:
-            break
-    page = page_of(rows, limit, lambda row: _key(row, sort))
-    items = [ProductCard.model_validate(row, from_attributes=True) for row in page.items]
-    return Page(items=items, next_cursor=page.next_cursor)
-
-
-def _key(row: Any, sort: Sort) -> tuple[Any, ...]:
-    """Return what the row is sorted by, as `_SORTS` names it."""
-    names = _SORTS[sort][0].split(", ")
-    return tuple(str(row.id) if name == "id" else getattr(row, name) for name in names)
-
-
-_MATCHES = {
-    "all": ("", ""),
-    "words": (
-        ", ts_rank(p.search, websearch_to_tsquery('english', :query))::float8 AS rank",
-        " AND (p.search @@ websearch_to_tsquery('english', :query)"
-        " OR EXISTS (SELECT 1 FROM variant y WHERE y.product_id = p.id"
-        " AND upper(y.sku) = upper(:query)))",
-    ),
-    "any_word": (
-        ", ts_rank(p.search, to_tsquery('english', :any_word))::float8 AS rank",
-        " AND p.search @@ to_tsquery('english', :any_word)",
-    ),
-    "similar": (
-        ", word_similarity(:query, p.title)::float8 AS rank",
-        " AND :query <% p.title",
-    ),
-}
-
-
-async def _cards(
-    uow: UnitOfWork, match: str, filters: dict[str, Any], sort: str, cursor: str | None
-) -> list[Any]:
-    rank, where = _MATCHES[match]
-    if match == "similar":  # Below the default of 0.6, so that a letter left out still matches.
-        await uow.session.execute(text("SET LOCAL pg_trgm.word_similarity_threshold = 0.45"))
-    values = {k: v for k, v in filters.items() if v is not None and k != "in_stock"}
-    if "any_word" in where:
-        words = ["".join(c for c in w if c.isalnum()) for w in filters["query"].split()]
-        values["any_word"] = " | ".join(word for word in words if word)
-        if not values["any_word"]:
-            return []
-    if filters["category"] is not None:
-        where += """ AND p.category_id IN (
-            WITH RECURSIVE tree AS (
-                SELECT id FROM category WHERE slug = :category
-                UNION ALL SELECT k.id FROM category k JOIN tree t ON k.parent_id = t.id
-            ) SELECT id FROM tree)"""
-    outer = []
-    if filters["min_price"] is not None:
-        outer.append("price_amount >= :min_price")
-    if filters["max_price"] is not None:
-        outer.append("price_amount <= :max_price")
-    if filters["in_stock"]:
-        outer.append("available > 0")
-    keys, direction, types = _SORTS[sort]
-    if cursor is not None:
-        after = decode_cursor(cursor, *types)
-        values |= {f"after{i}": value for i, value in enumerate(after)}
-        binds = [
-            f"CAST(:after{i} AS uuid)" if i == len(after) - 1 else f":after{i}"
-            for i in range(len(after))
-        ]
-        outer.append(f"({keys}) {'>' if direction == 'ASC' else '<'} ({', '.join(binds)})")
-    order = ", ".join(f"{key} {direction}" for key in keys.split(", "))
-    condition = f"WHERE {' AND '.join(outer)}" if outer else ""
-    # Only fixed fragments are put together here; every value is bound.
-    found = f"SELECT * FROM ({_CARDS.format(rank=rank)}{where}) found"
-    sql = f"{found} {condition} ORDER BY {order} LIMIT :limit"
-    return list(await uow.session.execute(text(sql), _used(sql, values | {"now": uow.now})))
-
-
-def _used(sql: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if f":{name}" in sql}
+    wanted = Filter(
+        query=query or "",
+        category=category,
+        min_price_amount=min_price_amount,
+        max_price_amount=max_price_amount,
+        in_stock=in_stock,
+        sort=sort,
+        limit=limit,
+        cursor=cursor,
+    )
+    return await listing.find(uow, wanted)
 
 
 @operation(
@@ -283,45 +155,45 @@ async def get(uow: UnitOfWork, handle_or_sku: str) -> ProductView:
     Raises:
         NotFound: No such product on sale.
     """
-    found = await _found(uow, col(Product.handle) == handle_or_sku)
-    if found is None:  # One query with OR would scan the table: neither index serves both.
-        of = (
-            await uow.session.exec(select(Variant.product_id).where(Variant.sku == handle_or_sku))
-        ).first()
-        found = await _found(uow, col(Product.id) == of) if of else None
-    if found is None or (
-        found[0].status is not ProductStatus.ACTIVE and not uow.actor.may("catalog:write")
+    return await read(uow, handle_or_sku)
+
+
+# By handle, else by SKU, else by id: a condition with OR would scan, as it fits no index.
+_READ: Final = """
+    SELECT p.id, p.handle, p.title, p.description, p.brand, c.slug AS category, p.image_url,
+           p.attributes, p.status,
+           coalesce((
+               SELECT jsonb_agg(jsonb_build_object(
+                          'sku', v.sku, 'title', v.title, 'options', v.options,
+                          'price_amount', v.price_amount, 'currency', v.currency,
+                          'available', stock_available(v.sku, $3),
+                          'barcode', v.barcode, 'weight_g', v.weight_g
+                      ) ORDER BY v.position, v.sku)
+                 FROM variant v WHERE v.product_id = p.id AND v.is_active), '[]') AS variants
+      FROM product p LEFT JOIN category c ON c.id = p.category_id
+     WHERE p.id = coalesce((SELECT id FROM product WHERE handle = $1),
+                           (SELECT product_id FROM variant WHERE sku = $1), $2)
+"""
+
+
+async def read(work: Work, handle_or_sku: str) -> ProductView:
+    """Return one product with live prices and stock, by handle, by SKU or by id.
+
+    Raises:
+        NotFound: No such product on sale; staff see the others, too.
+    """
+    if "\x00" in handle_or_sku:  # PostgreSQL has no such character.
+        raise NotFound("No such product.")
+    try:
+        id_ = UUID(handle_or_sku)
+    except ValueError:
+        id_ = None
+    row = await work.fetchrow(_READ, handle_or_sku, id_, work.now)
+    if row is None or (
+        row["status"] != ProductStatus.ACTIVE and not work.actor.may("catalog:write")
     ):
         raise NotFound("No such product.")
-    product, category = found
-    variants = await uow.session.execute(
-        text("""
-            SELECT v.sku, v.title, v.options, v.price_amount, v.currency, v.barcode, v.weight_g,
-                   stock_available(v.sku, :now) AS available
-            FROM variant v
-            WHERE v.product_id = :product_id AND v.is_active
-            ORDER BY v.position, v.sku
-        """),
-        {"product_id": product.id, "now": uow.now},
-    )
-    return ProductView(
-        id=product.id,
-        handle=product.handle,
-        title=product.title,
-        description=product.description,
-        brand=product.brand,
-        category=category.slug if category else None,
-        image_url=product.image_url,
-        attributes=product.attributes,
-        status=product.status,
-        variants=[VariantView.model_validate(row, from_attributes=True) for row in variants],
-    )
-
-
-async def _found(uow: UnitOfWork, which: Any) -> tuple[Product, Category | None] | None:
-    query = select(Product, Category).join(Category, isouter=True).where(which)
-    row = (await uow.session.exec(query)).first()
-    return (row[0], row[1]) if row is not None else None
+    return ProductView.model_validate(dict(row))
 
 
 @operation(
@@ -337,16 +209,18 @@ async def _found(uow: UnitOfWork, which: Any) -> tuple[Product, Category | None]
 )
 async def categories(uow: UnitOfWork) -> list[CategoryView]:
     """List the categories with how many products each has on sale."""
-    rows = await uow.session.execute(
-        text("""
-            SELECT c.slug, c.name, parent.slug AS parent, count(p.id)::int AS products
-            FROM category c
-            LEFT JOIN category parent ON parent.id = c.parent_id
-            LEFT JOIN product p ON p.category_id = c.id AND p.status = 'active'
-            GROUP BY c.id, parent.slug ORDER BY c.name
-        """)
-    )
-    return [CategoryView.model_validate(row, from_attributes=True) for row in rows]
+    return await read_categories(uow)
+
+
+async def read_categories(work: Work) -> list[CategoryView]:
+    rows = await work.fetch("""
+        SELECT c.slug, c.name, parent.slug AS parent, count(p.id)::int AS products
+        FROM category c
+        LEFT JOIN category parent ON parent.id = c.parent_id
+        LEFT JOIN product p ON p.category_id = c.id AND p.status = 'active'
+        GROUP BY c.id, parent.slug ORDER BY c.name
+    """)
+    return [CategoryView.model_validate(dict(row)) for row in rows]
 
 
 async def save(uow: UnitOfWork, product: ProductInput) -> ProductView:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Computed, Index, Text, Uuid
+from sqlalchemy import BigInteger, CheckConstraint, Column, Computed, Index, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlmodel import Field, SQLModel
 
@@ -29,8 +29,15 @@ class Category(SQLModel, table=True):
     )
 
 
+_LISTED = "status = 'active' AND sku IS NOT NULL"
+
+
 class Product(SQLModel, table=True):
-    """What a shopper sees. `handle` is the merchant's stable key and the key of imports."""
+    """What a shopper sees. `handle` is the merchant's stable key and the key of imports.
+
+    `sku`, `price_amount`, `currency` and `variant_count` are what a card shows of its variants;
+    a trigger on `variant` is their only writer.
+    """
 
     __tablename__ = "product"
     __table_args__ = (
@@ -42,6 +49,9 @@ class Product(SQLModel, table=True):
             postgresql_using="gin",
             postgresql_ops={"title": "gin_trgm_ops"},
         ),
+        Index("ix_product_listed_id", "id", postgresql_where=_LISTED),
+        Index("ix_product_listed_price", "price_amount", "id", postgresql_where=_LISTED),
+        Index("ix_product_listed_title", "title", "id", postgresql_where=_LISTED),
     )
 
     id: ProductId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
@@ -54,6 +64,10 @@ class Product(SQLModel, table=True):
     tags: str = Field(default="", sa_type=Text, description="Space-separated, for search.")
     image_url: str | None = Field(default=None, max_length=2000)
     status: ProductStatus = enum_field(ProductStatus.ACTIVE)
+    sku: str | None = Field(default=None, max_length=64, description="The cheapest active one.")
+    price_amount: int | None = Field(default=None, sa_type=BigInteger)
+    currency: str | None = Field(default=None, max_length=3)
+    variant_count: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     created_at: datetime = Field(sa_type=UtcDateTime)
     updated_at: datetime = Field(sa_type=UtcDateTime)
     search: Any = Field(
@@ -74,7 +88,10 @@ class Variant(SQLModel, table=True):
     """One sellable SKU of a product."""
 
     __tablename__ = "variant"
-    __table_args__ = (CheckConstraint("price_amount >= 0", name="price_not_negative"),)
+    __table_args__ = (
+        CheckConstraint("price_amount >= 0", name="price_not_negative"),
+        Index("ix_variant_upper_sku", text("upper(sku)")),
+    )
 
     sku: str = Field(primary_key=True, max_length=64)
     product_id: ProductId = Field(
