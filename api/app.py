@@ -1,7 +1,7 @@
 """The ASGI application: routers, errors, middleware, pages."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
@@ -75,11 +75,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if open_deps is None:
-            yield
-            return
-        async with open_deps() as deps:
-            app.state.deps = deps
+        async with AsyncExitStack() as stack:
+            if open_deps is not None:
+                app.state.deps = await stack.enter_async_context(open_deps())
+            stack.push_async_callback(chat.close, app)
             yield
 
     app = FastAPI(

@@ -34,7 +34,7 @@ from tools.idempotency import (
 from tools.registry import OPERATIONS, Risk
 
 WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-EXEMPT: Final = ("/v1/auth/", "/v1/chat")
+EXEMPT: Final = ("/v1/auth/", "/v1/chat", "/v1/agui", "/v1/vercel-ai")
 REQUIRED: Final = tuple(
     re.compile(pattern)
     for pattern in (

@@ -34,7 +34,7 @@ from deps.telemetry import begin_trace
 log = logging.getLogger("shopkeeper.access")
 errors = logging.getLogger("shopkeeper.error")
 
-STREAMS: Final = ("/v1/chat", "/v1/feed")
+STREAMS: Final = ("/v1/chat", "/v1/feed", "/v1/agui", "/v1/vercel-ai")
 QUIET: Final = ("/health/", "/metrics", "/static/")
 # Read so often that their traces would be most of the bill and none of the news.
 HOT: Final = ("/v1/products", "/v1/categories")
@@ -62,7 +62,7 @@ _VARY: Final = (b"vary", b"Authorization, Cookie, X-Guest-Token")
 
 
 def is_stream(path: str) -> bool:
-    return path in STREAMS
+    return path in STREAMS or (path.startswith("/v1/chat/") and path.endswith("/events"))
 
 
 class EdgeMiddleware:
@@ -206,7 +206,7 @@ def endpoint_class(method: str, path: str) -> EndpointClass | None:
         return None
     if method == "POST" and path in ("/v1/auth/login", "/v1/auth/register"):
         return EndpointClass.AUTH
-    if method == "POST" and path == "/v1/chat":
+    if method == "POST" and path in ("/v1/chat", "/v1/agui", "/v1/vercel-ai"):
         return EndpointClass.CHAT
     return EndpointClass.WRITE if method in WRITES else EndpointClass.READ
 

@@ -137,6 +137,7 @@ async def guest(deps: Deps) -> Deps:
 @pytest.fixture
 async def client(deps: Deps) -> AsyncGenerator[httpx.AsyncClient, None]:
     """The HTTP API, called as a guest with a token; add `Authorization` to be someone."""
+    from api import chat
     from api.app import create_app
 
     app = create_app(deps.settings)
@@ -147,3 +148,4 @@ async def client(deps: Deps) -> AsyncGenerator[httpx.AsyncClient, None]:
         headers={"X-Guest-Token": factories.GUEST_TOKEN},
     ) as client:
         yield client
+    await chat.close(app)

@@ -1,23 +1,51 @@
-"""Conversations with agents: whose they are, what was said, and what the next turn starts from.
+"""Conversations with agents: whose they are, their titles, and what the next turn starts from.
 
 `state` is whatever the agents layer serialises; this module only stores it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
-from sqlmodel import select
+import orjson
+from pydantic import BaseModel
+from sqlalchemy import and_, text
+from sqlmodel import col, exists, func, or_, select
 
+from db.models.chat import ChatTurn, TurnState
 from db.models.conversation import Conversation
-from deps.core import UnitOfWork
+from deps.core import Actor, UnitOfWork
 from tools.errors import InvalidInput, NotFound
+from tools.page import Page, checked_limit, decode_cursor, encode_cursor
 
-TRANSCRIPT_MAX = 400
+TITLE_CHARS_MAX: Final = 80
+EXPORT_TURNS_MAX: Final = 5_000
 
 
-async def start(uow: UnitOfWork, title: str = "") -> Conversation:
+class ConversationSummary(BaseModel):
+    id: UUID
+    title: str
+    turns: int
+    is_running: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+def titled(said: str) -> str:
+    """Make a title of the first words: whole words, no line breaks."""
+    words = " ".join(said.split())
+    if len(words) <= TITLE_CHARS_MAX:
+        return words
+    return words[:TITLE_CHARS_MAX].rpartition(" ")[0] + "…"
+
+
+async def start(uow: UnitOfWork, title: str = "", thread_key: str | None = None) -> Conversation:
     """Open a conversation for the actor.
+
+    Args:
+        title: Its first words will do.
+        thread_key: The id that a client of another protocol gave it.
 
     Raises:
         InvalidInput: A guest without a token is asking: nobody could continue it.
@@ -28,7 +56,8 @@ async def start(uow: UnitOfWork, title: str = "") -> Conversation:
     row = Conversation(
         user_id=actor.user_id,
         secret_sha256=None if actor.user_id else actor.guest_secret_sha256,
-        title=title[:200],
+        title=titled(title),
+        thread_key=thread_key,
         created_at=uow.now,
         updated_at=uow.now,
     )
@@ -61,26 +90,181 @@ def _owns(uow: UnitOfWork, row: Conversation) -> bool:
     return secret is not None and row.secret_sha256 == secret
 
 
+_TAKE_THREAD = text("SELECT pg_advisory_xact_lock(hashtextextended(:thread, 7408))")
+
+
+async def thread(uow: UnitOfWork, thread_key: str, title: str) -> Conversation:
+    """Return the actor's conversation that a client calls `thread_key`, opened when it is new.
+
+    Raises:
+        InvalidInput: A guest without a token is asking, or the key is too long.
+    """
+    if not 1 <= len(thread_key) <= 200:
+        raise InvalidInput("A thread id has 1 to 200 characters.", field="threadId")
+    owner = str(uow.actor.user_id or uow.actor.guest_secret_sha256)
+    await uow.session.execute(_TAKE_THREAD, {"thread": f"{owner} {thread_key}"})
+    query = select(Conversation).where(_mine(uow.actor), Conversation.thread_key == thread_key)
+    known = (await uow.session.exec(query)).first()
+    return known or await start(uow, title, thread_key)
+
+
+def _mine(actor: Actor) -> Any:
+    if actor.user_id is not None:
+        return col(Conversation.user_id) == actor.user_id
+    return and_(
+        col(Conversation.user_id).is_(None),
+        col(Conversation.secret_sha256) == (actor.guest_secret_sha256 or ""),
+    )
+
+
+async def list_mine(
+    uow: UnitOfWork, query: str | None = None, limit: int = 20, cursor: str | None = None
+) -> Page[ConversationSummary]:
+    """List the actor's conversations, the last used first.
+
+    Args:
+        query: Words of the title or of what was said in it.
+        limit: 1 to 100.
+        cursor: `next_cursor` of the page before.
+
+    Raises:
+        InvalidInput: The limit or the cursor is not one of this list.
+    """
+    running = exists().where(
+        col(ChatTurn.conversation_id) == Conversation.id,
+        col(ChatTurn.state) == TurnState.RUNNING,
+    )
+    wanted = select(Conversation, running).where(_mine(uow.actor))
+    if query is not None and query.strip():
+        said = exists().where(
+            col(ChatTurn.conversation_id) == Conversation.id,
+            or_(
+                col(ChatTurn.asked).icontains(query.strip(), autoescape=True),
+                col(ChatTurn.reply).icontains(query.strip(), autoescape=True),
+            ),
+        )
+        wanted = wanted.where(
+            or_(col(Conversation.title).icontains(query.strip(), autoescape=True), said)
+        )
+    if cursor is not None:
+        at, last = decode_cursor(cursor, str, str)
+        wanted = wanted.where(
+            func.row(col(Conversation.updated_at), col(Conversation.id)) < _position(at, last)
+        )
+    order = (col(Conversation.updated_at).desc(), col(Conversation.id).desc())
+    rows = (await uow.session.exec(wanted.order_by(*order).limit(checked_limit(limit) + 1))).all()
+    items = [_summary(row, is_running) for row, is_running in rows[:limit]]
+    last_item = items[-1] if len(rows) > limit else None
+    return Page(
+        items=items,
+        next_cursor=(
+            encode_cursor(last_item.updated_at.isoformat(), str(last_item.id))
+            if last_item
+            else None
+        ),
+    )
+
+
+def _position(at: str, last: str) -> Any:
+    try:
+        return func.row(datetime.fromisoformat(at), UUID(last))
+    except ValueError as error:
+        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
+
+
+def _summary(row: Conversation, is_running: bool) -> ConversationSummary:
+    return ConversationSummary(
+        id=row.id,
+        title=row.title,
+        turns=row.turn_count,
+        is_running=is_running,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+async def rename(uow: UnitOfWork, conversation_id: UUID, title: str) -> ConversationSummary:
+    """Give a conversation another title, 1 to 80 characters.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+        InvalidInput: The title is empty or too long.
+    """
+    row = await access(uow, conversation_id, lock=True)
+    clean = " ".join(title.split())
+    if not 1 <= len(clean) <= TITLE_CHARS_MAX:
+        raise InvalidInput(f"A title has 1 to {TITLE_CHARS_MAX} characters.", field="title")
+    row.title = clean
+    await uow.session.flush()
+    return _summary(row, is_running=False)
+
+
+async def delete(uow: UnitOfWork, conversation_id: UUID) -> None:
+    """Delete a conversation with all that was said in it. What was approved in it stays on record.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+    """
+    row = await access(uow, conversation_id, lock=True)
+    await uow.session.delete(row)
+    await uow.session.flush()
+
+
 async def append(
     uow: UnitOfWork,
     conversation_id: UUID,
     entries: Sequence[Mapping[str, Any]],
     merge: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Conversation:
-    """Add to the transcript and fold a turn into the state, under the row's lock.
+    """Add turns that are over, and fold them into the state, under the row's lock.
 
     Args:
         conversation_id: Whose conversation is checked again here.
-        entries: What people saw; the oldest go beyond `TRANSCRIPT_MAX`.
-        merge: Makes the new state from the stored one, so that two turns at once both stay.
+        entries: What people saw: an assistant's follows the user's it answers, or stands alone.
+        merge: Makes the new state from the stored one, so that two at once both stay.
 
     Raises:
         NotFound: No such conversation, or someone else's.
     """
     row = await access(uow, conversation_id, lock=True)
-    row.transcript = [*row.transcript, *(dict(entry) for entry in entries)][-TRANSCRIPT_MAX:]
+    asked = ""
+    for entry in entries:
+        if entry["role"] == "user":
+            asked = str(entry["text"])
+            continue
+        turn = ChatTurn(
+            conversation_id=row.id,
+            number=row.turn_count + 1,
+            asked=asked,
+            reply=str(entry["text"]),
+            cards=list(entry.get("cards", [])),
+            approvals=list(entry.get("approvals", [])),
+            state=TurnState.DONE,
+            first_event=row.event_count + 1,
+            trace_id=uow.trace_id,
+            created_at=uow.now,
+            finished_at=uow.now,
+        )
+        row.turn_count += 1
+        uow.session.add(turn)
+        await uow.session.flush()
+        if not asked:
+            await _tell(uow, row, turn)
+        asked = ""
     if merge is not None:
         row.state = merge(dict(row.state))
     row.updated_at = uow.now
     await uow.session.flush()
     return row
+
+
+_APPEND = text("SELECT * FROM chat_append(:conversation, NULL, CAST(:events AS jsonb), :at)")
+
+
+async def _tell(uow: UnitOfWork, row: Conversation, turn: ChatTurn) -> None:
+    """Tell those who follow what the shop said by itself."""
+    data = {"turn_id": str(turn.id), "text": turn.reply, "cards": turn.cards}
+    events = orjson.dumps([{"name": "note", "data": data}]).decode()
+    told = {"conversation": row.id, "events": events, "at": uow.now}
+    await uow.session.execute(_APPEND, told)
+    await uow.session.refresh(row, ["event_count"])

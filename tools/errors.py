@@ -11,6 +11,7 @@
         ├── OutOfStock, IllegalTransition, CheckoutIncomplete, TotalChanged, NotRefundable
         ├── StateChanged, LimitReached, AftersalesLimit
         ├── PaymentDeclined   402, InsufficientCredit
+        ├── TurnRunning
         └── AlreadyExists, IdempotencyInFlight; IdempotencyMismatch 422
 
 Programmer errors are not here: they are `assert`s and crash.
@@ -18,6 +19,7 @@ Programmer errors are not here: they are `assert`s and crash.
 
 import re
 from typing import Any, ClassVar
+from uuid import UUID
 
 
 class DomainError(Exception):
@@ -125,6 +127,13 @@ class OutOfStock(Conflict):
     def __init__(self, sku: str, requested: int) -> None:
         super().__init__(
             f"Fewer than {requested} units of {sku} are available.", sku=sku, requested=requested
+        )
+
+
+class TurnRunning(Conflict):
+    def __init__(self, turn_id: UUID) -> None:
+        super().__init__(
+            "An answer is still running; wait for it or stop it.", turn_id=str(turn_id)
         )
 
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, Uuid
+from sqlalchemy import BigInteger, Index, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -13,18 +13,36 @@ from db.types import ActionId, ConversationId, UserId, UtcDateTime, enum_field, 
 
 
 class Conversation(SQLModel, table=True):
-    """`state` is Pydantic AI's serialised conversation (history and usage); `transcript` is what
-    people saw. A guest's conversation belongs to the holder of its secret."""
+    """`state` is Pydantic AI's serialised conversation (history and usage); its turns are what
+    people saw. A guest's conversation belongs to the holder of its secret.
+
+    `thread_key` is the id another protocol's client gave it; it means something to its owner only.
+    """
 
     __tablename__ = "conversation"
-    __table_args__ = (Index("ix_conversation_user_id_id", "user_id", "id"),)
+    __table_args__ = (
+        Index("ix_conversation_user_id_id", "user_id", "id"),
+        Index("ix_conversation_user_id_updated_at", "user_id", "updated_at"),
+        Index("ix_conversation_secret_sha256_updated_at", "secret_sha256", "updated_at"),
+        Index(
+            "uq_conversation_thread_key",
+            "user_id",
+            "secret_sha256",
+            "thread_key",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+            postgresql_where=text("thread_key IS NOT NULL"),
+        ),
+    )
 
     id: ConversationId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
     user_id: UserId | None = Field(default=None, sa_type=Uuid)
     secret_sha256: str | None = Field(default=None, max_length=64)
     title: str = Field(default="", max_length=200)
     state: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB)
-    transcript: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSONB)
+    thread_key: str | None = Field(default=None, max_length=200)
+    turn_count: int = Field(default=0)
+    event_count: int = Field(default=0)
     created_at: datetime = Field(sa_type=UtcDateTime)
     updated_at: datetime = Field(sa_type=UtcDateTime)
 

@@ -26,8 +26,8 @@ async def say(
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = []
     for block in answer.text.strip().split("\n\n"):
-        name, data = block.split("\n")
-        events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+        fields = dict(line.split(": ", 1) for line in block.split("\n"))
+        events.append((fields["event"], json.loads(fields["data"])))
     assert events[-1][0] == "done"
     return events
 

@@ -1,0 +1,363 @@
+"""Turns of a conversation: begun once, one at a time, ended once, and told in numbered events.
+
+Whoever changes a turn locks its conversation first. A turn belongs to the process that runs it;
+when that dies, the next reader ends the turn as interrupted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, Field
+from sqlalchemy import text
+from sqlmodel import col, select
+
+from db.models.chat import ChatTurn, TurnState
+from db.models.conversation import Conversation
+from db.types import new_id
+from deps.core import UnitOfWork
+from tools import conversation as conversations
+from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests, TurnRunning
+
+TEXT_CHARS_MAX: Final = 4000
+RUNNING_PER_OWNER_MAX: Final = 8
+# The events of older turns are dropped; who asks for them is told to read the turns.
+TURNS_WITH_EVENTS: Final = 5
+EVENTS_PAGE_MAX: Final = 500
+INTERRUPTED: Final = (
+    "This answer was interrupted. What was done is done; look before you repeat it."
+)
+
+_APPEND = text("SELECT * FROM chat_append(:conversation, :turn, CAST(:events AS jsonb), :at)")
+_RUNNING = text("""
+    SELECT id, chat_is_orphan(runner, heartbeat_at) AS is_orphan
+    FROM chat_turn WHERE conversation_id = :conversation AND state = 'running'
+""")
+_RUNNING_OF_OWNER = text("""
+    SELECT count(*) FROM chat_turn t JOIN conversation c ON c.id = t.conversation_id
+    WHERE t.state = 'running'
+      AND (c.user_id = :user_id OR c.user_id IS NULL AND c.secret_sha256 = :secret)
+""")
+_EVENTS = text("""
+    SELECT number, turn_id, name, data FROM chat_event
+    WHERE conversation_id = :conversation AND number > :after ORDER BY number LIMIT :limit
+""")
+_OF_TURN = text("""
+    SELECT name, data FROM chat_event
+    WHERE conversation_id = :conversation AND turn_id = :turn ORDER BY number
+""")
+_DROP_OLD = text("""
+    DELETE FROM chat_event WHERE conversation_id = :conversation AND number < (
+        SELECT first_event FROM chat_turn
+        WHERE conversation_id = :conversation AND number = :oldest_kept)
+""")
+
+# Makes a conversation's next state of the stored one: what the agents remember of a turn.
+Remember = Callable[[dict[str, Any]], dict[str, Any]]
+RememberBroken = Callable[[dict[str, Any], UUID, str, str], dict[str, Any]]
+
+
+class Event(BaseModel):
+    """One thing that happened in a conversation, as every client of it is told."""
+
+    number: int = Field(description="Counts up in the conversation, without gaps.")
+    turn_id: UUID | None
+    name: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A turn that may run now. With `is_repeat`, it was begun before and nothing was changed."""
+
+    id: UUID
+    conversation_id: UUID
+    first_event: int
+    state: dict[str, Any]
+    is_repeat: bool = False
+
+
+@dataclass(slots=True)
+class Answer:
+    """What people see of a turn."""
+
+    text: str = ""
+    cards: list[dict[str, Any]] = field(default_factory=list)
+    approvals: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, name: str, data: dict[str, Any]) -> None:
+        """Fold an event in."""
+        if name == "text":
+            self.text = data["delta"] if data.get("replace") else self.text + data["delta"]
+        elif name == "card":
+            self.cards.append(data)
+        elif name == "approval":
+            self.approvals.append(data)
+
+
+async def begin(
+    uow: UnitOfWork,
+    conversation_id: UUID | None,
+    said: str,
+    *,
+    runner: int,
+    channel: str,
+    remember: RememberBroken,
+    turn_id: UUID | None = None,
+    thread_key: str | None = None,
+) -> Begun:
+    """Begin a turn of the actor's conversation, for the process `runner` to run.
+
+    Args:
+        conversation_id: Locked until the commit. Absent: that of `thread_key`, or a new one.
+        said: 1 to 4000 characters.
+        runner: Number whose advisory lock the process holds.
+        channel: Where it was said.
+        remember: Tells the agents of a turn that broke off, if one did.
+        turn_id: The client's own id: sending it again returns the turn begun before.
+        thread_key: What a client of another protocol calls the conversation.
+
+    Raises:
+        NotFound: No such conversation, or someone else's; or a turn of another one.
+        TurnRunning: Another turn runs; wait for it or cancel it.
+        TooManyRequests: The actor has `RUNNING_PER_OWNER_MAX` turns running.
+        InvalidInput: Nothing was said, or too much.
+    """
+    if not 1 <= len(said.strip()) <= TEXT_CHARS_MAX or len(said) > TEXT_CHARS_MAX:
+        raise InvalidInput(f"Say 1 to {TEXT_CHARS_MAX} characters.", field="text")
+    known = await uow.session.get(ChatTurn, turn_id) if turn_id is not None else None
+    conversation = await _conversation_for(uow, conversation_id, known, thread_key, said)
+    if known is not None:
+        if known.conversation_id != conversation.id:
+            raise NotFound("No such conversation.")
+        if known.asked != said:
+            raise Conflict("This turn id was used for other words.", current=known.state.value)
+        return Begun(known.id, conversation.id, known.first_event, {}, is_repeat=True)
+    await _refuse_while_running(uow, conversation, remember)
+    conversation.turn_count += 1
+    turn = ChatTurn(
+        id=turn_id or new_id(),
+        conversation_id=conversation.id,
+        number=conversation.turn_count,
+        asked=said,
+        channel=channel,
+        runner=runner,
+        first_event=conversation.event_count + 1,
+        trace_id=uow.trace_id,
+        created_at=uow.now,
+    )
+    conversation.updated_at = uow.now
+    uow.session.add(turn)
+    await uow.session.flush()
+    opening = {"id": str(turn.id), "number": turn.number, "text": said}
+    await append(uow, conversation.id, turn.id, [("turn", opening)])
+    if turn.number > TURNS_WITH_EVENTS:
+        oldest = {"conversation": conversation.id, "oldest_kept": turn.number - TURNS_WITH_EVENTS}
+        await uow.session.execute(_DROP_OLD, oldest)
+    return Begun(turn.id, conversation.id, turn.first_event, dict(conversation.state))
+
+
+async def _conversation_for(
+    uow: UnitOfWork,
+    conversation_id: UUID | None,
+    known: ChatTurn | None,
+    thread_key: str | None,
+    said: str,
+) -> Conversation:
+    if conversation_id is None and known is not None:
+        conversation_id = known.conversation_id
+    if conversation_id is None and thread_key is not None:
+        conversation_id = (await conversations.thread(uow, thread_key, said)).id
+    if conversation_id is None:
+        return await conversations.start(uow, said)
+    return await conversations.access(uow, conversation_id, lock=True)
+
+
+async def _refuse_while_running(
+    uow: UnitOfWork, conversation: Conversation, remember: RememberBroken
+) -> None:
+    running = (await uow.session.execute(_RUNNING, {"conversation": conversation.id})).first()
+    if running is not None:
+        if not running.is_orphan:
+            raise TurnRunning(running.id)
+        await _interrupt(uow, conversation, running.id, remember)
+    owner = {"user_id": uow.actor.user_id, "secret": uow.actor.guest_secret_sha256}
+    count = int(await uow.session.scalar(_RUNNING_OF_OWNER, owner) or 0)
+    if count >= RUNNING_PER_OWNER_MAX:
+        raise TooManyRequests("You have several answers running; wait for one of them.")
+
+
+async def append(
+    uow: UnitOfWork,
+    conversation_id: UUID,
+    turn_id: UUID | None,
+    events: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[int, bool] | None:
+    """Add events under the next numbers. The caller has checked whose conversation it is.
+
+    Returns:
+        The last number and whether somebody asked to cancel; None when the turn does not run any
+        more, and then nothing was written.
+    """
+    rows = [{"name": name, "data": data} for name, data in events]
+    arguments = {"conversation": conversation_id, "turn": turn_id, "at": uow.now}
+    packed = arguments | {"events": orjson.dumps(rows).decode()}
+    row = (await uow.session.execute(_APPEND, packed)).first()
+    return (row.last_number, row.is_cancelled) if row is not None else None
+
+
+async def finish(
+    uow: UnitOfWork,
+    turn_id: UUID,
+    state: TurnState,
+    answer: Answer,
+    events: Sequence[tuple[str, Mapping[str, Any]]],
+    remember: Remember,
+    *,
+    conversation_id: UUID,
+    error_code: str | None = None,
+) -> int | None:
+    """End a running turn: its last events, its answer and what the agents remember, together.
+
+    Returns:
+        The number of the last event, or None when somebody else has ended the turn.
+    """
+    conversation = await _locked(uow, conversation_id)
+    ending = [*events, ("done", {"turn_id": str(turn_id), "state": state.value})]
+    written = await append(uow, conversation.id, turn_id, ending)
+    if written is None:
+        return None
+    turn = await uow.session.get_one(ChatTurn, turn_id, populate_existing=True)
+    turn.state, turn.finished_at, turn.error_code = state, uow.now, error_code
+    turn.reply, turn.cards, turn.approvals = answer.text, answer.cards, answer.approvals
+    conversation.state = remember(dict(conversation.state))
+    conversation.updated_at = uow.now
+    await uow.session.flush()
+    return written[0]
+
+
+async def _locked(uow: UnitOfWork, conversation_id: UUID) -> Conversation:
+    query = select(Conversation).where(Conversation.id == conversation_id).with_for_update()
+    found = (await uow.session.exec(query.execution_options(populate_existing=True))).first()
+    if found is None:
+        raise NotFound("No such conversation.")  # It was deleted while the turn ran.
+    return found
+
+
+async def cancel(uow: UnitOfWork, conversation_id: UUID) -> UUID | None:
+    """Ask the running turn to stop, wherever it runs. Return its id, or None when none runs.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+    """
+    conversation = await conversations.access(uow, conversation_id, lock=True)
+    query = select(ChatTurn).where(
+        ChatTurn.conversation_id == conversation.id, ChatTurn.state == TurnState.RUNNING
+    )
+    turn = (await uow.session.exec(query)).first()
+    if turn is None:
+        return None
+    turn.cancel_requested_at = turn.cancel_requested_at or uow.now
+    await uow.session.flush()
+    return turn.id
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Events after a number. `is_reset`: older ones than these were dropped."""
+
+    events: list[Event]
+    is_running: bool
+    is_reset: bool = False
+
+
+async def news(
+    uow: UnitOfWork, conversation_id: UUID, after: int, remember: RememberBroken
+) -> News:
+    """Return what happened after the event `after`; end a turn whose process died.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+    """
+    conversation = await conversations.access(uow, conversation_id)
+    # Whether a turn runs is read first: then `not is_running` means that its events are all here.
+    running = (await uow.session.execute(_RUNNING, {"conversation": conversation.id})).first()
+    if running is not None and running.is_orphan:
+        conversation = await conversations.access(uow, conversation_id, lock=True)
+        await _interrupt(uow, conversation, running.id, remember)
+        running = None
+    page = {"conversation": conversation.id, "after": after, "limit": EVENTS_PAGE_MAX}
+    rows = (await uow.session.execute(_EVENTS, page)).mappings().all()
+    events = [Event.model_validate(dict(row)) for row in rows]
+    dropped = after < conversation.event_count and (not events or events[0].number > after + 1)
+    more = len(events) == EVENTS_PAGE_MAX
+    return News(events, running is not None or more, is_reset=dropped)
+
+
+async def _interrupt(
+    uow: UnitOfWork, conversation: Conversation, turn_id: UUID, remember: RememberBroken
+) -> None:
+    turn = await uow.session.get_one(ChatTurn, turn_id, populate_existing=True)
+    if turn.state is not TurnState.RUNNING:
+        return  # Another reader was first.
+    answer = Answer()
+    of_turn = {"conversation": conversation.id, "turn": turn_id}
+    for row in await uow.session.execute(_OF_TURN, of_turn):
+        answer.take(row.name, row.data)
+    broken = {"code": "interrupted", "detail": INTERRUPTED}
+    done = {"turn_id": str(turn_id), "state": TurnState.INTERRUPTED.value}
+    await append(uow, conversation.id, turn_id, [("error", broken), ("done", done)])
+    turn.state, turn.finished_at, turn.error_code = TurnState.INTERRUPTED, uow.now, "interrupted"
+    turn.reply = "\n\n".join(part for part in (answer.text, INTERRUPTED) if part)
+    turn.cards, turn.approvals = answer.cards, answer.approvals
+    conversation.state = remember(dict(conversation.state), conversation.id, turn.asked, turn.reply)
+    conversation.updated_at = uow.now
+    await uow.session.flush()
+
+
+class TurnView(BaseModel):
+    """What was asked and answered; `asked` is empty where the shop spoke by itself."""
+
+    id: UUID
+    number: int
+    asked: str
+    reply: str
+    cards: list[dict[str, Any]]
+    approvals: list[dict[str, Any]]
+    state: TurnState
+    created_at: datetime
+    first_event: int
+
+
+async def history(
+    uow: UnitOfWork, conversation_id: UUID, before: int | None = None, limit: int = 100
+) -> list[TurnView]:
+    """Return the turns before number `before`, oldest first, with their approvals as they stand.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+    """
+    conversation = await conversations.access(uow, conversation_id)
+    query = select(ChatTurn).where(ChatTurn.conversation_id == conversation.id)
+    if before is not None:
+        query = query.where(col(ChatTurn.number) < before)
+    rows = (await uow.session.exec(query.order_by(col(ChatTurn.number).desc()).limit(limit))).all()
+    views = [TurnView.model_validate(row, from_attributes=True) for row in reversed(rows)]
+    await _refresh_approvals(uow, views)
+    return views
+
+
+_STATUSES = text("SELECT id, status FROM pending_action WHERE id = ANY(:ids)")
+
+
+async def _refresh_approvals(uow: UnitOfWork, views: Sequence[TurnView]) -> None:
+    shown = [approval for view in views for approval in view.approvals if "action_id" in approval]
+    if not shown:
+        return
+    ids = {"ids": [UUID(approval["action_id"]) for approval in shown]}
+    current = {str(row.id): row.status for row in await uow.session.execute(_STATUSES, ids)}
+    for approval in shown:
+        approval["status"] = current.get(approval["action_id"], "expired")
