@@ -34,6 +34,7 @@ from pydantic_ai.usage import RunUsage
 from agents.base import CARD_KINDS, NOTICE, WAITING, ToolAnswer, call_operation, prompt
 from agents.domains import AGENTS, Domain, domain_of
 from agents.planner_context import fact
+from agents.streaming import Words
 from deps.core import Deps
 from tools import agent_run
 from tools import arguments as argument_json
@@ -152,8 +153,8 @@ def begin(state: Mapping[str, Any], conversation_id: UUID) -> Turn:
 async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenerator[Said, None]:
     """Route `text` and run the agents it is for, telling what happens as it happens.
 
-    Words are given out only after their figures were checked, so a reply that is sent back to the
-    model is never seen. `turn` holds what to persist, also when the caller stops listening.
+    Words are given out as they come, figures only after they were checked: see `Words`.
+    `turn` holds what to persist, also when the caller stops listening.
 
     Raises:
         TooManyRequests: The turn or the conversation is out of budget.
@@ -200,32 +201,43 @@ async def _serve(
     used = turn.conversation.usage
     deps = agent_run.within(deps, route=wish.domain.value)
     history = [*turn.conversation.messages, *turn.messages]
+    asked = ModelRequest(parts=[UserPromptPart(wish.text)])
+    words = Words([*history, asked], deps.settings.currency)
+    before = f"{turn.text}\n\n" if turn.text else ""
     async with AGENTS[wish.domain].run_stream_events(
         wish.text, deps=deps, model=model, message_history=history, usage_limits=limits,
         usage=used + turn.usage, conversation_id=turn.conversation.conversation_id,
     ) as events:  # fmt: skip
         async for event in events:
+            if not isinstance(event, AgentRunResultEvent):
+                for delta, is_anew in words.hear(event):
+                    yield _words(turn, before + words.before, words.shown, delta, is_anew)
             if isinstance(event, FunctionToolCallEvent):
-                yield Said("tool", {"name": event.part.tool_name, "status": "running"})
+                call = {"id": event.part.tool_call_id, "arguments": event.part.args_as_dict()}
+                yield Said("tool", {"name": event.part.tool_name, "status": "running", **call})
             elif isinstance(event, FunctionToolResultEvent):
                 for said in _result(event.part):
                     yield said
             elif isinstance(event, AgentRunResultEvent):
                 turn.messages.extend(event.result.new_messages())
                 turn.usage = _spent(event.result.usage, used)
-                yield _words(turn, event.result.output)
+                for delta, is_anew in words.finish(event.result.output):
+                    yield _words(turn, before + words.before, words.shown, delta, is_anew)
 
 
-def _words(turn: Turn, text: str) -> Said:
-    separator = "\n\n" if turn.text else ""
-    turn.text += separator + text
-    return Said("text", {"delta": separator + text})
+def _words(turn: Turn, before: str, shown: str, delta: str, is_anew: bool) -> Said:
+    """Say `delta`; with `is_anew`, the turn's words so far are taken back and said again."""
+    told, turn.text = turn.text, before + shown
+    if is_anew:
+        return Said("text", {"delta": turn.text, "replace": True})
+    return Said("text", {"delta": turn.text[len(told) :]})
 
 
 def _result(part: Any) -> list[Said]:
     if not isinstance(part, ToolReturnPart) or part.outcome != "success":
-        return [Said("tool", {"name": part.tool_name or "", "status": "failed"})]
-    done = Said("tool", {"name": part.tool_name, "status": "done"})
+        failed = {"name": part.tool_name or "", "status": "failed", "id": part.tool_call_id}
+        return [Said("tool", failed)]
+    done = Said("tool", {"name": part.tool_name, "status": "done", "id": part.tool_call_id})
     kind, data = fact(part)
     if kind == WAITING:
         keys = ("operation", "summary", "preview", "expires_at")
@@ -242,7 +254,7 @@ def _decline(deps: Deps, turn: Turn, text: str, reason: Reason) -> list[Said]:
         ModelRequest(parts=[UserPromptPart(text)]),
         ModelResponse(parts=[TextPart(reply)]),
     ]
-    return [_words(turn, reply)]
+    return [_words(turn, "", reply, reply, is_anew=False)]
 
 
 _OPENINGS: Mapping[Reason, str] = {

@@ -78,7 +78,7 @@ class Run:
         self.added.clear()
         return taken
 
-    def commit(self, events: list[tuple[str, dict[str, Any]]], last: int) -> None:
+    def keep(self, events: list[tuple[str, dict[str, Any]]], last: int) -> None:
         first = last - len(events) + 1
         self.has_gap |= first != self.events[-1].number + 1
         self.events += [
@@ -152,7 +152,7 @@ class Runner:
         if begun.is_repeat:
             return begun
         run = Run(begun)
-        opening = {"id": str(begun.id), "text": said}
+        opening = {"id": str(begun.id), "number": begun.number, "text": said}
         run.events.append(
             Event(number=begun.first_event, turn_id=begun.id, name="turn", data=opening)
         )
@@ -332,7 +332,7 @@ class Runner:
                 run.added.set()
                 return
             if written is not None:
-                run.commit(events, written[0])
+                run.keep(events, written[0])
                 self.signals.send(str(conversation_id))
         if written is None or written[1]:
             # Ended by somebody else, or to be cancelled: either way nobody waits for more.
@@ -370,7 +370,7 @@ class Runner:
                 )  # fmt: skip
         if number is not None:
             done = ("done", {"turn_id": str(run.begun.id), "state": state.value})
-            run.commit([*last, done], number)
+            run.keep([*last, done], number)
 
     # --- this process --------------------------------------------------------------------------
 

@@ -131,14 +131,8 @@ async def cancel(conversation_id: UUID, request: Request, deps: DepsDep) -> Canc
 @router.get("/chat/{conversation_id}", responses=problems(NotFound))
 async def transcript(conversation_id: UUID, uow: UowDep) -> list[TranscriptEntry]:
     """Return what was said, oldest first."""
-    entries = []
-    for turn in await turns.history(uow, conversation_id):
-        if turn.asked:
-            entries.append(TranscriptEntry(role="user", text=turn.asked))
-        if turn.reply or turn.cards or turn.approvals or not turn.asked:
-            shown = {"cards": turn.cards, "approvals": turn.approvals}
-            entries.append(TranscriptEntry(role="assistant", text=turn.reply, **shown))
-    return entries
+    said = await turns.entries(uow, conversation_id)
+    return [TranscriptEntry.model_validate(entry) for entry in said]
 
 
 def shown(event: Event) -> dict[str, Any]:

@@ -45,6 +45,10 @@ GUARDED: Final[Mapping[str, Guard]] = {
     ),
     "cart_line": Guard("EXISTS (SELECT 1 FROM cart WHERE cart.id = cart_id)"),
     "conversation": Guard("agent_owns(user_id, secret_sha256)"),
+    # An agent reads what was said; turns are the runner's to write.
+    "chat_turn": Guard(
+        "EXISTS (SELECT 1 FROM conversation WHERE conversation.id = conversation_id)", READ_ONLY
+    ),
     "pending_action": Guard("actor_id = agent_key()", READ_ONLY),
     "agent_run": Guard("actor_id = agent_key() OR agent_may('event:read')", READ_ONLY),
     "agent_call": Guard("EXISTS (SELECT 1 FROM agent_run WHERE agent_run.id = run_id)", READ_ONLY),
@@ -133,6 +137,7 @@ SHARED: Final[Mapping[str, str]] = {
 }
 
 CLOSED: Final[Mapping[str, str]] = {
+    "chat_event": "what clients follow; the runner's",
     "alembic_version": "migrations only",
     "aggregate_counter": "advanced after the agent's part of the transaction",
     "refresh_token": "sign-in only",

@@ -3,7 +3,7 @@
 `state` is whatever the agents layer serialises; this module only stores it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -227,16 +227,12 @@ async def append(
         NotFound: No such conversation, or someone else's.
     """
     row = await access(uow, conversation_id, lock=True)
-    asked = ""
-    for entry in entries:
-        if entry["role"] == "user":
-            asked = str(entry["text"])
-            continue
+    for asked, entry in _exchanges(entries):
         turn = ChatTurn(
             conversation_id=row.id,
             number=row.turn_count + 1,
             asked=asked,
-            reply=str(entry["text"]),
+            reply=str(entry.get("text", "")),
             cards=list(entry.get("cards", [])),
             approvals=list(entry.get("approvals", [])),
             state=TurnState.DONE,
@@ -250,12 +246,28 @@ async def append(
         await uow.session.flush()
         if not asked:
             await _tell(uow, row, turn)
-        asked = ""
     if merge is not None:
         row.state = merge(dict(row.state))
     row.updated_at = uow.now
     await uow.session.flush()
     return row
+
+
+def _exchanges(
+    entries: Sequence[Mapping[str, Any]],
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Pair what people said with the answers; either may stand alone."""
+    asked = ""
+    for entry in entries:
+        if entry["role"] != "user":
+            yield asked, entry
+            asked = ""
+            continue
+        if asked:
+            yield asked, {}
+        asked = str(entry["text"])
+    if asked:
+        yield asked, {}
 
 
 _APPEND = text("SELECT * FROM chat_append(:conversation, NULL, CAST(:events AS jsonb), :at)")

@@ -15,6 +15,7 @@ from db.types import ConversationId, new_id
 from deps.core import UnitOfWork
 from tools import conversation as conversations
 from tools import notification
+from tools import turn as turns
 from tools.errors import IllegalTransition, InvalidInput, NotFound
 from tools.events import HandoverRequested, HandoverResolved
 from tools.page import Page, checked_limit, decode_cursor, encode_cursor
@@ -82,7 +83,7 @@ async def request(
         known = await _waiting(uow, row.id)
         if known is not None:
             return HandoverView.model_validate(known)
-        transcript = row.transcript
+        transcript = await turns.entries(uow, row.id)
     case = await _open(uow, address, reason[:REASON_CHARS_MAX], conversation_id, transcript)
     return HandoverView.model_validate(case)
 

@@ -27,6 +27,7 @@ RUNNING_PER_OWNER_MAX: Final = 8
 # The events of older turns are dropped; who asks for them is told to read the turns.
 TURNS_WITH_EVENTS: Final = 5
 EVENTS_PAGE_MAX: Final = 500
+HISTORY_MAX: Final = 400
 INTERRUPTED: Final = (
     "This answer was interrupted. What was done is done; look before you repeat it."
 )
@@ -75,6 +76,7 @@ class Begun:
 
     id: UUID
     conversation_id: UUID
+    number: int
     first_event: int
     state: dict[str, Any]
     is_repeat: bool = False
@@ -135,7 +137,7 @@ async def begin(
             raise NotFound("No such conversation.")
         if known.asked != said:
             raise Conflict("This turn id was used for other words.", current=known.state.value)
-        return Begun(known.id, conversation.id, known.first_event, {}, is_repeat=True)
+        return Begun(known.id, conversation.id, known.number, known.first_event, {}, is_repeat=True)
     await _refuse_while_running(uow, conversation, remember)
     conversation.turn_count += 1
     turn = ChatTurn(
@@ -157,7 +159,7 @@ async def begin(
     if turn.number > TURNS_WITH_EVENTS:
         oldest = {"conversation": conversation.id, "oldest_kept": turn.number - TURNS_WITH_EVENTS}
         await uow.session.execute(_DROP_OLD, oldest)
-    return Begun(turn.id, conversation.id, turn.first_event, dict(conversation.state))
+    return Begun(turn.id, conversation.id, turn.number, turn.first_event, dict(conversation.state))
 
 
 async def _conversation_for(
@@ -348,6 +350,22 @@ async def history(
     views = [TurnView.model_validate(row, from_attributes=True) for row in reversed(rows)]
     await _refresh_approvals(uow, views)
     return views
+
+
+async def entries(uow: UnitOfWork, conversation_id: UUID) -> list[dict[str, Any]]:
+    """Return what was said as a plain list of `role`, `text`, `cards` and `approvals`.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+    """
+    said: list[dict[str, Any]] = []
+    for turn in await history(uow, conversation_id, limit=HISTORY_MAX):
+        if turn.asked:
+            said.append({"role": "user", "text": turn.asked, "cards": [], "approvals": []})
+        if turn.reply or turn.cards or turn.approvals or not turn.asked:
+            shown = {"cards": turn.cards, "approvals": turn.approvals}
+            said.append({"role": "assistant", "text": turn.reply, **shown})
+    return said
 
 
 _STATUSES = text("SELECT id, status FROM pending_action WHERE id = ANY(:ids)")
