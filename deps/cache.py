@@ -17,7 +17,7 @@ import secrets
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -28,7 +28,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 # How stale an answer may be, by kind. Whoever writes invalidates; these bound what was missed.
-LIFETIMES_S: Final[Mapping[str, float]] = {
+LIFETIMES_S: Final[dict[str, float]] = {
     # Price and publication are invalidated exactly; of stock figures this is the greatest age.
     "category": 5.0,
     "product": 5.0,

@@ -104,6 +104,7 @@ async def relay_once(deps: Deps, bus: EventBus, limit: int = BATCH_MAX) -> int:
             )
             envelopes = [envelope_of(row) for row in rows]
             if envelopes:
+                await _forget(deps, envelopes)
                 await bus.publish(envelopes)
                 await connection.execute(
                     update(OutboxMessage)
@@ -118,6 +119,13 @@ async def relay_once(deps: Deps, bus: EventBus, limit: int = BATCH_MAX) -> int:
             await connection.invalidate()
             raise
     return len(envelopes)
+
+
+async def _forget(deps: Deps, envelopes: Sequence[Envelope]) -> None:
+    """Let cached bodies go once more: who committed may have died before it did (`Deps.begin`)."""
+    kinds = {EVENTS.get(envelope.type) for envelope in envelopes}
+    for tag in {kind.invalidates for kind in kinds if kind is not None and kind.invalidates}:
+        await deps.cache.forget(tag)
 
 
 # --- consumers -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Final
 from deps.bus import Envelope
 from deps.core import Event, UnitOfWork
 from tools import handover, notification
-from tools.events import HandoverRequested, OrderCancelled, OrderPlaced, ProductSaved
+from tools.events import HandoverRequested, OrderCancelled, OrderPlaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,7 @@ async def tell_staff_of_handover(
     await handover.tell_staff(context.uow, event.handover_id)
 
 
-async def forget_catalog(context: HandlerContext, event: ProductSaved, envelope: Envelope) -> None:
-    """Once more: the process that saved it may have died between its commit and doing so."""
-    assert event.invalidates is not None
-    context.uow.invalidated.add(event.invalidates)
-
-
 HANDLERS: Final[Handlers] = {
-    ProductSaved: (Handler("catalog", forget_catalog),),
     OrderPlaced: (Handler("notification", confirm_order),),
     OrderCancelled: (Handler("notification", tell_cancellation),),
     HandoverRequested: (Handler("notification", tell_staff_of_handover),),
