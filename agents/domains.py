@@ -59,6 +59,11 @@ _SERVED_BY = {
     "help": Domain.SUPPORT,
     "handover": Domain.SUPPORT,
     "receipt": Domain.SUPPORT,
+    "transfer": Domain.INVENTORY,
+    "stock_count": Domain.INVENTORY,
+    "bundle": Domain.INVENTORY,
+    "stock_rule": Domain.INVENTORY,
+    "location": Domain.INVENTORY,
 }
 
 

@@ -18,6 +18,7 @@ from api import (
     feed,
     health,
     inventory,
+    locations,
     metrics,
     middleware,
     openapi,
@@ -28,7 +29,9 @@ from api import (
     products,
     refunds,
     returns,
+    stock_counts,
     support,
+    transfers,
     users,
 )
 from deps.core import Deps
@@ -39,6 +42,9 @@ V1 = (
     users,
     products,
     inventory,
+    transfers,
+    stock_counts,
+    locations,
     carts,
     orders,
     refunds,

@@ -42,7 +42,8 @@ REQUIRED: Final = tuple(
         r"/v1/orders/[^/]+/cancel",
         r"/v1/orders/[^/]+/refunds",
         r"/v1/refunds/[^/]+/(?:retry|approve)",
-        r"/v1/stock/[^/]+/adjustments",
+        r"/v1/stock/[^/]+/(adjustments|receipts)",
+        r"/v1/inventory/transfers/[^/]+/receive",
     )
 )
 _AGENT_CALL: Final = re.compile(r"/v1/agents/([^/]+)/([^/]+)")

@@ -31,6 +31,7 @@ from tools import (
     order_edit,
     refund,
     sale,
+    stock_ledger,
 )
 from tools.handlers import HANDLERS, Handlers, groups
 
@@ -102,6 +103,8 @@ class _Worker:
             self.supervise("refund sweep", self.resume_refunds, lambda: SWEEP_EVERY_S),
             self.supervise("credit expiry", self.expire_credit, lambda: PURGE_EVERY_S),
             self.supervise("hold sweep", self.expire_holds, lambda: SWEEP_EVERY_S),
+            self.supervise("backorder sweep", self.fill_backorders, lambda: SWEEP_EVERY_S),
+            self.supervise("stock snapshot", self.snapshot_stock, lambda: PURGE_EVERY_S),
             self.supervise("purge", self.purge, lambda: PURGE_EVERY_S),
         ]
         if self.bus is not None:
@@ -266,6 +269,13 @@ class _Worker:
 
     async def expire_holds(self) -> bool:
         await inventory.expire_due(self.deps)
+        return False
+
+    async def fill_backorders(self) -> bool:
+        return await inventory.fill_due(self.deps) > 0
+
+    async def snapshot_stock(self) -> bool:
+        await stock_ledger.snapshot(self.deps)
         return False
 
     async def purge(self) -> bool:

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bench.client import Client as Client
 from db.models.inventory import Location
 from deps.core import SYSTEM, Deps
-from tools import catalog_import, inventory, product
+from tools import catalog_import, product, stock
 from tools.product import ProductInput, VariantInput
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -88,7 +88,7 @@ async def seed(deps: Deps, data: Path | None) -> list[str]:
         )
         skus = [row.sku for row in found]
         for sku in skus:
-            await inventory.adjust(uow, sku, LOCATION, STOCK, "benchmark")
+            await stock.adjust(uow, sku, LOCATION, STOCK, "benchmark")
     async with staff.begin() as uow:
         await (await uow.session.connection()).execute(text("ANALYZE"))
     return skus

@@ -111,7 +111,7 @@ GUARDED: Final[Mapping[str, Guard]] = {
     "notification": Guard("customer_id = agent_actor() OR agent_may('notification:read_all')"),
     # An event is about an order, a user or a product; the first two are personal.
     "outbox": Guard(
-        "aggregate_type = 'product' OR agent_may('event:read')"
+        "aggregate_type IN ('product', 'stock') OR agent_may('event:read')"
         " OR (aggregate_type = 'order' AND EXISTS"
         "     (SELECT 1 FROM orders WHERE orders.id = aggregate_id))"
         " OR (aggregate_type = 'user' AND aggregate_id = agent_actor())",

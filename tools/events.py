@@ -3,6 +3,7 @@
 Fields are only ever added, with a default; `tests/tools/test_events.py` holds old payloads.
 """
 
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,63 @@ class StockAdjusted(Event):
     delta: int
     on_hand: int
     reason: str
+    reason_code: str | None = None
+
+
+class StockPolicySet(Event):
+    aggregate = "product"
+    product_id: ProductId
+    sku: str
+    policy: str
+    backorder_limit: int
+    available_on: date | None
+
+
+class StockCounted(Event):
+    """A cycle count was closed; `corrections` are the units by which the shelf was wrong."""
+
+    aggregate = "count"
+    count_id: UUID
+    location: str
+    counted: int
+    corrections: dict[str, int]
+
+
+class BundleDefined(Event):
+    """What a bundle consists of now; no parts when it is one no more."""
+
+    aggregate = "product"
+    product_id: ProductId
+    sku: str
+    parts: dict[str, int]
+
+
+class TransferShipped(Event):
+    aggregate = "transfer"
+    transfer_id: UUID
+    source: str
+    target: str
+    units: dict[str, int]
+
+
+class TransferReceived(Event):
+    """Units of a transfer arrived, or are known to be lost; `is_complete` when none are left."""
+
+    aggregate = "transfer"
+    transfer_id: UUID
+    target: str
+    received: dict[str, int]
+    lost: dict[str, int]
+    is_complete: bool
+
+
+class TransferCancelled(Event):
+    """`returned` are units that had left and are at the source again."""
+
+    aggregate = "transfer"
+    transfer_id: UUID
+    reason: str
+    returned: dict[str, int]
 
 
 class StockLow(Event):

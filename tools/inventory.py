@@ -1,73 +1,66 @@
 """Stock: hold units for an order, allocate them when it is paid for, or let them go.
 
-Every change is a row in `stock_movement`; a trigger keeps `stock_level` in step and its checks
+Every change is a row in `stock_movement`; a trigger keeps the counters in step and their checks
 refuse an oversell from any code path. A hold is the pending half of a two-phase transfer, as in
 https://docs.tigerbeetle.com/coding/two-phase-transfers/: it ends allocated, released or expired.
+The SQL of it is in `db/migrations/functions_0003.sql`. What staff do with stock is in `stock.py`.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlmodel import col, select
 
-from db.models.inventory import (
-    Location,
-    MovementKind,
-    Reservation,
-    ReservationStatus,
-    StockLevel,
-    StockMovement,
-)
+from db.models.inventory import Reservation, ReservationStatus, StockPolicy
 from db.types import OrderId
 from deps.core import Deps, UnitOfWork
-from tools import idempotency
-from tools.errors import Conflict, InvalidInput, NotFound, OutOfStock
-from tools.events import StockAdjusted, StockReleased, StockReserved
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.errors import Conflict, NotFound, OutOfStock
+from tools.events import StockReleased, StockReserved
 from tools.registry import Risk, operation
 
 HOLD_TTL = timedelta(minutes=15)
 # However busy the shopper looks, units are not kept from others for longer than this.
 HOLD_AGE_MAX = timedelta(minutes=60)
 EXPIRE_BATCH = 100
-ADJUSTMENT_MAX = 1_000_000
+FILL_BATCH = 100
 
 
 class StockLevelView(BaseModel):
+    """Units of a SKU at one location. `available` is what is neither promised nor kept back."""
+
     location: str
     location_name: str
     on_hand: int
     reserved: int
     allocated: int
+    incoming: int
+    safety_stock: int
+    reorder_point: int
+    available: int
+
+
+class BundlePartView(BaseModel):
+    sku: str
+    quantity: int = Field(description="Units in one bundle.")
     available: int
 
 
 class StockView(BaseModel):
     sku: str
     title: str
-    available: int
-    levels: list[StockLevelView]
-
-
-class MovementView(BaseModel):
-    id: int
-    occurred_at: datetime
-    kind: MovementKind
-    location: str | None
-    on_hand_delta: int
-    reserved_delta: int
-    allocated_delta: int
-    reason: str
-    reference_id: UUID | None
-
-
-class LowStock(BaseModel):
-    sku: str
-    title: str
-    available: int
+    available: int = Field(description="How many can be ordered now, promises included.")
+    in_stock: int = Field(description="How many of them can leave today.")
+    policy: StockPolicy = StockPolicy.DENY
+    available_on: date | None = Field(
+        default=None, description="When the next units are expected, where the shop says so."
+    )
+    backordered: int | None = Field(default=None, description="Units owed; only staff see it.")
+    backorder_limit: int | None = Field(default=None, description="Only staff see it.")
+    parts: list[BundlePartView] = Field(default=[], description="What a bundle consists of.")
+    levels: list[StockLevelView] = Field(description="Only staff see where units are.")
 
 
 async def reserve(
@@ -174,6 +167,30 @@ async def expire_due(deps: Deps) -> int:
     return len(ids)
 
 
+async def fill_due(deps: Deps) -> int:
+    """Give free units to orders that wait for them, where nobody did at once; return how many.
+
+    Each SKU in a transaction of its own.
+    """
+    async with deps.begin() as uow:
+        rows = await uow.fetch(
+            "SELECT sku FROM stock_item WHERE backordered > 0 AND free > 0 ORDER BY sku LIMIT $1",
+            FILL_BATCH,
+        )
+    filled = 0
+    for row in rows:
+        async with deps.begin() as uow:
+            filled += await fill(uow, [row["sku"]])
+    return filled
+
+
+async def fill(uow: UnitOfWork, skus: Sequence[str]) -> int:
+    """Give free units to the orders that wait longest for them; call it after units arrived."""
+    return int(
+        await uow.fetchval("SELECT stock_fill($1, $2, $3)", list(skus), uow.actor.user_id, uow.now)
+    )
+
+
 async def lock(uow: UnitOfWork, skus: Sequence[str]) -> None:
     """Wait until nobody else moves units of these SKUs, and keep others out until the commit.
 
@@ -215,173 +232,58 @@ async def levels(uow: UnitOfWork, sku: str) -> StockView:
     Raises:
         NotFound: No such SKU.
     """
-    title, _ = await _variant(uow, sku)
-    rows = await uow.session.execute(
-        text("""
-            SELECT p.code AS location, p.name AS location_name, l.on_hand, l.reserved, l.allocated,
-                   l.on_hand - l.reserved - l.allocated AS available
-            FROM stock_level l JOIN location p ON p.id = l.location_id
-            WHERE l.sku = :sku ORDER BY p.priority, p.code
-        """),
-        {"sku": sku},
+    title, _ = await variant(uow, sku)
+    is_staff = uow.actor.may("stock:write")
+    item = await uow.fetchrow(
+        """SELECT stock_available($1, $2) AS available, policy, backordered, backorder_limit,
+                  available_on, free
+           FROM (SELECT) one LEFT JOIN stock_item ON sku = $1""",
+        sku,
+        uow.now,
     )
-    found = [StockLevelView.model_validate(row, from_attributes=True) for row in rows]
+    parts = await _parts(uow, sku)
+    in_stock = max(0, (item["free"] or 0) - (item["backordered"] or 0))
     return StockView(
         sku=sku,
         title=title,
-        available=sum(level.available for level in found),
-        levels=found if uow.actor.may("stock:write") else [],
+        available=item["available"],
+        in_stock=item["available"] if parts else in_stock,
+        policy=item["policy"] or StockPolicy.DENY,
+        available_on=item["available_on"],
+        backordered=(item["backordered"] or 0) if is_staff else None,
+        backorder_limit=(item["backorder_limit"] or 0) if is_staff else None,
+        parts=parts,
+        levels=await _levels(uow, sku) if is_staff else [],
     )
 
 
-@operation(
-    scope="stock:write",
-    risk=Risk.READ,
-    idempotent=True,
-    examples=(
-        "show the stock movements of {sku}",
-        "what happened to the stock of {sku}",
-        "movement history of {sku}",
-        "why did the stock of {sku} change",
-    ),
-)
-async def movements(
-    uow: UnitOfWork, sku: str, limit: int = 20, cursor: str | None = None
-) -> Page[MovementView]:
-    """List what changed a SKU's stock, newest first.
+async def _levels(uow: UnitOfWork, sku: str) -> list[StockLevelView]:
+    rows = await uow.fetch(
+        """SELECT p.code AS location, p.name AS location_name, l.on_hand, l.reserved, l.allocated,
+                  l.incoming, l.safety_stock, l.reorder_point, l.available
+           FROM stock_level l JOIN location p ON p.id = l.location_id
+           WHERE l.sku = $1 ORDER BY p.priority, p.code""",
+        sku,
+    )
+    return [StockLevelView(**row) for row in rows]
 
-    Args:
-        sku: SKU of the variant.
-        limit: How many to return, 1 to 100.
-        cursor: `next_cursor` of the page before.
+
+async def _parts(uow: UnitOfWork, sku: str) -> list[BundlePartView]:
+    rows = await uow.fetch(
+        """SELECT part_sku AS sku, quantity, stock_available(part_sku, $2) AS available
+           FROM bundle_part WHERE bundle_sku = $1 ORDER BY part_sku""",
+        sku,
+        uow.now,
+    )
+    return [BundlePartView(**row) for row in rows]
+
+
+async def variant(uow: UnitOfWork, sku: str) -> tuple[str, UUID]:
+    """Return a SKU's full title and its product.
 
     Raises:
         NotFound: No such SKU.
     """
-    checked_limit(limit)
-    await _variant(uow, sku)
-    query = (
-        select(StockMovement, Location.code)
-        .join(Location, col(Location.id) == col(StockMovement.location_id), isouter=True)
-        .where(StockMovement.sku == sku)
-        .order_by(col(StockMovement.id).desc())
-        .limit(limit + 1)
-    )
-    if cursor is not None:
-        query = query.where(col(StockMovement.id) < decode_cursor(cursor, int)[0])
-    rows = list(await uow.session.exec(query))
-    items = [
-        MovementView.model_validate({**movement.model_dump(), "location": code})
-        for movement, code in rows[:limit]
-    ]
-    more = len(rows) > limit
-    return Page(items=items, next_cursor=encode_cursor(items[-1].id) if more else None)
-
-
-@operation(
-    scope="stock:write",
-    risk=Risk.READ,
-    idempotent=True,
-    examples=(
-        "what is running low",
-        "which products are low on stock",
-        "show low stock",
-        "what do we need to reorder",
-    ),
-)
-async def low(uow: UnitOfWork, limit: int = 20) -> list[LowStock]:
-    """List SKUs at or below their reorder point, scarcest first.
-
-    Args:
-        limit: How many to return, 1 to 100.
-    """
-    rows = await uow.session.execute(
-        text("""
-            SELECT l.sku,
-                   p.title || CASE v.title WHEN '' THEN '' ELSE ' – ' || v.title END AS title,
-                   sum(l.on_hand - l.reserved - l.allocated)::int AS available
-            FROM stock_level l
-            JOIN variant v ON v.sku = l.sku AND v.is_active
-            JOIN product p ON p.id = v.product_id
-            GROUP BY l.sku, p.title, v.title
-            HAVING sum(l.on_hand - l.reserved - l.allocated) <= greatest(max(l.reorder_point), 0)
-            ORDER BY available, l.sku LIMIT :limit
-        """),
-        {"limit": checked_limit(limit)},
-    )
-    return [LowStock.model_validate(row, from_attributes=True) for row in rows]
-
-
-@operation(
-    scope="stock:write",
-    risk=Risk.REVERSIBLE,
-    idempotent=False,
-    inverse="inventory.adjust",
-    examples=(
-        "add {delta} units of {sku} at {location} because {reason}",
-        "remove {delta} of {sku} from {location} because {reason}",
-        "adjust the stock of {sku} at {location} by {delta}: {reason}",
-    ),
-)
-async def adjust(uow: UnitOfWork, sku: str, location: str, delta: int, reason: str) -> StockView:
-    """Correct the units on hand of a SKU at a location.
-
-    Args:
-        sku: SKU of the variant.
-        location: Code of the location, such as HAM.
-        delta: Units to add, or to take away when negative.
-        reason: Why, for the movement ledger.
-
-    Raises:
-        NotFound: No such SKU or location.
-        InvalidInput: `delta` is zero or too large, or `reason` is empty.
-        Conflict: Fewer would remain than are reserved or allocated.
-    """
-    # Adding twice is not adding once: the request's key is spent together with the effect.
-    await idempotency.settle(uow)
-    if delta == 0 or abs(delta) > ADJUSTMENT_MAX:
-        raise InvalidInput(f"delta must be 1 to {ADJUSTMENT_MAX}, or negative.", field="delta")
-    if not reason.strip() or len(reason) > 500:
-        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
-    _, product_id = await _variant(uow, sku)
-    place = (await uow.session.exec(select(Location).where(Location.code == location))).first()
-    if place is None:
-        raise NotFound(f"There is no location {location!r}.", field="location")
-    await lock(uow, [sku])
-    level = await uow.session.get(StockLevel, (sku, place.id), populate_existing=True)
-    free = level.on_hand - level.reserved - level.allocated if level else 0
-    if free + delta < 0:
-        raise Conflict(
-            f"Only {free} units of {sku} are free at {location}.", field="delta", available=free
-        )
-    uow.session.add(
-        StockMovement(
-            sku=sku,
-            location_id=place.id,
-            kind=MovementKind.ADJUST,
-            on_hand_delta=delta,
-            reason=reason.strip(),
-            actor_id=uow.actor.user_id,
-            occurred_at=uow.now,
-        )
-    )
-    await uow.session.flush()
-    on_hand = (level.on_hand if level else 0) + delta
-    uow.publish(
-        StockAdjusted(
-            product_id=product_id,
-            sku=sku,
-            location=location,
-            delta=delta,
-            on_hand=on_hand,
-            reason=reason.strip(),
-        )
-    )
-    return await levels(uow, sku)
-
-
-async def _variant(uow: UnitOfWork, sku: str) -> tuple[str, UUID]:
-    """Return a SKU's full title and its product."""
     row = (
         await uow.session.execute(
             text("""

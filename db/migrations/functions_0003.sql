@@ -355,8 +355,10 @@ BEGIN
                                 allocated_delta, reason, reference_id, actor_id, occurred_at)
     SELECT sku, location_id, 'allocate', 0, -quantity, quantity, '', p_id, p_actor, p_now
     FROM reservation_line WHERE reservation_id = p_id ORDER BY sku, location_id;
-    PERFORM stock_fill(array_agg(sku), p_actor, p_now) FROM backorder
-    WHERE reservation_id = p_id AND is_open;
+    IF EXISTS (SELECT 1 FROM backorder WHERE reservation_id = p_id AND is_open) THEN
+        PERFORM stock_fill(array_agg(sku::text), p_actor, p_now) FROM backorder
+        WHERE reservation_id = p_id AND is_open;
+    END IF;
     RETURN NULL;
 END $$;
 
@@ -367,6 +369,7 @@ CREATE FUNCTION stock_release(p_id uuid, p_kind text, p_actor uuid, p_now timest
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     was record;
+    skus text[];
 BEGIN
     ASSERT p_kind IN ('release', 'expire');
     SELECT status, expires_at INTO was FROM reservation WHERE id = p_id FOR UPDATE;
@@ -388,9 +391,10 @@ BEGIN
           SELECT sku, NULL, 0, -quantity FROM backorder WHERE reservation_id = p_id AND is_open
          ) AS unit ORDER BY sku, location_id;
     UPDATE backorder SET is_open = false WHERE reservation_id = p_id AND is_open;
-    PERFORM stock_fill(array_agg(i.sku::text), p_actor, p_now)
+    SELECT array_agg(i.sku::text) INTO skus
     FROM reservation_line l JOIN stock_item i ON i.sku = l.sku
     WHERE l.reservation_id = p_id AND i.backordered > 0;
+    IF skus IS NOT NULL THEN PERFORM stock_fill(skus, p_actor, p_now); END IF;
     RETURN true;
 END $$;
 
@@ -427,9 +431,10 @@ $$;
 
 -- Give free units to those who wait for them, oldest first. Whoever is at work on the oldest
 -- reservation right now fills it when it is done: waiting for it here could deadlock, and going
--- past it would be unfair. New orders never get units that are owed.
+-- past it would be unfair. New orders never get units that are owed. It acts for the shop, not for
+-- whoever set units free: the orders that wait are other people's.
 CREATE FUNCTION stock_fill(p_skus text[], p_actor uuid, p_now timestamptz) RETURNS integer
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     item record;
     owed record;

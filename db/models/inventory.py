@@ -58,6 +58,7 @@ class StockItem(SQLModel, table=True):
         CheckConstraint("backordered BETWEEN 0 AND backorder_limit", name="within_the_cap"),
         CheckConstraint("policy <> 'deny' OR backorder_limit = 0", name="deny_promises_nothing"),
         CheckConstraint("policy <> 'preorder' OR available_on IS NOT NULL", name="preorder_dated"),
+        Index("ix_stock_item_owes", "sku", postgresql_where="backordered > 0"),
     )
 
     sku: str = Field(primary_key=True, max_length=64)
@@ -99,6 +100,7 @@ class StockLevel(SQLModel, table=True):
         CheckConstraint("safety_stock >= 0 AND reorder_point >= 0", name="thresholds_not_negative"),
         Index("ix_stock_level_location_id_sku", "location_id", "sku"),
         Index("ix_stock_level_low", "sku", postgresql_where="is_low"),
+        Index("ix_stock_level_sku_prefix", "sku", postgresql_ops={"sku": "varchar_pattern_ops"}),
     )
 
     sku: str = Field(primary_key=True, max_length=64)
@@ -157,6 +159,7 @@ class StockMovement(SQLModel, table=True):
     __table_args__ = (
         Index("ix_stock_movement_sku_occurred_at_id", "sku", "occurred_at", "id"),
         Index("ix_stock_movement_reference_id", "reference_id"),
+        Index("ix_stock_movement_occurred_at", "occurred_at", postgresql_using="brin"),
         CheckConstraint(
             "on_hand_delta <> 0 OR reserved_delta <> 0 OR allocated_delta <> 0"
             " OR incoming_delta <> 0 OR backordered_delta <> 0",
@@ -181,6 +184,7 @@ class StockMovement(SQLModel, table=True):
     incoming_delta: int = Field(default=0, sa_column_kwargs=ZERO)
     backordered_delta: int = Field(default=0, sa_column_kwargs=ZERO)
     reason: str = Field(default="", max_length=500)
+    reason_code: str | None = Field(default=None, max_length=32)
     reference_id: UUID | None = Field(
         default=None, sa_type=Uuid, description="Order, transfer or count."
     )

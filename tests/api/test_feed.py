@@ -12,7 +12,7 @@ from api.feed import QUEUE_MAX, Hub, stream
 from db.types import new_id
 from deps.core import SYSTEM, Deps
 from tests import factories
-from tools import feed, inventory
+from tools import feed, stock
 from tools.errors import Forbidden
 
 _EVENT = text("""
@@ -25,7 +25,7 @@ _EVENT = text("""
 
 async def adjust(deps: Deps, delta: int = 1) -> None:
     async with deps.acting_as(SYSTEM).begin() as uow:
-        await inventory.adjust(uow, "MUG", "HAM", delta, "counted")
+        await stock.adjust(uow, "MUG", "HAM", delta, "counted")
 
 
 async def newest(deps: Deps) -> int:
@@ -69,7 +69,7 @@ async def test_a_watcher_goes_on_where_it_left(merchant: Deps) -> None:
     await factories.product(merchant, "MUG")
     seen = await newest(merchant)
     await adjust(merchant, 3)
-    events = stream(Hub(merchant), merchant, seen)
+    events = stream(Hub(merchant, feed), merchant, seen)
     missed = await next_change(events)
     assert missed["summary"] == "MUG at HAM: +3, now 13 on hand (counted)."
     await adjust(merchant, 4)
@@ -81,7 +81,7 @@ async def test_a_watcher_goes_on_where_it_left(merchant: Deps) -> None:
 async def test_a_change_that_commits_late_is_not_missed(merchant: Deps) -> None:
     """A sequence hands out numbers before commits do: a lower one can become visible later."""
     await factories.product(merchant, "MUG")
-    hub = Hub(merchant)
+    hub = Hub(merchant, feed)
     async with hub.watch() as queue, merchant.db() as slow:
         event = {"id": new_id(), "now": merchant.clock()}
         await slow.execute(_EVENT, event)
@@ -99,7 +99,7 @@ async def test_a_change_that_commits_late_is_not_missed(merchant: Deps) -> None:
 
 async def test_a_watcher_that_falls_behind_is_cut_loose(merchant: Deps) -> None:
     await factories.product(merchant, "MUG")
-    hub = Hub(merchant)
+    hub = Hub(merchant, feed)
     async with hub.watch() as slow, hub.watch() as quick:
         async with merchant.begin() as uow:
             example = (await feed.changes(uow, 0))[0]

@@ -15,7 +15,7 @@ from db.models.user import Role
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import cart, checkout, inventory, order, sale
+from tools import cart, checkout, inventory, order, sale, stock
 from tools.errors import Conflict, PaymentDeclined, Unavailable
 from tools.invariant import check
 
@@ -90,7 +90,7 @@ class Shop:
         sku, delta = self.rng.choice(list(STOCK)), self.rng.choice([-1, 1, 2])
         try:
             async with merchant.begin() as uow:
-                await inventory.adjust(uow, sku, "HAM", delta, "count")
+                await stock.adjust(uow, sku, "HAM", delta, "count")
                 if self.rng.random() < 0.3:
                     raise Crash
         except (Crash, Conflict):

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from db.types import OrderId, new_id
 from deps.core import Deps
 from tests import factories
-from tools import inventory
+from tools import inventory, stock, stock_ledger
 from tools.errors import Conflict, InvalidInput, NotFound, OutOfStock
 from tools.invariant import check
 
@@ -101,9 +101,9 @@ async def test_the_schema_itself_refuses_an_oversell(deps: Deps) -> None:
 async def test_adjustments_are_recorded_and_bounded(merchant: Deps) -> None:
     await factories.product(merchant, "MUG", stock=5)
     async with merchant.begin() as uow:
-        stock = await inventory.adjust(uow, "MUG", "HAM", -2, "broken in transit")
-        assert stock.available == 3
-        page = await inventory.movements(uow, "MUG")
+        left = await stock.adjust(uow, "MUG", "HAM", -2, "broken in transit")
+        assert left.available == 3
+        page = await stock_ledger.movements(uow, "MUG")
     assert (page.items[0].on_hand_delta, page.items[0].reason) == (-2, "broken in transit")
     for arguments, error in (
         (("MUG", "HAM", -4, "x"), Conflict),
@@ -114,7 +114,7 @@ async def test_adjustments_are_recorded_and_bounded(merchant: Deps) -> None:
     ):
         with pytest.raises(error):
             async with merchant.begin() as uow:
-                await inventory.adjust(uow, *arguments)
+                await stock.adjust(uow, *arguments)
     assert await available(merchant) == 3
 
 
@@ -132,4 +132,4 @@ async def test_low_stock_is_listed(merchant: Deps) -> None:
     await factories.product(merchant, "TEA", title="Tea", stock=50)
     async with merchant.begin() as uow:
         await uow.session.execute(text("UPDATE stock_level SET reorder_point = 3"))
-        assert [(item.sku, item.available) for item in await inventory.low(uow)] == [("MUG", 1)]
+        assert [(item.sku, item.available) for item in await stock.low(uow)] == [("MUG", 1)]

@@ -48,6 +48,7 @@ def upgrade() -> None:
     # Counters change at every sale: room on the page keeps those updates off the indexes.
     postgresql_with={'fillfactor': '80'},
     )
+    op.create_index('ix_stock_item_owes', 'stock_item', ['sku'], postgresql_where=sa.text('backordered > 0'))
     op.add_column('stock_level', sa.Column('incoming', sa.Integer(), server_default='0', nullable=False))
     op.add_column('stock_level', sa.Column('safety_stock', sa.Integer(), server_default='0', nullable=False))
     op.add_column('stock_level', sa.Column('available', sa.Integer(), sa.Computed('on_hand - reserved - allocated - safety_stock', persisted=True), nullable=True))
@@ -57,6 +58,9 @@ def upgrade() -> None:
     op.create_check_constraint(op.f('ck_stock_level_thresholds_not_negative'), 'stock_level', 'safety_stock >= 0 AND reorder_point >= 0')
     op.create_index('ix_stock_level_location_id_sku', 'stock_level', ['location_id', 'sku'])
     op.create_index('ix_stock_level_low', 'stock_level', ['sku'], postgresql_where=sa.text('is_low'))
+    op.create_index('ix_stock_level_sku_prefix', 'stock_level', ['sku'], postgresql_ops={'sku': 'varchar_pattern_ops'})
+    op.add_column('stock_movement', sa.Column('reason_code', sa.String(length=32), nullable=True))
+    op.create_index('ix_stock_movement_occurred_at', 'stock_movement', ['occurred_at'], postgresql_using='brin')
     op.add_column('stock_movement', sa.Column('incoming_delta', sa.Integer(), server_default='0', nullable=False))
     op.add_column('stock_movement', sa.Column('backordered_delta', sa.Integer(), server_default='0', nullable=False))
     op.alter_column('stock_movement', 'location_id', nullable=True)
@@ -259,7 +263,9 @@ def downgrade() -> None:
     ):
         op.execute(f"DROP FUNCTION {signature}")
     op.drop_table('stock_item')
+    op.drop_index('ix_stock_level_sku_prefix', 'stock_level')
     op.drop_index('ix_stock_level_low', 'stock_level')
+    op.drop_index('ix_stock_movement_occurred_at', 'stock_movement')
     op.drop_index('ix_stock_level_location_id_sku', 'stock_level')
     op.drop_constraint(op.f('ck_stock_level_thresholds_not_negative'), 'stock_level')
     op.drop_constraint(op.f('ck_stock_level_incoming_not_negative'), 'stock_level')
@@ -275,7 +281,7 @@ def downgrade() -> None:
     op.alter_column('stock_movement', 'location_id', nullable=False)
     op.create_foreign_key(op.f('fk_stock_movement_location_id_location'), 'stock_movement', 'location', ['location_id'], ['id'])
     op.create_foreign_key(op.f('fk_reservation_line_location_id_location'), 'reservation_line', 'location', ['location_id'], ['id'])
-    for column in ('backordered_delta', 'incoming_delta'):
+    for column in ('backordered_delta', 'incoming_delta', 'reason_code'):
         op.drop_column('stock_movement', column)
     for column in ('longitude', 'latitude', 'country_code'):
         op.drop_column('location', column)

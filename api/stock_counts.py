@@ -1,0 +1,79 @@
+"""REST: cycle counts (staff)."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
+
+from api.deps import UowDep, needs
+from api.problems import problems
+from db.models.stock_count import CountStatus
+from tools import stock_count
+from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+from tools.page import PAGE_LIMIT_MAX, Page
+from tools.stock_count import COUNTED_MAX, CountSummary, CountView
+
+router = APIRouter(prefix="/inventory/counts", tags=["stock"], dependencies=[needs("stock:write")])
+
+
+class Opening(BaseModel):
+    location: str = Field(min_length=1, max_length=32, examples=["HAM"])
+    note: str = Field(default="", max_length=500, examples=["aisle 3"])
+
+
+class Counted(BaseModel):
+    counted: int = Field(ge=0, le=COUNTED_MAX, description="Units found, reserved ones included.")
+
+
+@router.post(
+    "", status_code=201, responses=problems(Unauthenticated, Forbidden, NotFound, InvalidInput)
+)
+async def open_count(body: Opening, uow: UowDep) -> CountView:
+    """Open a counting session at a location."""
+    return await stock_count.start(uow, body.location, body.note)
+
+
+@router.get("", responses=problems(Unauthenticated, Forbidden, NotFound, InvalidInput))
+async def list_counts(
+    uow: UowDep,
+    status: CountStatus | None = None,
+    location: Annotated[str | None, Query(max_length=32, examples=["HAM"])] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
+    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+) -> Page[CountSummary]:
+    """List counts, newest first."""
+    return await stock_count.show(uow, status, location, limit, cursor)
+
+
+@router.get("/{count_id}", responses=problems(Unauthenticated, Forbidden, NotFound))
+async def read_count(count_id: UUID, uow: UowDep) -> CountView:
+    """Show what was expected, what was found, and the difference."""
+    return await stock_count.get(uow, count_id)
+
+
+@router.put(
+    "/{count_id}/lines/{sku}",
+    responses=problems(Unauthenticated, Forbidden, NotFound, Conflict, InvalidInput),
+)
+async def record_count(
+    count_id: UUID, sku: Annotated[str, Path(max_length=64)], body: Counted, uow: UowDep
+) -> CountView:
+    """Write down how many are on the shelf; again replaces."""
+    return await stock_count.record(uow, count_id, sku, body.counted)
+
+
+@router.post(
+    "/{count_id}/close", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def close_count(count_id: UUID, uow: UowDep) -> CountView:
+    """End the count and correct the units on hand by each difference."""
+    return await stock_count.close(uow, count_id)
+
+
+@router.post(
+    "/{count_id}/cancel", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def cancel_count(count_id: UUID, uow: UowDep) -> CountView:
+    """End the count without correcting anything."""
+    return await stock_count.cancel(uow, count_id)

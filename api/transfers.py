@@ -1,0 +1,92 @@
+"""REST: transfers of stock between locations (staff)."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from api.deps import UowDep, needs
+from api.problems import problems
+from db.models.transfer import TransferStatus
+from tools import transfer
+from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+from tools.page import PAGE_LIMIT_MAX, Page
+from tools.transfer import LINES_MAX, ReceivedUnits, TransferSummary, TransferUnits, TransferView
+
+router = APIRouter(
+    prefix="/inventory/transfers", tags=["stock"], dependencies=[needs("stock:write")]
+)
+Code = Annotated[str, Field(min_length=1, max_length=32, examples=["HAM"])]
+Place = Annotated[str | None, Query(max_length=32, examples=["HAM"])]
+
+
+class Plan(BaseModel):
+    source: Code
+    target: Code
+    lines: list[TransferUnits] = Field(min_length=1, max_length=LINES_MAX)
+    note: str = Field(default="", max_length=500)
+
+
+class Arrival(BaseModel):
+    lines: list[ReceivedUnits] | None = Field(
+        default=None, max_length=LINES_MAX, description="Everything outstanding when absent."
+    )
+
+
+class Cancellation(BaseModel):
+    reason: str = Field(min_length=1, max_length=500, examples=["the lorry broke down"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=problems(Unauthenticated, Forbidden, NotFound, Conflict, InvalidInput),
+)
+async def create_transfer(body: Plan, uow: UowDep) -> TransferView:
+    """Plan a transfer; nothing moves yet."""
+    return await transfer.create(uow, body.source, body.target, body.lines, body.note)
+
+
+@router.get("", responses=problems(Unauthenticated, Forbidden, NotFound, InvalidInput))
+async def list_transfers(
+    uow: UowDep,
+    status: TransferStatus | None = None,
+    source: Place = None,
+    target: Place = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
+    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+) -> Page[TransferSummary]:
+    """List transfers, newest first."""
+    return await transfer.show(uow, status, source, target, limit, cursor)
+
+
+@router.get("/{transfer_id}", responses=problems(Unauthenticated, Forbidden, NotFound))
+async def read_transfer(transfer_id: UUID, uow: UowDep) -> TransferView:
+    """Show what was sent, received, lost and is outstanding."""
+    return await transfer.get(uow, transfer_id)
+
+
+@router.post(
+    "/{transfer_id}/ship", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def ship_transfer(transfer_id: UUID, uow: UowDep) -> TransferView:
+    """Let the units leave: off the source's shelf, incoming at the target."""
+    return await transfer.ship(uow, transfer_id)
+
+
+@router.post(
+    "/{transfer_id}/receive",
+    responses=problems(Unauthenticated, Forbidden, NotFound, Conflict, InvalidInput),
+)
+async def receive_transfer(transfer_id: UUID, body: Arrival, uow: UowDep) -> TransferView:
+    """Take in what arrived and write off what is lost. Needs an `Idempotency-Key`."""
+    return await transfer.receive(uow, transfer_id, body.lines)
+
+
+@router.post(
+    "/{transfer_id}/cancel", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def cancel_transfer(transfer_id: UUID, body: Cancellation, uow: UowDep) -> TransferView:
+    """Cancel: units still in transit go back to the source."""
+    return await transfer.cancel(uow, transfer_id, body.reason)

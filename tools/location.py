@@ -1,0 +1,121 @@
+"""Stock locations: where they are, which ship first, and which are closed."""
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import col, select
+
+from db.models.inventory import Location
+from deps.core import UnitOfWork
+from tools.errors import InvalidInput, NotFound
+from tools.registry import Risk, operation
+
+
+class LocationView(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    code: str
+    name: str
+    priority: int = Field(description="Lower ships first, where no rule says otherwise.")
+    is_active: bool
+    country_code: str | None
+    latitude: float | None
+    longitude: float | None
+
+
+async def by_code(uow: UnitOfWork, code: str, field: str = "location") -> Location:
+    """Return the location of a code.
+
+    Raises:
+        NotFound: No such location; `field` names the input that asked for it.
+    """
+    found = (await uow.session.exec(select(Location).where(Location.code == code))).first()
+    if found is None:
+        raise NotFound(f"There is no location {code!r}.", field=field)
+    return found
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "list the stock locations",
+        "which warehouses do we have",
+        "show our locations",
+        "where do we keep stock",
+    ),
+)
+async def show(uow: UnitOfWork) -> list[LocationView]:
+    """List the stock locations in the order they ship."""
+    rows = await uow.session.exec(
+        select(Location).order_by(col(Location.priority), col(Location.code))
+    )
+    return [LocationView.model_validate(row) for row in rows]
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="location.save",
+    examples=(
+        "close the location {code}",
+        "open a new location {code} called {name}",
+        "set the priority of location {code} to {priority}",
+        "location {code} is in {country_code}",
+    ),
+)
+async def save(
+    uow: UnitOfWork,
+    code: str,
+    name: str | None = None,
+    priority: int | None = None,
+    is_active: bool | None = None,
+    country_code: str | None = None,
+    latitude: float | None = None,
+    longitude: float | None = None,
+) -> LocationView:
+    """Create a location, or change the given fields of one. Closing it takes its units off sale.
+
+    Args:
+        code: Short code, such as HAM.
+        name: Name for people; needed for a new location.
+        priority: Lower ships first, where no rule says otherwise.
+        is_active: Whether its units are for sale.
+        country_code: ISO 3166 code of its country, such as DE.
+        latitude: Degrees north, for the rule `nearest`.
+        longitude: Degrees east.
+
+    Raises:
+        InvalidInput: A code, country or coordinate that cannot be, or a new location has no name.
+    """
+    if not 1 <= len(code) <= 32 or not code.isprintable() or code != code.strip():
+        raise InvalidInput("code must have 1 to 32 characters.", field="code")
+    if country_code is not None and not (len(country_code) == 2 and country_code.isalpha()):
+        raise InvalidInput("country_code must be two letters.", field="country_code")
+    if latitude is not None and not -90 <= latitude <= 90:
+        raise InvalidInput("latitude must be -90 to 90.", field="latitude")
+    if longitude is not None and not -180 <= longitude <= 180:
+        raise InvalidInput("longitude must be -180 to 180.", field="longitude")
+    if (latitude is None) != (longitude is None):
+        raise InvalidInput("latitude and longitude come together.", field="latitude")
+    found = (
+        await uow.session.exec(select(Location).where(Location.code == code).with_for_update())
+    ).first()
+    if found is None:
+        if not name:
+            raise InvalidInput("A new location needs a name.", field="name")
+        found = Location(code=code, name=name)
+    given = {
+        "name": name,
+        "priority": priority,
+        "is_active": is_active,
+        "country_code": country_code.upper() if country_code else None,
+        "latitude": latitude,
+        "longitude": longitude,
+    }
+    for field, value in given.items():
+        if value is not None:
+            setattr(found, field, value)
+    uow.session.add(found)
+    await uow.session.flush()
+    return LocationView.model_validate(found)

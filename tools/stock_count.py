@@ -1,0 +1,323 @@
+"""Cycle counts: people count a shelf while the shop goes on selling, and the ledger is corrected.
+
+Each line keeps what was on hand at the moment it was counted. Closing books the difference, so what
+was sold between counting and closing is counted once.
+"""
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+from sqlmodel import col, select
+
+from db.models.inventory import Location, MovementKind
+from db.models.stock_count import COUNT_TRANSITIONS, CountStatus, StockCount, StockCountLine
+from deps.core import UnitOfWork
+from tools import idempotency, inventory
+from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
+from tools.events import StockCounted
+from tools.location import by_code
+from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.registry import Risk, operation
+from tools.stock import refuse_bundle
+from tools.stock_ledger import Move, append
+
+COUNTED_MAX: Final = 10_000_000
+
+
+class CountLineView(BaseModel):
+    sku: str
+    expected: int = Field(description="On hand by the ledger when it was counted.")
+    counted: int
+    difference: int
+    counted_at: datetime
+
+
+class CountSummary(BaseModel):
+    id: UUID
+    location: str
+    status: CountStatus
+    note: str
+    opened_at: datetime
+    closed_at: datetime | None
+
+
+class CountView(CountSummary):
+    lines: list[CountLineView]
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=False,
+    inverse="stock_count.cancel",
+    examples=(
+        "start a stock count at {location}",
+        "open a cycle count at {location}",
+        "begin counting the shelves at {location}",
+        "new inventory count for {location}",
+    ),
+)
+async def start(uow: UnitOfWork, location: str, note: str = "") -> CountView:
+    """Open a counting session at a location. Nothing changes before it is closed.
+
+    Args:
+        location: Code of the location, such as HAM.
+        note: Which shelves, and who counts.
+
+    Raises:
+        NotFound: No such location.
+        InvalidInput: `note` is too long.
+    """
+    await idempotency.settle(uow)
+    if len(note) > 500:
+        raise InvalidInput("note must have at most 500 characters.", field="note")
+    opened = StockCount(
+        location_id=(await by_code(uow, location)).id,
+        note=note.strip(),
+        opened_by=uow.actor.user_id,
+        opened_at=uow.now,
+    )
+    uow.session.add(opened)
+    await uow.session.flush()
+    return await get(uow, opened.id)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    examples=(
+        "count {count_id}: {counted} of {sku}",
+        "i counted {counted} of {sku} in count {count_id}",
+        "record {counted} units of {sku} for count {count_id}",
+        "there are {counted} of {sku} on the shelf in count {count_id}",
+    ),
+)
+async def record(uow: UnitOfWork, count_id: UUID, sku: str, counted: int) -> CountView:
+    """Write down how many units of a SKU are on the shelf, beside what should be. Again replaces.
+
+    Args:
+        count_id: From `stock_count.start` or the list.
+        sku: SKU of the variant.
+        counted: Units found, reserved ones included.
+
+    Raises:
+        NotFound: No such count or SKU.
+        IllegalTransition: The count is not open.
+        InvalidInput: `counted` is negative or too large.
+        Conflict: It is a bundle: count its parts.
+    """
+    if not 0 <= counted <= COUNTED_MAX:
+        raise InvalidInput(f"counted must be 0 to {COUNTED_MAX}.", field="counted")
+    found = await _locked(uow, count_id)
+    if found.status is not CountStatus.OPEN:
+        raise IllegalTransition("count", found.status, CountStatus.OPEN)
+    await inventory.variant(uow, sku)
+    await refuse_bundle(uow, sku)
+    await inventory.lock(uow, [sku])
+    expected = await uow.fetchval(
+        "SELECT on_hand FROM stock_level WHERE sku = $1 AND location_id = $2",
+        sku,
+        found.location_id,
+    )
+    await uow.session.merge(
+        StockCountLine(
+            count_id=count_id,
+            sku=sku,
+            expected=expected or 0,
+            counted=counted,
+            counted_by=uow.actor.user_id,
+            counted_at=uow.now,
+        )
+    )
+    return await get(uow, count_id)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    examples=(
+        "close the count {count_id}",
+        "finish stock count {count_id} and correct the stock",
+        "book the differences of count {count_id}",
+        "the count {count_id} is done",
+    ),
+)
+async def close(uow: UnitOfWork, count_id: UUID) -> CountView:
+    """End a count and correct the units on hand by each difference. Repeating it changes nothing.
+
+    Args:
+        count_id: From `stock_count.start` or the list.
+
+    Raises:
+        NotFound: No such count.
+        IllegalTransition: It was cancelled.
+        Conflict: Fewer units were found than are promised; `extra["short"]` says of what, and
+            nothing changed. Cancel or move those orders first.
+    """
+    found = await _locked(uow, count_id)
+    if found.status is CountStatus.CLOSED:
+        return await get(uow, count_id)
+    _become(found, CountStatus.CLOSED)
+    view = await get(uow, count_id)
+    corrections = {line.sku: line.difference for line in view.lines if line.difference}
+    await inventory.lock(uow, list(corrections))
+    rows = await uow.fetch(
+        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
+           WHERE location_id = $1 AND sku = ANY($2)""",
+        found.location_id,
+        list(corrections),
+    )
+    spare = {row["sku"]: row["spare"] for row in rows}
+    short = [sku for sku, change in corrections.items() if spare.get(sku, 0) + change < 0]
+    if short:
+        raise Conflict(f"More units of {', '.join(short)} are promised than found.", short=short)
+    await append(
+        uow,
+        [
+            Move(sku, found.location_id, MovementKind.COUNT, on_hand=change, reason=found.note)
+            for sku, change in corrections.items()
+        ],
+        found.id,
+    )
+    await inventory.fill(uow, [sku for sku, change in corrections.items() if change > 0])
+    found.closed_at = uow.now
+    uow.publish(
+        StockCounted(
+            count_id=found.id,
+            location=view.location,
+            counted=len(view.lines),
+            corrections=corrections,
+        )
+    )
+    return await get(uow, count_id)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    examples=(
+        "cancel the count {count_id}",
+        "throw the count {count_id} away",
+        "stop counting {count_id}",
+        "forget stock count {count_id}",
+    ),
+)
+async def cancel(uow: UnitOfWork, count_id: UUID) -> CountView:
+    """End a count without correcting anything. Repeating it changes nothing.
+
+    Args:
+        count_id: From `stock_count.start` or the list.
+
+    Raises:
+        NotFound: No such count.
+        IllegalTransition: It is closed already.
+    """
+    found = await _locked(uow, count_id)
+    if found.status is not CountStatus.CANCELLED:
+        _become(found, CountStatus.CANCELLED)
+        found.closed_at = uow.now
+    return await get(uow, count_id)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show the count {count_id}",
+        "what did count {count_id} find",
+        "differences of stock count {count_id}",
+        "how far is the count {count_id}",
+    ),
+)
+async def get(uow: UnitOfWork, count_id: UUID) -> CountView:
+    """Show a count: what was expected, what was found, and the difference.
+
+    Args:
+        count_id: From `stock_count.start` or the list.
+
+    Raises:
+        NotFound: No such count.
+    """
+    await uow.session.flush()
+    found = await uow.session.get(StockCount, count_id)
+    if found is None:
+        raise NotFound("There is no such count.", field="count_id")
+    place = await uow.session.get_one(Location, found.location_id)
+    rows = await uow.session.exec(
+        select(StockCountLine)
+        .where(StockCountLine.count_id == count_id)
+        .order_by(col(StockCountLine.sku))
+    )
+    lines = [
+        CountLineView(**line.model_dump(), difference=line.counted - line.expected) for line in rows
+    ]
+    return CountView(**found.model_dump(), location=place.code, lines=lines)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "list the stock counts",
+        "which counts are open",
+        "show {status} counts",
+        "when did we last count {location}",
+    ),
+)
+async def show(
+    uow: UnitOfWork,
+    status: CountStatus | None = None,
+    location: str | None = None,
+    limit: int = 20,
+    cursor: str | None = None,
+) -> Page[CountSummary]:
+    """List counts, newest first.
+
+    Args:
+        status: Only in this state: open, closed or cancelled.
+        location: Only at this location.
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+
+    Raises:
+        NotFound: No such location.
+    """
+    query = (
+        select(StockCount, Location.code)
+        .join(Location)
+        .order_by(col(StockCount.id).desc())
+        .limit(checked_limit(limit) + 1)
+    )
+    if status is not None:
+        query = query.where(StockCount.status == status)
+    if location is not None:
+        query = query.where(StockCount.location_id == (await by_code(uow, location)).id)
+    if cursor is not None:
+        query = query.where(col(StockCount.id) < UUID(decode_cursor(cursor, str)[0]))
+    items = [
+        CountSummary(**found.model_dump(), location=code)
+        for found, code in await uow.session.exec(query)
+    ]
+    return page_of(items, limit, lambda item: [item.id])
+
+
+async def _locked(uow: UnitOfWork, count_id: UUID) -> StockCount:
+    found = await uow.session.get(
+        StockCount, count_id, with_for_update=True, populate_existing=True
+    )
+    if found is None:
+        raise NotFound("There is no such count.", field="count_id")
+    return found
+
+
+def _become(found: StockCount, status: CountStatus) -> None:
+    if status not in COUNT_TRANSITIONS[found.status]:
+        raise IllegalTransition("count", found.status, status)
+    found.status = status

@@ -1,0 +1,149 @@
+"""Rules of the shop: which location an order's units come from. `stock_places` in SQL applies them.
+
+Rules weigh in their order: a tie in the first is broken by the second, and so on, at last by the
+locations' priority. With none, a location that has enough comes first, then priority.
+"""
+
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+from db.models.inventory import Location
+from db.models.stock_rule import PostalArea, RuleKind, StockRule
+from deps.core import UnitOfWork
+from tools.errors import InvalidInput
+from tools.location import by_code
+from tools.registry import Risk, operation
+
+RULES_MAX: Final = 50
+
+
+class Rule(BaseModel):
+    """`preferred` puts one location first, `nearest` sorts by the distance to the delivery's postal
+    area, and `fewest_splits` by how much of the order a location can serve in full."""
+
+    kind: RuleKind
+    location: str | None = Field(
+        default=None, max_length=32, description="Code; for `preferred` alone."
+    )
+    country_code: str | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="Only for deliveries to this country.",
+    )
+
+
+class PostalAreaView(BaseModel):
+    country_code: str
+    prefix: str
+    latitude: float
+    longitude: float
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "which rules choose the location",
+        "show the stock rules",
+        "how is the warehouse for an order chosen",
+        "list the location rules",
+    ),
+)
+async def show(uow: UnitOfWork) -> list[Rule]:
+    """List the rules in the order they weigh."""
+    rows = await uow.fetch(
+        """SELECT r.kind, l.code AS location, r.country_code
+           FROM stock_rule r LEFT JOIN location l ON l.id = r.location_id ORDER BY r.position"""
+    )
+    return [Rule(**row) for row in rows]
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="stock_rule.replace",
+    examples=(
+        "ship from the nearest location",
+        "prefer {location} for deliveries to {country_code}",
+        "split orders over as few locations as possible",
+        "set the location rules to {rules}",
+    ),
+)
+async def replace(uow: UnitOfWork, rules: list[Rule]) -> list[Rule]:
+    """Put these rules in place of all there were. Orders already reserved stay where they are.
+
+    Args:
+        rules: In the order they weigh; none at all restores the default.
+
+    Raises:
+        NotFound: No such location.
+        InvalidInput: Too many rules, or `preferred` without a location, or another with one.
+    """
+    if len(rules) > RULES_MAX:
+        raise InvalidInput(f"At most {RULES_MAX} rules.", field="rules")
+    places: list[Location | None] = []
+    for rule in rules:
+        if (rule.kind is RuleKind.PREFERRED) != (rule.location is not None):
+            raise InvalidInput("preferred needs a location; the others have none.", field="rules")
+        places.append(await by_code(uow, rule.location, "rules") if rule.location else None)
+    # Two people who replace them at once must not end with a mixture.
+    await uow.fetch("LOCK TABLE stock_rule IN SHARE ROW EXCLUSIVE MODE")
+    await uow.fetch("DELETE FROM stock_rule")
+    uow.session.add_all(
+        StockRule(
+            position=position,
+            kind=rule.kind,
+            location_id=place.id if place else None,
+            country_code=rule.country_code.upper() if rule.country_code else None,
+        )
+        for position, (rule, place) in enumerate(zip(rules, places, strict=True))
+    )
+    await uow.session.flush()
+    return await show(uow)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="stock_rule.place_area",
+    examples=(
+        "postal codes {prefix} in {country_code} are at {latitude} {longitude}",
+        "place the postal area {prefix} of {country_code}",
+        "set the coordinates of {country_code} {prefix}",
+        "where is the postal area {prefix} of {country_code}: {latitude}, {longitude}",
+    ),
+)
+async def place_area(
+    uow: UnitOfWork, country_code: str, latitude: float, longitude: float, prefix: str = ""
+) -> PostalAreaView:
+    """Say where the postal codes that begin with a prefix are, for the rule `nearest`.
+
+    Args:
+        country_code: ISO 3166 code, such as DE.
+        latitude: Degrees north.
+        longitude: Degrees east.
+        prefix: Beginning of the postal codes, without spaces; empty is the whole country.
+
+    Raises:
+        InvalidInput: No such place can be.
+    """
+    if not (len(country_code) == 2 and country_code.isalpha()):
+        raise InvalidInput("country_code must be two letters.", field="country_code")
+    if len(prefix) > 10 or not (prefix == "" or prefix.isalnum()):
+        raise InvalidInput("prefix must be at most 10 letters and digits.", field="prefix")
+    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
+        raise InvalidInput("These are no coordinates.", field="latitude")
+    area = PostalArea(
+        country_code=country_code.upper(),
+        prefix=prefix.upper(),
+        latitude=latitude,
+        longitude=longitude,
+    )
+    await uow.session.merge(area)
+    await uow.session.flush()
+    return PostalAreaView(**area.model_dump())

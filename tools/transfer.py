@@ -1,0 +1,483 @@
+"""Transfers: units that leave one location, are in transit, and arrive at another, or do not.
+
+    draft ── ship ──▶ in_transit ── receive (in parts) ──▶ received
+      └── cancel ──▶ cancelled ◀── cancel (the rest goes back) ──┘
+
+Each step is one transaction over the transfer's lock, the status and the movements, so a process
+killed at any point leaves the step done or not begun. The undo of `ship` is `cancel`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+from sqlmodel import col, select
+
+from db.models.inventory import Location, MovementKind
+from db.models.transfer import (
+    TRANSFER_TRANSITIONS,
+    StockTransfer,
+    StockTransferLine,
+    TransferStatus,
+)
+from deps.core import UnitOfWork
+from tools import idempotency, inventory
+from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
+from tools.events import TransferCancelled, TransferReceived, TransferShipped
+from tools.location import by_code
+from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.registry import Risk, operation
+from tools.stock import refuse_bundle
+from tools.stock_ledger import Move, append
+
+LINES_MAX: Final = 200
+QUANTITY_MAX: Final = 1_000_000
+
+
+class TransferUnits(BaseModel):
+    sku: str = Field(min_length=1, max_length=64)
+    quantity: int = Field(ge=1, le=QUANTITY_MAX)
+
+
+class ReceivedUnits(BaseModel):
+    sku: str = Field(min_length=1, max_length=64)
+    received: int = Field(default=0, ge=0, le=QUANTITY_MAX)
+    lost: int = Field(default=0, ge=0, le=QUANTITY_MAX)
+    reason: str = Field(default="", max_length=500, description="Why units are lost.")
+
+
+class TransferLineView(BaseModel):
+    sku: str
+    quantity: int
+    received: int
+    lost: int
+    returned: int
+    outstanding: int
+    loss_reason: str
+
+
+class TransferSummary(BaseModel):
+    id: UUID
+    source: str
+    target: str
+    status: TransferStatus
+    note: str
+    created_at: datetime
+    shipped_at: datetime | None
+    finished_at: datetime | None
+
+
+class TransferView(TransferSummary):
+    lines: list[TransferLineView]
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=False,
+    inverse="transfer.cancel",
+    examples=(
+        "transfer {quantity} of {sku} from {source} to {target}",
+        "plan a transfer from {source} to {target}",
+        "move {quantity} units of {sku} from {source} to {target}",
+        "create a stock transfer from {source} to {target}",
+    ),
+)
+async def create(
+    uow: UnitOfWork, source: str, target: str, lines: list[TransferUnits], note: str = ""
+) -> TransferView:
+    """Plan a transfer between two locations. Nothing moves before `ship`.
+
+    Args:
+        source: Code of the location the units leave.
+        target: Code of the location they go to.
+        lines: What and how many, each SKU once.
+        note: For the people who pack and unpack.
+
+    Raises:
+        NotFound: No such location or SKU.
+        InvalidInput: Both locations are the same, or the lines are none, too many or repeated.
+        Conflict: A line is a bundle: send its parts.
+    """
+    await idempotency.settle(uow)
+    if source == target:
+        raise InvalidInput("source and target must differ.", field="target")
+    if len(note) > 500:
+        raise InvalidInput("note must have at most 500 characters.", field="note")
+    _checked([line.sku for line in lines])
+    for line in lines:
+        await inventory.variant(uow, line.sku)
+        await refuse_bundle(uow, line.sku)
+    planned = StockTransfer(
+        source_id=(await by_code(uow, source, "source")).id,
+        target_id=(await by_code(uow, target, "target")).id,
+        note=note.strip(),
+        created_by=uow.actor.user_id,
+        created_at=uow.now,
+    )
+    uow.session.add(planned)
+    await uow.session.flush()
+    uow.session.add_all(
+        StockTransferLine(transfer_id=planned.id, sku=line.sku, quantity=line.quantity)
+        for line in lines
+    )
+    await uow.session.flush()
+    return await get(uow, planned.id)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="transfer.cancel",
+    examples=(
+        "ship the transfer {transfer_id}",
+        "the transfer {transfer_id} has left",
+        "send off transfer {transfer_id}",
+        "mark transfer {transfer_id} as in transit",
+    ),
+)
+async def ship(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
+    """Let a transfer's units leave: off the source's shelf, incoming at the target.
+
+    Repeating it changes nothing.
+
+    Args:
+        transfer_id: From `transfer.create` or the list.
+
+    Raises:
+        NotFound: No such transfer.
+        IllegalTransition: It was cancelled.
+        Conflict: The source has too few units that are not promised; nothing moved.
+    """
+    found, lines = await _locked(uow, transfer_id)
+    if found.status in (TransferStatus.IN_TRANSIT, TransferStatus.RECEIVED):
+        return await get(uow, transfer_id)
+    _become(found, TransferStatus.IN_TRANSIT)
+    await inventory.lock(uow, [line.sku for line in lines])
+    await _refuse_short(uow, found, lines)
+    moves = []
+    for line in lines:
+        out, coming = MovementKind.TRANSFER_OUT, MovementKind.TRANSFER_IN
+        moves.append(Move(line.sku, found.source_id, out, on_hand=-line.quantity))
+        moves.append(Move(line.sku, found.target_id, coming, incoming=line.quantity))
+    await append(uow, moves, found.id)
+    found.shipped_at = uow.now
+    view = await get(uow, transfer_id)
+    uow.publish(
+        TransferShipped(
+            transfer_id=found.id,
+            source=view.source,
+            target=view.target,
+            units={line.sku: line.quantity for line in lines},
+        )
+    )
+    return view
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=False,
+    examples=(
+        "transfer {transfer_id} arrived with {received} of {sku}",
+        "receive the transfer {transfer_id}",
+        "{received} of {sku} from transfer {transfer_id} arrived, {lost} were broken",
+        "book in transfer {transfer_id}",
+    ),
+)
+async def receive(
+    uow: UnitOfWork, transfer_id: UUID, lines: list[ReceivedUnits] | None = None
+) -> TransferView:
+    """Take in what arrived of a transfer, and write off what did not. It ends with the last unit.
+
+    Orders that wait for the units get theirs first.
+
+    Args:
+        transfer_id: From `transfer.create` or the list.
+        lines: What arrived and what is lost, each SKU once; everything outstanding when absent.
+
+    Raises:
+        NotFound: No such transfer, or a SKU that is not of it.
+        IllegalTransition: It is not in transit.
+        InvalidInput: More than is outstanding, nothing at all, or a loss without a reason.
+    """
+    await idempotency.settle(uow)
+    found, sent = await _locked(uow, transfer_id)
+    if found.status is not TransferStatus.IN_TRANSIT:
+        raise IllegalTransition("transfer", found.status, TransferStatus.RECEIVED)
+    arrived = _arrivals(sent, lines)
+    moves = []
+    for line, units in arrived:
+        if units.received:
+            moves.append(
+                Move(
+                    line.sku,
+                    found.target_id,
+                    MovementKind.TRANSFER_IN,
+                    on_hand=units.received,
+                    incoming=-units.received,
+                )
+            )
+        if units.lost:
+            moves.append(
+                Move(
+                    line.sku,
+                    found.target_id,
+                    MovementKind.TRANSFER_LOSS,
+                    incoming=-units.lost,
+                    reason=units.reason.strip(),
+                )
+            )
+            line.loss_reason = units.reason.strip()
+        line.received += units.received
+        line.lost += units.lost
+    await append(uow, moves, found.id)
+    is_complete = not any(_outstanding(line) for line in sent)
+    if is_complete:
+        _become(found, TransferStatus.RECEIVED)
+        found.finished_at = uow.now
+    await inventory.fill(uow, [line.sku for line, _ in arrived])
+    view = await get(uow, transfer_id)
+    uow.publish(
+        TransferReceived(
+            transfer_id=found.id,
+            target=view.target,
+            received={line.sku: units.received for line, units in arrived if units.received},
+            lost={line.sku: units.lost for line, units in arrived if units.lost},
+            is_complete=is_complete,
+        )
+    )
+    return view
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    examples=(
+        "cancel the transfer {transfer_id} because {reason}",
+        "call transfer {transfer_id} back",
+        "stop transfer {transfer_id}",
+        "the transfer {transfer_id} will not happen: {reason}",
+    ),
+)
+async def cancel(uow: UnitOfWork, transfer_id: UUID, reason: str) -> TransferView:
+    """Cancel a transfer: a draft never happened; of one in transit the rest goes back.
+
+    What was received before stays received. Repeating it changes nothing.
+
+    Args:
+        transfer_id: From `transfer.create` or the list.
+        reason: Why, for the ledger.
+
+    Raises:
+        NotFound: No such transfer.
+        IllegalTransition: Everything has arrived.
+        InvalidInput: `reason` is empty or too long.
+    """
+    if not reason.strip() or len(reason) > 500:
+        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
+    found, lines = await _locked(uow, transfer_id)
+    if found.status is TransferStatus.CANCELLED:
+        return await get(uow, transfer_id)
+    was_sent = found.status is TransferStatus.IN_TRANSIT
+    _become(found, TransferStatus.CANCELLED)
+    returned: dict[str, int] = {}
+    if was_sent:
+        returned = {line.sku: _outstanding(line) for line in lines if _outstanding(line)}
+        moves = []
+        for sku, units in returned.items():
+            kind, why = MovementKind.TRANSFER_BACK, reason.strip()
+            moves.append(Move(sku, found.source_id, kind, on_hand=units, reason=why))
+            moves.append(Move(sku, found.target_id, kind, incoming=-units, reason=why))
+        for line in lines:
+            line.returned = returned.get(line.sku, 0)
+        await append(uow, moves, found.id)
+        await inventory.fill(uow, list(returned))
+    found.finished_at = uow.now
+    uow.publish(TransferCancelled(transfer_id=found.id, reason=reason.strip(), returned=returned))
+    return await get(uow, transfer_id)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show the transfer {transfer_id}",
+        "where is transfer {transfer_id}",
+        "what is in transfer {transfer_id}",
+        "details of the stock transfer {transfer_id}",
+    ),
+)
+async def get(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
+    """Show a transfer with what was sent, received, lost and is outstanding.
+
+    Args:
+        transfer_id: From `transfer.create` or the list.
+
+    Raises:
+        NotFound: No such transfer.
+    """
+    await uow.session.flush()
+    (found,) = await _summaries(uow, "t.id = $1", transfer_id, 1) or (None,)
+    if found is None:
+        raise NotFound("There is no such transfer.", field="transfer_id")
+    rows = await uow.session.exec(
+        select(StockTransferLine)
+        .where(StockTransferLine.transfer_id == transfer_id)
+        .order_by(col(StockTransferLine.sku))
+    )
+    is_under_way = found["status"] in (TransferStatus.DRAFT, TransferStatus.IN_TRANSIT)
+    lines = [
+        TransferLineView(**line.model_dump(), outstanding=_outstanding(line) if is_under_way else 0)
+        for line in rows
+    ]
+    return TransferView(**found, lines=lines)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "list the stock transfers",
+        "which transfers are in transit",
+        "show {status} transfers",
+        "what is on its way to {target}",
+    ),
+)
+async def show(
+    uow: UnitOfWork,
+    status: TransferStatus | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    limit: int = 20,
+    cursor: str | None = None,
+) -> Page[TransferSummary]:
+    """List transfers, newest first.
+
+    Args:
+        status: Only in this state: draft, in_transit, received or cancelled.
+        source: Only from this location.
+        target: Only to this location.
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+
+    Raises:
+        NotFound: No such location.
+    """
+    checked_limit(limit)
+    ids = [
+        (await by_code(uow, code, field)).id if code else None
+        for code, field in ((source, "source"), (target, "target"))
+    ]
+    after = decode_cursor(cursor, str)[0] if cursor else None
+    rows = await _summaries(
+        uow,
+        "($1::text IS NULL OR t.status = $1) AND ($2::uuid IS NULL OR t.source_id = $2)"
+        " AND ($3::uuid IS NULL OR t.target_id = $3) AND ($4::uuid IS NULL OR t.id < $4)",
+        status.value if status else None,
+        *ids,
+        after,
+        limit + 1,
+    )
+    return page_of([TransferSummary(**row) for row in rows], limit, lambda item: [item.id])
+
+
+async def _summaries(uow: UnitOfWork, where: str, *values: object) -> list[dict[str, Any]]:
+    """`where` is one of the fixed conditions above; the last value is the limit."""
+    rows = await uow.fetch(
+        f"""SELECT t.id, s.code AS source, g.code AS target, t.status, t.note, t.created_at,
+                   t.shipped_at, t.finished_at
+            FROM stock_transfer t
+            JOIN location s ON s.id = t.source_id JOIN location g ON g.id = t.target_id
+            WHERE {where} ORDER BY t.id DESC LIMIT ${len(values)}""",
+        *values,
+    )
+    return [dict(row) for row in rows]
+
+
+async def _locked(
+    uow: UnitOfWork, transfer_id: UUID
+) -> tuple[StockTransfer, list[StockTransferLine]]:
+    """Lock the transfer first, then its SKUs: the one order everybody here uses."""
+    found = await uow.session.get(
+        StockTransfer, transfer_id, with_for_update=True, populate_existing=True
+    )
+    if found is None:
+        raise NotFound("There is no such transfer.", field="transfer_id")
+    lines = await uow.session.exec(
+        select(StockTransferLine)
+        .where(StockTransferLine.transfer_id == transfer_id)
+        .order_by(col(StockTransferLine.sku))
+        .execution_options(populate_existing=True)
+    )
+    return found, list(lines)
+
+
+def _become(found: StockTransfer, status: TransferStatus) -> None:
+    if status not in TRANSFER_TRANSITIONS[found.status]:
+        raise IllegalTransition("transfer", found.status, status)
+    found.status = status
+
+
+async def _refuse_short(
+    uow: UnitOfWork, found: StockTransfer, lines: Sequence[StockTransferLine]
+) -> None:
+    rows = await uow.fetch(
+        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
+           WHERE location_id = $1 AND sku = ANY($2)""",
+        found.source_id,
+        [line.sku for line in lines],
+    )
+    spare = {row["sku"]: row["spare"] for row in rows}
+    for line in lines:
+        if spare.get(line.sku, 0) < line.quantity:
+            source = await uow.session.get_one(Location, found.source_id)
+            raise Conflict(
+                f"Only {spare.get(line.sku, 0)} units of {line.sku} are free at {source.code}.",
+                sku=line.sku,
+                available=spare.get(line.sku, 0),
+            )
+
+
+def _arrivals(
+    sent: Sequence[StockTransferLine], lines: Sequence[ReceivedUnits] | None
+) -> list[tuple[StockTransferLine, ReceivedUnits]]:
+    """Pair what arrived with what was sent; refuse what cannot have."""
+    if lines is None:
+        lines = [
+            ReceivedUnits(sku=line.sku, received=_outstanding(line))
+            for line in sent
+            if _outstanding(line)
+        ]
+    _checked([line.sku for line in lines])
+    by_sku = {line.sku: line for line in sent}
+    pairs = []
+    for units in lines:
+        if units.sku not in by_sku:
+            raise NotFound(f"{units.sku} is not part of the transfer.", field="lines")
+        line = by_sku[units.sku]
+        if not 0 < units.received + units.lost <= _outstanding(line):
+            raise InvalidInput(
+                f"{_outstanding(line)} units of {units.sku} are outstanding.", field="lines"
+            )
+        if units.lost and not units.reason.strip():
+            raise InvalidInput("Say why units are lost.", field="lines")
+        pairs.append((line, units))
+    return pairs
+
+
+def _outstanding(line: StockTransferLine) -> int:
+    return line.quantity - line.received - line.lost - line.returned
+
+
+def _checked(skus: Sequence[str]) -> None:
+    if not 1 <= len(skus) <= LINES_MAX:
+        raise InvalidInput(f"Give 1 to {LINES_MAX} lines.", field="lines")
+    if len(set(skus)) < len(skus):
+        raise InvalidInput("Each SKU may be given once.", field="lines")
