@@ -141,7 +141,7 @@ def shown(event: Event) -> dict[str, Any]:
 
 
 def frame(event: Event) -> bytes:
-    data = orjson.dumps(shown(event))
+    data = orjson.dumps(shown(event), option=orjson.OPT_SORT_KEYS)  # The same at each replay.
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.number, event.name.encode(), data)
 
 

@@ -274,6 +274,7 @@ class News:
     events: list[Event]
     is_running: bool
     is_reset: bool = False
+    last_event: int = 0
 
 
 async def news(
@@ -294,9 +295,10 @@ async def news(
     page = {"conversation": conversation.id, "after": after, "limit": EVENTS_PAGE_MAX}
     rows = (await uow.session.execute(_EVENTS, page)).mappings().all()
     events = [Event.model_validate(dict(row)) for row in rows]
-    dropped = after < conversation.event_count and (not events or events[0].number > after + 1)
-    more = len(events) == EVENTS_PAGE_MAX
-    return News(events, running is not None or more, is_reset=dropped)
+    count = conversation.event_count
+    dropped = after < count and (not events or events[0].number > after + 1)
+    is_running = running is not None or len(events) == EVENTS_PAGE_MAX
+    return News(events, is_running, is_reset=dropped, last_event=count)
 
 
 async def _interrupt(

@@ -1,0 +1,220 @@
+"""Chat over a WebSocket: the same turns and events as over HTTP, several messages a connection.
+
+The first message says who and what: `{"type": "hello", "token": …, "guest_token": …,
+"conversation_id": …, "after": 12}`; cookies count too, from our own pages only. Then
+`{"type": "say", "text": …, "turn_id": …}`, `{"type": "cancel"}` and `{"type": "ping"}`. Answers
+are events as `{"event": …, "id": …, "data": …}`; a refused message comes back as `refused` with the
+problem. The connection ends when an access token would.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from agents.runner import Runner
+from api.caller import GUEST_TOKEN_CHARS_MAX, GUEST_TOKEN_CHARS_MIN
+from api.chat import runner_of, shown
+from deps import security
+from deps.core import ROLE_SCOPES, Actor, Deps
+from deps.ratelimit import EndpointClass, RateLimiter
+from tools.errors import DomainError, InvalidInput, TooManyRequests, Unauthenticated
+from tools.turn import TEXT_CHARS_MAX
+
+router = APIRouter(tags=["chat"])
+
+SOCKETS_MAX: Final = 2_000
+HELLO_S: Final = 10.0
+MESSAGE_BYTES_MAX: Final = 32_768
+REFUSED: Final = 1008
+TOO_MANY: Final = 1013
+
+
+class Hello(BaseModel):
+    type: Literal["hello"]
+    token: str | None = Field(default=None, max_length=4000)
+    guest_token: str | None = Field(
+        default=None, min_length=GUEST_TOKEN_CHARS_MIN, max_length=GUEST_TOKEN_CHARS_MAX
+    )
+    conversation_id: UUID | None = None
+    after: int = Field(default=0, ge=0)
+
+
+class Say(BaseModel):
+    type: Literal["say"]
+    text: str = Field(min_length=1, max_length=TEXT_CHARS_MAX)
+    turn_id: UUID | None = None
+
+
+class Cancel(BaseModel):
+    type: Literal["cancel"]
+
+
+class Ping(BaseModel):
+    type: Literal["ping"]
+
+
+_MESSAGES: TypeAdapter[Say | Cancel | Ping] = TypeAdapter(
+    Annotated[Say | Cancel | Ping, Field(discriminator="type")]
+)
+
+
+@router.websocket("/chat/socket")
+async def chat_socket(socket: WebSocket) -> None:
+    state = socket.app.state
+    if not _is_from_here(socket):
+        await socket.close(REFUSED)
+        return
+    open_sockets = getattr(state, "chat_sockets", 0)
+    if open_sockets >= SOCKETS_MAX:
+        await socket.close(TOO_MANY)
+        return
+    state.chat_sockets = open_sockets + 1
+    try:
+        await socket.accept()
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await _serve(socket)
+    finally:
+        state.chat_sockets -= 1
+
+
+def _is_from_here(socket: WebSocket) -> bool:
+    """Refuse other sites' pages: a browser would send them our cookies."""
+    origin = socket.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
+
+
+async def _serve(socket: WebSocket) -> None:
+    try:
+        hello = Hello.model_validate(await asyncio.wait_for(_receive(socket), HELLO_S))
+        deps = _acting(socket, hello)
+    except (TimeoutError, ValidationError, InvalidInput):
+        await _refuse(socket, InvalidInput("Begin with a hello message."))
+        await socket.close(REFUSED)
+        return
+    except Unauthenticated as error:
+        await _refuse(socket, error)
+        await socket.close(REFUSED)
+        return
+    talk = Talk(socket, runner_of(socket), deps, hello)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(deps.settings.access_token_ttl_s):
+            await talk.hold()
+    await socket.close()
+
+
+def _acting(socket: WebSocket, hello: Hello) -> Deps:
+    deps: Deps = socket.app.state.deps
+    guest = hello.guest_token or socket.cookies.get("guest")
+    digest = security.sha256(guest) if guest else None
+    if hello.token is None:
+        return deps.acting_as(Actor(scopes=ROLE_SCOPES[None], guest_secret_sha256=digest))
+    try:
+        actor = security.read_access(
+            deps.settings, hello.token, deps.clock(), guest_secret_sha256=digest
+        )
+    except security.InvalidToken as error:
+        raise Unauthenticated("The access token is not valid or has expired.") from error
+    return deps.acting_as(actor)
+
+
+class Talk:
+    """One connection: reads messages, and follows its conversation beside it."""
+
+    def __init__(self, socket: WebSocket, runner: Runner, deps: Deps, hello: Hello) -> None:
+        self._socket = socket
+        self._runner = runner
+        self._deps = replace(deps)
+        self._conversation_id = hello.conversation_id
+        self._after = hello.after
+        self._limiter = RateLimiter(deps.cache) if deps.settings.rate_limits else None
+        self._follower: asyncio.Task[None] | None = None
+
+    async def hold(self) -> None:
+        try:
+            self._follow()
+            while True:
+                try:
+                    await self._handle(await _receive(self._socket))
+                except DomainError as error:
+                    await _refuse(self._socket, error)
+        finally:
+            if self._follower is not None:
+                self._follower.cancel()
+                await asyncio.gather(self._follower, return_exceptions=True)
+
+    async def _handle(self, message: Mapping[str, Any]) -> None:
+        try:
+            known = _MESSAGES.validate_python(message)
+        except ValidationError as error:
+            raise InvalidInput(f"Not a message: {error.errors()[0]['msg']}") from error
+        if isinstance(known, Ping):
+            await _send(self._socket, "pong", {})
+        elif isinstance(known, Cancel):
+            if self._conversation_id is not None:
+                await self._runner.cancel(self._deps, self._conversation_id)
+        else:
+            await self._take_one()
+            begun = await self._runner.start(
+                self._deps, self._conversation_id, known.text, channel="websocket",
+                turn_id=known.turn_id,
+            )  # fmt: skip
+            if self._conversation_id is None:
+                self._conversation_id = begun.conversation_id
+                self._after = begun.first_event - 1
+                opening = {"id": str(begun.conversation_id), "turn_id": str(begun.id)}
+                await _send(self._socket, "conversation", opening)
+            self._follow()
+
+    async def _take_one(self) -> None:
+        if self._limiter is None:
+            return
+        actor, client = self._deps.actor, self._socket.client
+        owner = f"user:{actor.user_id}" if actor.user_id else f"ip:{client.host if client else ''}"
+        verdict = await self._limiter.take(EndpointClass.CHAT, owner)
+        if not verdict.allowed:
+            raise TooManyRequests(f"Wait {verdict.retry_after_s} s and try again.")
+
+    def _follow(self) -> None:
+        if self._conversation_id is not None and (self._follower is None or self._follower.done()):
+            self._follower = asyncio.create_task(self._tell(self._conversation_id))
+
+    async def _tell(self, conversation_id: UUID) -> None:
+        try:
+            events = self._runner.follow(self._deps, conversation_id, self._after, is_live=True)
+            async for event in events:
+                if event is not None:
+                    self._after = event.number
+                    await _send(self._socket, event.name, shown(event), event.number)
+        except DomainError as error:
+            await _refuse(self._socket, error)
+        except (WebSocketDisconnect, RuntimeError):
+            return  # It left while something was being said.
+
+
+async def _receive(socket: WebSocket) -> Any:
+    text = await socket.receive_text()
+    if len(text) > MESSAGE_BYTES_MAX:
+        raise InvalidInput("The message is too long.")
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput("Messages are JSON.") from error
+
+
+async def _send(
+    socket: WebSocket, event: str, data: dict[str, Any], number: int | None = None
+) -> None:
+    await socket.send_text(orjson.dumps({"event": event, "id": number, "data": data}).decode())
+
+
+async def _refuse(socket: WebSocket, error: DomainError) -> None:
+    problem = {"code": error.error_code(), "detail": str(error), "status": error.status_code}
+    await _send(socket, "refused", problem | error.extra)
