@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.answer import problem, send_answer
 from api.caller import deps_of, owner_of_keys
 from api.headers import header, sent
+from api.problems import AWAY, database_away
 from deps.core import Deps
 from tools.errors import IdempotencyInFlight, IdempotencyMismatch
 from tools.idempotency import (
@@ -115,7 +116,10 @@ class IdempotencyMiddleware:
             detail = f"Idempotency-Key must be 1 to {KEY_LENGTH_MAX} printable ASCII characters."
             await problem(400, "idempotency_key_invalid", detail)(scope, receive, send)
             return
-        await self._once(key, scope, receive, send)
+        try:
+            await self._once(key, scope, receive, send)
+        except AWAY:  # Nothing was sent yet: an answer waits until its key holds it.
+            await database_away()(scope, receive, send)
 
     async def _once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _read_body(receive)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import asyncpg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -11,9 +12,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api.answer import problem
+from deps.postgres import DatabaseUnavailable
 from tools.errors import DomainError, InvalidInput, TooManyRequests, Unavailable
 
 RETRY_AFTER_S = "1"
+# A database that is away, stopping, full or locked, seen through the session and past it.
+AWAY = (
+    OperationalError,
+    PoolTimeout,
+    ConnectionError,
+    DatabaseUnavailable,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+)
 
 
 class FieldError(BaseModel):
@@ -91,7 +105,7 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
     return problem(error.status_code, code, str(error.detail), headers=error.headers)
 
 
-def _on_database_away(request: Request, error: Exception) -> Response:
+def database_away() -> Response:
     return problem(
         503,
         Unavailable.error_code(),
@@ -100,9 +114,13 @@ def _on_database_away(request: Request, error: Exception) -> Response:
     )
 
 
+def _on_database_away(request: Request, error: Exception) -> Response:
+    return database_away()
+
+
 def install(app: FastAPI) -> None:
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    for away in (OperationalError, PoolTimeout, ConnectionError):
+    for away in AWAY:
         app.add_exception_handler(away, _on_database_away)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deps import ratelimit
 from deps.cache import Cache
 from deps.core import Deps
 from deps.ratelimit import EndpointClass, Limit, RateLimiter
@@ -39,3 +40,34 @@ async def test_bucket_refills(deps: Deps) -> None:
     for _ in range(10):
         verdict = await quick.take(EndpointClass.AUTH, "ip:a")
     assert verdict.remaining > 999_000
+
+
+async def test_busy_caller_costs_few_round_trips_and_gets_no_more(deps: Deps) -> None:
+    limits = {EndpointClass.READ: Limit(200, 3600)}
+    limiter, neighbour = RateLimiter(deps.cache, limits), RateLimiter(deps.cache, limits)
+    assert deps.cache.redis is not None
+    before = (await deps.cache.redis.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})
+    verdicts = [await limiter.take(EndpointClass.READ, "ip:a") for _ in range(150)]
+    after = (await deps.cache.redis.info("commandstats"))["cmdstat_evalsha"]
+    assert all(verdict.allowed for verdict in verdicts)
+    assert [verdict.remaining for verdict in verdicts] == list(range(199, 49, -1))
+    assert after["calls"] - before["calls"] < 15
+    rest = [await neighbour.take(EndpointClass.READ, "ip:a") for _ in range(80)]
+    assert sum(verdict.allowed for verdict in rest) <= 50
+
+
+async def test_callers_at_once_get_no_more_than_the_limit(deps: Deps) -> None:
+    limiter = RateLimiter(deps.cache, {EndpointClass.READ: Limit(40, 3600)})
+    for _ in range(3):
+        await limiter.take(EndpointClass.READ, "ip:a")
+    verdicts = await asyncio.gather(*(limiter.take(EndpointClass.READ, "ip:a") for _ in range(90)))
+    assert sum(verdict.allowed for verdict in verdicts) <= 37
+
+
+async def test_lot_that_was_not_used_up_is_followed_by_a_small_one(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ratelimit, "LOT_S", 0.0)
+    limiter = RateLimiter(deps.cache, {EndpointClass.READ: Limit(100, 3600)})
+    verdicts = [await limiter.take(EndpointClass.READ, "ip:a") for _ in range(20)]
+    assert verdicts[-1].remaining == 80
