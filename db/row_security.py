@@ -161,6 +161,10 @@ AS_OWNER: Final = (
     "stock_ship",
     "stock_extend",
     "stock_fill",
+    "stock_lock",
+    "stock_give_up",
+    "stock_inherit",
+    "stock_swap",
 )
 
 
