@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from deps.bus import Envelope
 from deps.core import Event, UnitOfWork
-from tools import handover, notification
-from tools.events import HandoverRequested, OrderCancelled, OrderPlaced
+from tools import handover, notification, refund_view
+from tools.events import HandoverRequested, OrderCancelled, OrderPlaced, RefundSucceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,10 @@ async def tell_cancellation(
     await notification.queue_order_cancelled(context.uow, event.order_id)
 
 
+async def tell_refund(context: HandlerContext, event: RefundSucceeded, envelope: Envelope) -> None:
+    await refund_view.queue_mail(context.uow, event.refund_id)
+
+
 async def tell_staff_of_handover(
     context: HandlerContext, event: HandoverRequested, envelope: Envelope
 ) -> None:
@@ -63,6 +67,7 @@ async def tell_staff_of_handover(
 HANDLERS: Final[Handlers] = {
     OrderPlaced: (Handler("notification", confirm_order),),
     OrderCancelled: (Handler("notification", tell_cancellation),),
+    RefundSucceeded: (Handler("notification", tell_refund),),
     HandoverRequested: (Handler("notification", tell_staff_of_handover),),
 }
 

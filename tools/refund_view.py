@@ -11,8 +11,9 @@ from sqlmodel import col, select
 from db.models.order import Order
 from db.models.payment import Payment
 from db.models.refund import Refund, RefundKind, RefundPart, RefundState
+from db.types import Money
 from deps.core import UnitOfWork
-from tools import order, refund_plan
+from tools import notification, order, payment, refund_plan
 from tools.errors import NotFound
 from tools.page import Page, checked_limit, decode_cursor, page_of
 from tools.refund_share import Breakdown
@@ -116,6 +117,39 @@ async def access(uow: UnitOfWork, refund_id: UUID) -> Refund:
     except NotFound:
         raise NotFound("No such refund.") from None
     return row
+
+
+async def queue_mail(uow: UnitOfWork, refund_id: UUID) -> None:
+    """Queue the mail that says what went back and where to; once per refund."""
+    row = await uow.session.get_one(Refund, refund_id)
+    of = await uow.session.get_one(Order, row.order_id)
+    shown = await view(uow, row)
+    goods = "".join(f"  {line.quantity} x {line.title}\n" for line in shown.breakdown.lines)
+    ways = "".join(f"  {Money(part.amount, row.currency)} {_way(part)}\n" for part in shown.parts)
+    body = (
+        f"We refunded {Money(row.amount, row.currency)} of your order {of.number}.\n\n"
+        + (f"For:\n{goods}\n" if goods else "")
+        + f"It went:\n{ways}\n"
+        + "Banks may take some days to show it.\n\n"
+        + f"{uow.settings.shop_name}\n"
+    )
+    await notification.queue(
+        uow,
+        key=f"refund:{row.id}",
+        template="refund",
+        recipient=of.email,
+        subject=f"Refund for your order {of.number}",
+        body=body,
+        customer_id=of.customer_id,
+    )
+
+
+def _way(part: RefundPartView) -> str:
+    if part.to == "store_credit":
+        return "to your store credit"
+    if part.provider == payment.CREDIT_PROVIDER:
+        return "back to the gift card or credit you paid with"
+    return "back to the way you paid"
 
 
 @operation(

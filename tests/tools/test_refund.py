@@ -11,7 +11,7 @@ from db.types import new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import credit, order, payment, refund, refund_plan
+from tools import credit, order, payment, refund, refund_plan, refund_view
 from tools.errors import InvalidInput, NotRefundable, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -229,3 +229,37 @@ async def test_the_timeline_tells(customer: Deps) -> None:
         "EUR 7.00 was refunded.",
         "The refund of EUR 7.00 is complete.",
     ]
+
+
+async def test_one_mail_says_where_the_money_went(customer: Deps) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=2)
+    done = await refunded(customer, placed, lines={"MUG": 1})
+    for _ in range(2):
+        async with customer.begin() as uow:
+            await refund_view.queue_mail(uow, done.id)
+    async with customer.begin() as uow:
+        rows = await uow.session.execute(text("SELECT recipient, subject, body FROM notification"))
+        (mail,) = rows.all()
+    assert (mail.recipient, mail.subject) == (
+        "ada@example.com",
+        f"Refund for your order {placed.number}",
+    )
+    assert "1 x Stoneware mug" in mail.body
+    assert "EUR 10.00 back to the way you paid" in mail.body
+
+
+async def test_what_was_given_back_today_counts_once(customer: Deps, merchant: Deps) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=2)
+    await refunded(merchant, placed, amount=300)
+    await refunded(customer, placed, amount=200)
+    rejected = await start(merchant, placed, amount=100, second_person_above=0)
+    async with customer.begin() as uow:
+        await refund.decide(uow, rejected.id, approves=False)
+        assert merchant.actor.user_id is not None
+        assert await refund.total_today(uow, "EUR") == 500
+        assert await refund.total_today(uow, "EUR", merchant.actor.user_id) == 300
+        assert await refund.total_today(uow, "USD") == 0
+    async with factories.later(customer, hours=25).begin() as uow:
+        assert await refund.total_today(uow, "EUR") == 0
