@@ -45,8 +45,12 @@ class DetailsInput(BaseModel):
 
 
 class CompleteInput(BaseModel):
-    payment_method: str = Field(
-        min_length=1, max_length=200, description="The provider's token.", examples=["tok_visa"]
+    payment_method: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="The provider's token; leave out when credit covers everything.",
+        examples=["tok_visa"],
     )
     expected_total_amount: int | None = Field(
         default=None, ge=0, description="Minor units; the order is refused if it differs."

@@ -7,7 +7,7 @@ still running, 409. `tools.idempotency` says what happens when a process dies in
 An answer is kept when the operation ran to an outcome: 2xx, 3xx, 402, 404, 409. What was refused
 before it could have an effect (400, 401, 403, 422, 429) is free to be sent again under its key,
 corrected; 5xx is never kept. Nor is an answer that carries a credential, in a header or under
-/v1/auth: replaying it would hand out the credential.
+/v1/auth, or that says `no-store`: replaying it would hand out the credential.
 """
 
 import asyncio
@@ -45,10 +45,13 @@ REQUIRED: Final = tuple(
         r"/v1/refunds/[^/]+/(?:retry|approve)",
         r"/v1/stock/[^/]+/(adjustments|receipts)",
         r"/v1/inventory/transfers/[^/]+/receive",
+        r"/v1/credit/grants",
+        r"/v1/gift-cards",
     )
 )
 _AGENT_CALL: Final = re.compile(r"/v1/agents/([^/]+)/([^/]+)")
 _KEPT_REFUSALS: Final = frozenset({402, 404, 409})
+_NO_STORE: Final = (b"cache-control", b"no-store")
 _CREDENTIAL_HEADERS: Final = frozenset({b"set-cookie", b"x-guest-token"})
 
 
@@ -84,7 +87,8 @@ class _Recorder:
     def is_kept(self) -> bool:
         if self.start is None or not self.is_complete or len(self.body) > BODY_BYTES_MAX:
             return False
-        if any(name.lower() in _CREDENTIAL_HEADERS for name, _ in self.start["headers"]):
+        headers = [(name.lower(), value) for name, value in self.start["headers"]]
+        if any(name in _CREDENTIAL_HEADERS for name, _ in headers) or _NO_STORE in headers:
             return False
         status = self.start["status"]
         return status < 400 or status in _KEPT_REFUSALS

@@ -57,6 +57,7 @@ class CartView(BaseModel):
     email: str | None
     shipping_address: Address | None
     shipping_method: str | None
+    uses_credit: bool = Field(description="Whether credit pays for some of it.")
     problems: list[Problem] = Field(description="What is missing; empty when it can be bought.")
 
 

@@ -27,7 +27,7 @@ from db.types import Money, OrderId, new_id
 from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome
 from deps.settings import CaptureMode
-from tools import aftersales, cart, inventory, order, payment, refund, sale
+from tools import aftersales, cart, credit_tender, inventory, order, payment, refund, sale
 from tools.cart import CartView
 from tools.errors import (
     CheckoutIncomplete,
@@ -66,9 +66,10 @@ async def complete(
     Args:
         cart_id: The actor's cart; also the idempotency key.
         payment_method: The provider's token for the method; never a card number. None when
-            `credits` bring the whole total.
+            credit brings the whole total.
         expected_total_amount: What the shopper saw, in minor units; a drift is refused.
         credits: What gift cards and store credit bring, charged first; the method brings the rest.
+            By default, what was chosen for the cart.
 
     Raises:
         NotFound: No such cart, or someone else's.
@@ -85,7 +86,11 @@ async def complete(
         if priced.status is CartStatus.OPEN:
             _refuse_problems(priced)
             _refuse_drift(priced, expected_total_amount)
-        tenders = _tenders(deps, priced, payment_method, credits)
+        # A cart that is bought already needs none: its order is found.
+        tenders = []
+        if priced.status is CartStatus.OPEN:
+            chosen = credits or await credit_tender.tenders(deps, priced)
+            tenders = _tenders(deps, priced, payment_method, chosen)
         prepared = await _prepare(deps, priced, tenders)
         if prepared is not None:
             break
@@ -271,6 +276,7 @@ def _placed(priced: CartView, prepared: _Prepared, placed_at: datetime) -> Order
 class BuyPreview(CartView):
     """What buying the cart would do. An approval binds the fields named as `buy`'s parameters."""
 
+    credit_amount: int
     charge_amount: int
     cart_id: UUID
     expected_total_amount: int
@@ -289,9 +295,13 @@ async def preview_buy(
     """
     priced = await (cart.view(uow, cart_id) if cart_id else cart.current(uow))
     _refuse_problems(priced)
+    credit_amount = 0
+    if priced.uses_credit:
+        credit_amount = (await credit_tender.view(uow, priced.id)).credit_amount
     return BuyPreview(
         **priced.model_dump(),
-        charge_amount=priced.total_amount,
+        credit_amount=credit_amount,
+        charge_amount=priced.total_amount - credit_amount,
         cart_id=priced.id,
         expected_total_amount=priced.total_amount,
     )

@@ -16,7 +16,7 @@ from db.models.payment import Account
 from db.models.user import User
 from db.types import UserId, new_id
 from deps.core import Deps, UnitOfWork
-from tools import credit_account, credit_code, payment
+from tools import credit_account, credit_code, idempotency, payment
 from tools.errors import InvalidInput, NotFound
 from tools.events import CreditActivitySet, CreditExpired, CreditIssued, CreditRedeemed
 from tools.page import Page, checked_limit, decode_cursor, encode_cursor
@@ -167,6 +167,8 @@ async def issue_gift_card(
     Raises:
         InvalidInput: The amount or the life is out of range.
     """
+    # Issuing twice is not issuing once: the request's key is spent with the effect.
+    await idempotency.settle(uow)
     row_id = account_id or new_id()
     known = await uow.session.get(CreditAccount, row_id)
     if known is not None:
@@ -358,6 +360,7 @@ async def grant(
         NotFound: Nobody is registered with this address.
         InvalidInput: The amount or reason breaks a rule.
     """
+    await idempotency.settle(uow)
     person = await _customer(uow, email)
     row = await credit_account.store_account(uow, UserId(person.id), uow.settings.currency)
     key = f"grant:{grant_id or new_id()}"

@@ -35,7 +35,7 @@ class CodeView(BaseModel):
     last4: str
 
 
-async def reveal_code(uow: UnitOfWork, account_id: UUID) -> CodeView:
+async def reveal(uow: UnitOfWork, account_id: UUID) -> CodeView:
     """Make a gift card's code and show it: the only time, for only its digest is kept.
 
     Not an operation: a code must not pass through a model, a transcript or a stored answer.
@@ -63,8 +63,8 @@ def normal_code(code: str) -> str:
     return plain.translate(str.maketrans("OIL", "011"))
 
 
-async def count_lookup(deps: Deps) -> None:
-    """Count a try of a code, in a transaction of its own, so that a failed try counts too.
+async def count_lookup(deps: Deps, codes: int = 1) -> None:
+    """Count tries of codes, in a transaction of its own, so that a failed try counts too.
 
     Raises:
         TooManyRequests: The caller tries codes too often.
@@ -75,14 +75,19 @@ async def count_lookup(deps: Deps) -> None:
         tries = await uow.session.scalar(
             text("""
                 INSERT INTO credit_lookup AS l (caller, window_start, count)
-                VALUES (:caller, :now, 1)
+                VALUES (:caller, :now, :codes)
                 ON CONFLICT (caller) DO UPDATE SET
-                    count = CASE WHEN l.window_start > :since THEN l.count + 1 ELSE 1 END,
+                    count = CASE WHEN l.window_start > :since THEN l.count + :codes ELSE :codes END,
                     window_start = CASE WHEN l.window_start > :since THEN l.window_start
                                         ELSE :now END
                 RETURNING count
             """),
-            {"caller": caller, "now": uow.now, "since": uow.now - LOOKUP_WINDOW},
+            {
+                "caller": caller,
+                "codes": codes,
+                "now": uow.now,
+                "since": uow.now - LOOKUP_WINDOW,
+            },
         )
     if (tries or 0) > LOOKUPS_MAX:
         raise TooManyRequests("Too many codes were tried; wait a few minutes.")

@@ -198,7 +198,7 @@ BEGIN
     INTO skus, quantities, prices
     FROM cart_line k JOIN variant v ON v.sku = k.sku JOIN product p ON p.id = v.product_id
     WHERE k.cart_id = p_cart;
-    IF bought.status <> 'open' OR bought.version <> p_version
+    IF bought.status <> 'open' OR bought.version <> p_version OR p_tenders = '[]'
         OR prices IS DISTINCT FROM p_subtotal THEN
         RETURN '{"refusal": "changed"}';
     END IF;

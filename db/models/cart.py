@@ -34,6 +34,11 @@ class Cart(SQLModel, table=True):
     shipping_address: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     shipping_method: str | None = Field(default=None, max_length=64)
     version: int = Field(default=1, description="Grows with every change of what is bought.")
+    uses_credit: bool = Field(
+        default=False,
+        sa_column_kwargs={"server_default": "false"},
+        description="Whether gift cards or store credit are to pay for some of it.",
+    )
     created_at: datetime = Field(sa_type=UtcDateTime)
     updated_at: datetime = Field(sa_type=UtcDateTime)
 

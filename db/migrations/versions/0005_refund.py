@@ -57,6 +57,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['hold_id'], ['credit_hold.id'], name=op.f('fk_credit_call_hold_id_credit_hold')),
     sa.PrimaryKeyConstraint('key', name=op.f('pk_credit_call'))
     )
+    op.add_column('cart', sa.Column('uses_credit', sa.Boolean(), server_default='false', nullable=False))
     op.create_table('cart_credit',
     sa.Column('cart_id', sa.Uuid(), nullable=False),
     sa.Column('account_id', sa.Uuid(), nullable=False),
@@ -80,6 +81,7 @@ def downgrade() -> None:
         op.execute(f'DROP FUNCTION {function}')
     op.drop_table('credit_lookup')
     op.drop_table('cart_credit')
+    op.drop_column('cart', 'uses_credit')
     op.drop_table('credit_call')
     op.drop_index(op.f('ix_credit_hold_account_id'), table_name='credit_hold')
     op.drop_table('credit_hold')
