@@ -269,7 +269,7 @@ def _placed(priced: CartView, prepared: _Prepared, placed_at: datetime) -> Order
         shipping_address=priced.shipping_address.model_dump(),
         shipping_method=priced.shipping_method,
         lines=[OrderLineView.model_validate(line, from_attributes=True) for line in priced.lines],
-        allowed_actions=["cancel"],
+        allowed_actions=list(order.BEFORE_SHIPPING),
     )
 
 

@@ -24,6 +24,7 @@ from tools.page import Page, checked_limit, decode_cursor, page_of
 from tools.registry import Risk, operation
 
 TIMELINE_MAX = 200
+BEFORE_SHIPPING = ("cancel", "change_items", "change_address", "change_payment")
 
 
 class OrderLineView(BaseModel):
@@ -125,7 +126,7 @@ async def _payment_action(uow: UnitOfWork, order: Order) -> dict[str, Any] | Non
 def allowed_actions(order: Order) -> list[str]:
     unshipped = order.fulfillment_status is FulfillmentStatus.UNFULFILLED
     if order.status is OrderStatus.PLACED and unshipped:
-        return ["cancel", "change_items", "change_address", "change_payment"]
+        return list(BEFORE_SHIPPING)
     is_delivered = order.fulfillment_status is FulfillmentStatus.DELIVERED
     is_live = order.status in (OrderStatus.PLACED, OrderStatus.COMPLETED)
     return ["return", "exchange"] if is_delivered and is_live else []
