@@ -35,6 +35,7 @@ from agents.base import CARD_KINDS, NOTICE, WAITING, ToolAnswer, call_operation,
 from agents.domains import AGENTS, Domain, domain_of
 from agents.planner_context import fact
 from agents.streaming import Words
+from deps import untrusted
 from deps.core import Deps
 from tools import agent_run
 from tools import arguments as argument_json
@@ -161,6 +162,7 @@ async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenera
         Unavailable: No model answered.
     """
     history, used = turn.conversation.messages, turn.conversation.usage
+    text = untrusted.visible(text)
     deps = agent_run.within(
         deps, words=text, conversation_id=UUID(turn.conversation.conversation_id)
     )

@@ -9,6 +9,7 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, Use
 from pydantic_core import to_jsonable_python
 
 from db.types import exponent
+from deps import untrusted
 from deps.core import Deps
 
 _CODE = r"[A-Z]{3}|[€$£¥]"
@@ -88,3 +89,26 @@ async def grounded(ctx: RunContext[Deps], reply: str) -> str:
             "that a tool returned; leave out what you do not know."
         )
     return reply
+
+
+async def fit_to_show(ctx: RunContext[Deps], reply: str) -> str:
+    """Take out of a reply links that are not ours, hidden characters, credentials, card numbers,
+    and addresses that neither the person wrote nor a field for addresses holds."""
+    facts = list(returned_facts(ctx.messages))
+    known = untrusted.emails_in([_asked(ctx.messages), *_addresses(facts)])
+    hosts = ctx.deps.settings.link_host_names
+    shown = untrusted.safe_links(untrusted.visible(reply), hosts)
+    return untrusted.redact_reply(shown, keep=known)
+
+
+def _addresses(value: Any) -> Iterator[str]:
+    """Yield what fields for addresses hold: one in a description is not ours to tell."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("email", "recipient") and isinstance(item, str):
+                yield item
+            else:
+                yield from _addresses(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _addresses(item)

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     refund_approval_amount: int = Field(
         default=50_000, ge=0, description="Minor units; a higher refund needs a second person."
     )
+    link_hosts: str = Field(
+        default="", description="Hosts that replies of agents may link to, comma-separated."
+    )
     agent_second_approver_amount: int = Field(
         default=50_000,
         ge=0,
@@ -119,6 +122,11 @@ class Settings(BaseSettings):
     request_timeout_s: float = 30.0
     rate_limits: bool = Field(default=True, description="Off for benchmarks and tests only.")
     trace_sample_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
+
+    @property
+    def link_host_names(self) -> frozenset[str]:
+        names = (name.strip().lower() for name in self.link_hosts.split(","))
+        return frozenset(name for name in names if name)
 
     @model_validator(mode="after")
     def _refuse_placeholder_secrets(self) -> Self:

@@ -23,28 +23,11 @@ import orjson
 from sqlalchemy import Engine, event
 
 from deps.settings import Settings
+from deps.untrusted import redact
 
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _NO_TRACE: Final = "0" * 32
 
-# Values that identify or authorise a person, wherever they are in a message.
-_SECRETS: Final = (
-    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "[email]"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[token]"),
-    (
-        re.compile(
-            r"(?i)\b(bearer|token|password|secret|api[_-]?key)(['\"]?\s*[=: ]\s*['\"]?)"
-            r"[^\s,;&'\"}]{8,}"
-        ),
-        r"\1\2[redacted]",
-    ),
-    (re.compile(r"\bsk-[\w-]{8,}"), "[key]"),
-    (re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])"), "[number]"),
-)
-# Every secret contains one of these; most strings contain none, and one search says so.
-_SUSPICIOUS: Final = re.compile(
-    r"@|eyJ|sk-|\d(?:[ -]?\d){12}|bearer|token|password|secret|api[_-]?key", re.IGNORECASE
-)
 _STANDARD_ATTRIBUTES: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", (), None)).keys()
 ) | {"message", "asctime", "taskName", "color_message"}
@@ -55,14 +38,6 @@ class _State:
 
     tracing = False
     sample_ratio = 0.0
-
-
-def redact(message: str) -> str:
-    if _SUSPICIOUS.search(message) is None:
-        return message
-    for pattern, replacement in _SECRETS:
-        message = pattern.sub(replacement, message)
-    return message
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,18 +1,19 @@
 """Postal addresses, and where a customer's parcels go unless an order says otherwise."""
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.dialects.postgresql import insert
 
 from db.models.customer import CustomerAddress
 from db.types import UserId
 from deps.core import UnitOfWork
+from deps.untrusted import Written
 from tools import user
 from tools.errors import NotFound
 from tools.events import CustomerAddressChanged
 from tools.registry import Risk, operation
 
 
-class Address(BaseModel):
+class Address(Written):
     name: str = Field(min_length=1, max_length=200)
     line1: str = Field(min_length=1, max_length=200)
     line2: str | None = Field(default=None, max_length=200)

@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from html.parser import HTMLParser
 
 from db.types import exponent
+from deps.untrusted import visible
 
 PRICE_AMOUNT_MAX = 10**12
 STOCK_MAX = 10_000_000
@@ -18,14 +19,6 @@ DESCRIPTION_CHARS_MAX = 20_000
 VALUE_CHARS_MAX = 500
 ERROR_VALUE_CHARS_MAX = 200
 
-# Characters a reader cannot see but a model or a search index can: tag characters and variation
-# selectors (which smuggle whole sentences), zero-width and joining marks, and the bidirectional
-# controls that make text read differently from what it says (https://trojansource.codes).
-_HIDDEN = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff9-\ufffb"
-    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-)
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<!--|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]+\d*);")
 _SYMBOLS = {
     "€": {"EUR"},
@@ -62,11 +55,7 @@ class BadValue(ValueError):
 
 def clean(text: str) -> str:
     """Drop characters nobody can see, normalise to NFC and trim; keep line breaks."""
-    text = _HIDDEN.sub("", unicodedata.normalize("NFC", text))
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n")
-    # Cc also holds NUL, which PostgreSQL refuses in text; Cs are halves of broken escapes.
-    kept = (c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cn"))
-    return "".join(kept).strip()
+    return visible(text).strip()
 
 
 def one_line(value: object, column: str, chars_max: int, *, required: bool = False) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError
 
 from db.types import LocationId, ProductId, new_id
+from deps import untrusted
 from deps.core import Deps, UnitOfWork
 from tools import catalog_format
 from tools.catalog_clean import slug
@@ -24,6 +25,7 @@ from tools.catalog_entry import Fault, Judge, ProductEntry, VariantEntry, group
 from tools.errors import Forbidden, InvalidInput, NotFound
 from tools.events import ProductSaved
 
+FLAGGED_LINES_MAX = 10
 BATCH_PRODUCTS = 200
 Progress = Callable[[int, int], None]
 
@@ -111,11 +113,14 @@ def _read(path: Path, currency: str) -> tuple[ImportReport, list[ProductEntry]]:
     source = catalog_format.read(path)
     faults: list[Fault] = []
     rows = 0
+    flagged: dict[str, list[int]] = {}
 
     def counted() -> Any:
         nonlocal rows
         for row in source.rows:
             rows += 1
+            for flag in untrusted.flags_in(row.fields):
+                flagged.setdefault(flag, []).append(row.line)
             if rows > catalog_format.ROWS_MAX:
                 raise InvalidInput(f"The file has more than {catalog_format.ROWS_MAX} rows.")
             yield row
@@ -140,9 +145,17 @@ def _read(path: Path, currency: str) -> tuple[ImportReport, list[ProductEntry]]:
         format=source.format,
         rows=rows + len(source.broken),
         errors=errors,
-        warnings=source.warnings,
+        warnings=[*source.warnings, *(_remark(*found) for found in flagged.items())],
     )
     return report, entries
+
+
+def _remark(flag: str, lines: list[int]) -> str:
+    """Tell whoever imports what a file's texts hold besides what they show. Hidden parts are not
+    stored; words are, as words."""
+    named = ", ".join(str(line) for line in lines[:FLAGGED_LINES_MAX])
+    more = f" and {len(lines) - FLAGGED_LINES_MAX} more" if len(lines) > FLAGGED_LINES_MAX else ""
+    return f"A text has {flag}: line {named}{more}."
 
 
 async def _receiving_location(deps: Deps, code: str | None) -> LocationId:

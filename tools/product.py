@@ -11,6 +11,7 @@ from db.models.cart import CartLine
 from db.models.product import Category, Product, ProductStatus, Variant
 from db.types import ProductId
 from deps.core import UnitOfWork, Work
+from deps.untrusted import Written
 from tools import listing
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.events import ProductSaved
@@ -45,7 +46,7 @@ class ProductView(BaseModel):
     variants: list[VariantView]
 
 
-class VariantInput(BaseModel):
+class VariantInput(Written):
     sku: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     title: str = Field(default="", max_length=300)
     options: dict[str, str] = Field(default_factory=dict)
@@ -55,7 +56,7 @@ class VariantInput(BaseModel):
     weight_g: int | None = Field(default=None, ge=0, le=10**7)
 
 
-class ProductInput(BaseModel):
+class ProductInput(Written):
     handle: str = Field(min_length=1, max_length=200, pattern="^[a-z0-9][a-z0-9-]*$")
     title: str = Field(min_length=1, max_length=300)
     description: str = Field(default="", max_length=20_000)

@@ -13,6 +13,7 @@ from db.models.user import RefreshToken, Role, User
 from db.types import new_id
 from deps import security
 from deps.core import Deps, UnitOfWork
+from deps.untrusted import visible
 from tools.errors import AlreadyExists, InvalidInput, NotFound, Unauthenticated
 from tools.events import RefreshTokenReused, UserRegistered
 from tools.page import Page, checked_limit, decode_cursor, page_of
@@ -79,7 +80,7 @@ async def register(
 
 
 def _checked_name(name: str) -> str:
-    name = " ".join(name.split())
+    name = " ".join(visible(name).split())
     if not 1 <= len(name) <= 200 or any(ord(c) < 32 for c in name):
         raise InvalidInput("name must have 1 to 200 printable characters.", field="name")
     return name

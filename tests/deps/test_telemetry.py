@@ -12,9 +12,9 @@ from deps.telemetry import (
     begin_trace,
     continue_trace,
     current_trace_id,
-    redact,
     span,
 )
+from deps.untrusted import redact
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
