@@ -1,6 +1,6 @@
 """Postal addresses, and where a customer's parcels go unless an order says otherwise."""
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy.dialects.postgresql import insert
 
 from db.models.customer import CustomerAddress
