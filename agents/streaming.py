@@ -24,7 +24,7 @@ from pydantic_ai.messages import (
 from agents.grounding import ungrounded
 
 # What a later check may refuse or change: links, addresses, long codes.
-_GUARDED = re.compile(r"://|www\.|\]\(|@|[A-Za-z0-9_\-]{25,}|\d[\d -]{10,}")
+_GUARDED = re.compile(r"//|www\.|[\[<@]|(?:javascript|data):|[A-Za-z0-9_\-]{25,}|\d[\d -]{10,}")
 _SENTENCE_END = re.compile(r"[.!?:](?=\s)|\n")
 
 
