@@ -37,6 +37,7 @@ from api import (
     transfers,
     users,
 )
+from api.adapters import agui, vercel
 from deps.core import Deps
 from deps.settings import Settings
 
@@ -58,6 +59,8 @@ V1 = (
     analytics,
     chat,
     chat_socket,
+    agui,
+    vercel,
     conversations,
     actions,
     agents,

@@ -1,0 +1,158 @@
+"""A turn's events as Pydantic AI's own, for its encoders of other chat protocols.
+
+Cards and approvals go out as custom events. An approval is shown, and nothing more: it is given at
+`POST /v1/actions/{id}/approve`, never by anything a client sends in a conversation.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid5
+
+from pydantic_ai import CustomEvent
+from pydantic_ai.messages import (
+    AgentStreamEvent,
+    FunctionToolCallEvent,
+    FunctionToolResultEvent,
+    PartDeltaEvent,
+    PartEndEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+    ToolCallPart,
+    ToolReturnPart,
+)
+
+from agents.runner import Runner
+from deps.core import Deps
+from tools import conversation as conversations
+from tools.action import owner_id
+from tools.errors import NotFound
+from tools.turn import Begun, Event
+
+_MESSAGES = UUID("0c4b8f1e-8f0e-4c53-9d6e-5a1c7b7d9a31")
+
+
+@dataclass(kw_only=True)
+class Card(CustomEvent, name="card"):
+    kind: str
+    shown: Any
+
+    def to_payload(self) -> Any:
+        return {"kind": self.kind, "data": self.shown}
+
+
+@dataclass(kw_only=True)
+class Approval(CustomEvent, name="approval"):
+    action_id: str
+    operation: str
+    summary: str
+    preview: dict[str, Any]
+    expires_at: str
+
+
+class TurnFailed(Exception):
+    """The turn ended with an error; the text is safe to show."""
+
+
+async def begin(
+    runner: Runner, deps: Deps, *, thread: str, message: str | None, said: str, channel: str
+) -> Begun:
+    """Begin a turn in the conversation that a client calls `thread`.
+
+    Args:
+        runner: Of this process.
+        deps: Whose actor asks.
+        thread: One of our conversations' ids, if it is the actor's; otherwise the client's own.
+        message: The client's id of the message: sending it again begins nothing new.
+        said: What the person wrote: of all a client sends, all that is taken.
+        channel: agui or vercel.
+
+    Raises: As `Runner.start`.
+    """
+    turn_id = None
+    if message is not None:
+        turn_id = uuid5(_MESSAGES, f"{owner_id(deps.actor)} {channel} {thread} {message}")
+    return await runner.start(
+        deps,
+        await _ours(deps, thread),
+        said,
+        channel=channel,
+        turn_id=turn_id,
+        thread_key=f"{channel}:{thread}",
+    )
+
+
+async def _ours(deps: Deps, thread: str) -> UUID | None:
+    try:
+        conversation_id = UUID(thread)
+        async with deps.begin() as uow:
+            return (await conversations.access(uow, conversation_id)).id
+    except (ValueError, NotFound):
+        return None
+
+
+async def native(
+    events: AsyncIterator[Event | None],
+) -> AsyncGenerator[AgentStreamEvent, None]:
+    """Translate a turn's events.
+
+    Raises:
+        TurnFailed: After everything that was said, when the turn ended with an error.
+    """
+    text = ""
+    index = -1
+    async for event in events:
+        if event is None:
+            continue
+        if event.name == "text" and text and not event.data.get("replace"):
+            text += event.data["delta"]
+            yield PartDeltaEvent(index=index, delta=TextPartDelta(event.data["delta"]))
+            continue
+        if event.name in ("route", "turn", "reset"):
+            continue
+        if text:
+            yield PartEndEvent(index=index, part=TextPart(text))
+            text = ""
+        if event.name == "text":
+            index, text = index + 1, event.data["delta"].lstrip()
+            if text:
+                yield PartStartEvent(index=index, part=TextPart(text))
+        elif event.name == "tool" and event.data["status"] == "running":
+            index += 1
+            for step in _called(index, event.data):
+                yield step
+        elif event.name == "error":
+            raise TurnFailed(event.data["detail"])
+        elif (shown := _shown(event)) is not None:
+            yield shown
+
+
+def _called(index: int, data: dict[str, Any]) -> list[AgentStreamEvent]:
+    call = ToolCallPart(data["name"], data["arguments"], tool_call_id=data["id"])
+    return [
+        PartStartEvent(index=index, part=call),
+        PartEndEvent(index=index, part=call),
+        FunctionToolCallEvent(part=call, args_valid=True),
+    ]
+
+
+def _shown(event: Event) -> AgentStreamEvent | None:
+    data = event.data
+    if event.name == "tool":
+        outcome: Any = "success" if data["status"] == "done" else "failed"
+        result = ToolReturnPart(
+            data["name"], {"status": data["status"]}, tool_call_id=data["id"], outcome=outcome
+        )
+        return FunctionToolResultEvent(part=result)
+    if event.name == "card":
+        return Card(kind=data["kind"], shown=data["data"])
+    if event.name == "approval":
+        return Approval(
+            action_id=data["action_id"],
+            operation=data["operation"],
+            summary=data["summary"],
+            preview=data["preview"],
+            expires_at=data["expires_at"],
+        )
+    return None
