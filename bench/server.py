@@ -32,6 +32,8 @@ def _uvicorn(socket_path: str, workers: int) -> None:
         factory=True,
         uds=socket_path,
         workers=workers,
+        # Importing takes longer than the default on a loaded machine, and who is late is killed.
+        timeout_worker_healthcheck=60,
         log_config=None,
         access_log=False,
         server_header=False,

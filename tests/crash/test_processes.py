@@ -1,0 +1,102 @@
+"""Races over HTTP against two web processes: the counters, the codes and the audit must agree."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from bench import load
+from deps.core import SYSTEM, Deps
+from tests import factories
+from tools import invariant, order
+
+pytestmark = pytest.mark.slow
+
+DETAILS = {
+    "email": "ada@example.com",
+    "shipping_address": factories.ADDRESS.model_dump(),
+    "shipping_method": "standard",
+}
+
+
+@pytest.fixture
+async def shop(deps: Deps) -> AsyncGenerator[load.Shop, None]:
+    async with load.serve(deps, workers=2) as running:
+        yield running
+
+
+async def _cart(shop: load.Shop, guest: dict[str, str], *lines: tuple[str, int]) -> str:
+    status, body = await shop.client.request("POST", "/v1/carts", guest)
+    assert status == 201, body
+    path = f"/v1/carts/{orjson.loads(body)['id']}"
+    for sku, quantity in lines:
+        status, body = await shop.client.request(
+            "POST", f"{path}/lines", guest, {"sku": sku, "quantity": quantity}
+        )
+        assert status == 200, body
+    status, body = await shop.client.request("PUT", f"{path}/details", guest, DETAILS)
+    assert status == 200, body
+    return path
+
+
+async def _pay(
+    shop: load.Shop, guest: dict[str, str], cart: str, key: str = ""
+) -> tuple[int, dict[str, Any]]:
+    status, body = await shop.client.request(
+        "POST",
+        f"{cart}/complete",
+        {**guest, "Idempotency-Key": key or uuid4().hex},
+        {"payment_method": "tok_visa"},
+    )
+    return status, orjson.loads(body)
+
+
+def _guest() -> dict[str, str]:
+    return {"X-Guest-Token": uuid4().hex * 2}
+
+
+async def test_two_hundred_buyers_of_fifty_units(deps: Deps, shop: load.Shop) -> None:
+    await factories.product(deps, "MUG", stock=50)
+    buyers = [_guest() for _ in range(200)]
+    carts = await asyncio.gather(*(_cart(shop, guest, ("MUG", 1)) for guest in buyers))
+    answers = await asyncio.gather(
+        *(_pay(shop, guest, cart) for guest, cart in zip(buyers, carts, strict=True))
+    )
+    assert Counter(status for status, _ in answers) == {200: 50, 409: 150}
+    assert {body["code"] for status, body in answers if status == 409} == {"out_of_stock"}
+    assert len({body["number"] for status, body in answers if status == 200}) == 50
+    assert await invariant.check(deps) == []
+
+
+async def test_baskets_in_opposite_order(deps: Deps, shop: load.Shop) -> None:
+    for sku in ("MUG", "TEA", "JAR"):
+        await factories.product(deps, sku, stock=1000)
+    buyers = [_guest() for _ in range(60)]
+    lines = [("JAR", 1), ("MUG", 2), ("TEA", 1)]
+    carts = await asyncio.gather(
+        *(
+            _cart(shop, guest, *(lines if number % 2 else reversed(lines)))
+            for number, guest in enumerate(buyers)
+        )
+    )
+    answers = await asyncio.gather(
+        *(_pay(shop, guest, cart) for guest, cart in zip(buyers, carts, strict=True))
+    )
+    assert Counter(status for status, _ in answers) == {200: 60}
+    assert await invariant.check(deps) == []
+
+
+async def test_one_cart_bought_fifty_times_at_once(deps: Deps, shop: load.Shop) -> None:
+    await factories.product(deps, "MUG", stock=50)
+    guest = _guest()
+    cart = await _cart(shop, guest, ("MUG", 1))
+    answers = await asyncio.gather(*(_pay(shop, guest, cart) for _ in range(50)))
+    assert Counter(status for status, _ in answers) == {200: 50}
+    assert all(body == answers[0][1] for _, body in answers)
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        assert len((await order.list_all(uow)).items) == 1
+    assert await invariant.check(deps) == []
