@@ -30,7 +30,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PRODUCTS: Final = 200
 STOCK: Final = 1_000_000
 LEVEL_S: Final = 5.0
-START_TIMEOUT_S: Final = 60.0
+START_TIMEOUT_S: Final = 120.0
+STOP_TIMEOUT_S: Final = 60.0
 LOCATION: Final = "BENCH"
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -131,7 +132,7 @@ async def serve(
         finally:
             await client.aclose()
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=STOP_TIMEOUT_S)
 
 
 def _start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -173,7 +174,7 @@ async def _until_ready(client: Client, process: subprocess.Popen[bytes], log: Pa
         try:
             if (await client.request("GET", "/health/ready"))[0] == 200:
                 return
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             pass  # Not listening yet.
         await asyncio.sleep(0.1)
     raise RuntimeError(f"The web process did not start:\n{_tail(log)}")
