@@ -7,6 +7,7 @@ from pydantic_ai import Agent
 
 from agents.aftersales import aftersales_agent
 from agents.analytics import analytics_agent
+from agents.desk import desk_of
 from agents.inventory import inventory_agent
 from agents.notification import notification_agent
 from agents.order import order_agent
@@ -46,29 +47,9 @@ AGENTS: Mapping[Domain, Agent[Deps, str]] = {
 }
 assert AGENTS.keys() == set(Domain)
 
-# Cart and checkout are one desk with orders: a sale is one conversation.
-_SERVED_BY = {
-    "order_edit": Domain.AFTERSALES,
-    "return": Domain.AFTERSALES,
-    "exchange": Domain.AFTERSALES,
-    "address": Domain.USER,
-    "cart": Domain.ORDER,
-    "checkout": Domain.ORDER,
-    "credit": Domain.PAYMENT,
-    "capture": Domain.PAYMENT,
-    "help": Domain.SUPPORT,
-    "handover": Domain.SUPPORT,
-    "receipt": Domain.SUPPORT,
-    "transfer": Domain.INVENTORY,
-    "stock_count": Domain.INVENTORY,
-    "bundle": Domain.INVENTORY,
-    "stock_rule": Domain.INVENTORY,
-    "location": Domain.INVENTORY,
-}
-
 
 def domain_of(operation: Operation) -> Domain:
-    return _SERVED_BY.get(operation.domain) or Domain(operation.domain)
+    return Domain(desk_of(operation.domain))
 
 
 def operations_in(domain: Domain) -> list[Operation]:

@@ -22,32 +22,22 @@ from pydantic_ai.messages import (
     TextPart,
     ToolCallPart,
     ToolReturnPart,
+    UserPromptPart,
 )
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.settings import ModelSettings
 
 from agents import planner_words
-from agents.planner_context import Candidate, Context, context_of, fact, prompt_of
-from agents.planner_intent import Intent, understand, wishes_in
-from agents.planner_slots import (
-    ADDRESS_FIELDS,
-    EXTRACTORS,
-    address_in,
-    matching,
-    ordinal_in,
-    phrase_in,
-    prices_in,
-    sku_in,
-)
+from agents.desk import desk_of
+from agents.planner_context import Candidate, Context, context_of, fact, prompt_of, today_of
+from agents.planner_fill import PRODUCT_SLOTS, arguments_in, required
+from agents.planner_frame import Mode
+from agents.planner_intent import CONFIRM, Intent, understand, wishes_in
+from agents.planner_slots import matching, ordinal_in, phrase_in, sku_in
 from agents.planner_text import normalize, words
-from tools.registry import OPERATIONS, Operation
+from tools.registry import OPERATIONS, Operation, Risk
 
 SEARCH_LIMIT = 6
-# Parameters nobody says: their defaults, or the server, decide.
-_UNSAID = frozenset(
-    ("limit", "cursor", "sort", "category", "payment_method", "cart_id", "expected_total_amount")
-)
-_PRODUCT_SLOTS = ("sku", "handle_or_sku")
 
 
 @dataclass(slots=True)
@@ -56,13 +46,24 @@ class Step:
 
     text: str | None = None
     tool: str | None = None
+    operation: str | None = None
+    """What it leads to: a look-up for the sake of a purchase leads to the purchase."""
     arguments: dict[str, Any] = field(default_factory=dict)
     note: dict[str, Any] = field(default_factory=dict)
 
 
 def _ask(operation: Operation, slots: dict[str, Any], missing: str, text: str) -> Step:
     asked = {"operation": operation.key, "slots": slots, "missing": missing}
-    return Step(text=text, note={"question": asked})
+    return Step(text=text, note={"question": asked}, operation=operation.key)
+
+
+def _hesitates(operation: Operation, intent: Intent) -> bool:
+    """Tell whether to ask before a write: one asked about, or one that is not surely meant."""
+    if operation.risk is Risk.READ or intent.answers_question:
+        return False
+    if intent.mode is Mode.ABILITY:
+        return operation.risk.needs_approval or not intent.is_sure
+    return intent.mode in (Mode.HOW, Mode.TROUBLE) or not intent.is_sure
 
 
 class Planner(Model):
@@ -113,6 +114,15 @@ class Planner(Model):
         response = await self.request(messages, model_settings, model_request_parameters)
         yield PlannedStream(model_request_parameters=model_request_parameters, planned=response)
 
+    def rehearse(self, messages: list[ModelMessage]) -> list[Step]:
+        """Return the first step for each wish in the last message, with every tool at hand."""
+        tools = {key.replace(".", "_") for key in self._allowed}
+        wishes = self._route(messages, "").arguments["wishes"]
+        return [
+            self._act([*messages[:-1], ModelRequest(parts=[UserPromptPart(wish["text"])])], tools)
+            for wish in wishes
+        ]
+
     def _route(self, messages: list[ModelMessage], tool: str) -> Step:
         start, text = prompt_of(messages)
         context = context_of(messages[:start])
@@ -125,7 +135,10 @@ class Planner(Model):
             wishes.append({"operation": intent.operation.key, "text": piece})
             context.question = None
         route = {
-            "wishes": [{"domain": _domain(w["operation"]), "text": w["text"]} for w in wishes],
+            "wishes": [
+                {"domain": desk_of(OPERATIONS[w["operation"]].domain), "text": w["text"]}
+                for w in wishes
+            ],
             "reason": "ok" if wishes else reason,
         }
         return Step(tool=tool, arguments=route)
@@ -143,6 +156,7 @@ class Planner(Model):
         if len(messages) - 1 > start:  # A validator sent the words back; templates have no others.
             return Step(text="I can not answer that reliably. Please ask in other words.")
         context = context_of(messages[:start])
+        context.today = today_of(messages)
         intent = understand(text, context, self._allowed)
         if intent.operation is None:
             return Step(text="I am not sure what you mean. Please say it in other words.")
@@ -204,14 +218,12 @@ class Planner(Model):
                 tool="product_get",
                 arguments={"handle_or_sku": candidate.handle},
                 note={"goal": goal},
+                operation=operation.key,
             )
         return self._go(operation, slots | {slot: candidate.sku}, tools)
 
     def _go(self, operation: Operation, slots: dict[str, Any], tools: set[str]) -> Step:
-        missing = next(
-            (n for n, p in operation.parameters.items() if p.default is p.empty and n not in slots),
-            None,
-        )
+        missing = next((name for name in required(operation) if name not in slots), None)
         if missing is not None:
             return _ask(operation, slots, missing, planner_words.question(missing))
         name = operation.key.replace(".", "_")
@@ -219,40 +231,33 @@ class Planner(Model):
             return Step(text="I can not do that here.")
         if operation.key == "product.search":
             slots = {"limit": SEARCH_LIMIT} | slots
-        return Step(tool=name, arguments=slots)
+        return Step(tool=name, arguments=slots, operation=operation.key)
 
     def _fill(self, intent: Intent, text: str, context: Context, tools: set[str]) -> Step:
         operation = intent.operation
         assert operation is not None
-        slots = self._slots(operation, intent, text, context)
-        slot = next((s for s in _PRODUCT_SLOTS if s in operation.parameters), None)
+        asked = (context.question or {}) if intent.answers_question else {}
+        missing = asked.get("missing")
+        if missing == CONFIRM:  # What they said yes to is what they wrote before.
+            text, missing = asked["text"], None
+        slots = arguments_in(
+            operation, text, context, self._currency, given=intent.slots, asked=missing
+        )
+        if _hesitates(operation, intent):
+            return self._confirm(operation, slots, text, intent)
+        slot = next((s for s in PRODUCT_SLOTS if s in operation.parameters), None)
         if slot is None or slot in slots:
             return self._go(operation, slots, tools)
         return self._find_product(operation, slots, slot, text, context, tools)
 
-    def _slots(
-        self, operation: Operation, intent: Intent, text: str, context: Context
-    ) -> dict[str, Any]:
-        slots = dict(intent.slots)
-        asked = (context.question or {}).get("missing") if intent.answers_question else None
-        if operation.key == "cart.deliver_to":
-            return slots | _address(text, asked)
-        for name in operation.parameters:
-            if name in slots or name in _UNSAID or name in _PRODUCT_SLOTS:
-                continue
-            if name in ("min_price_amount", "max_price_amount"):
-                value: Any = prices_in(text, self._currency).get(name)
-            elif name == "in_stock":
-                value = True if re.search(r"\bin stock\b|\bavailable\b", text.lower()) else None
-            else:
-                value = EXTRACTORS[name](text, context) if name in EXTRACTORS else None
-            if value is None and name == asked and name in ("reason", "name", "query"):
-                value = text.strip()[:200]
-            if operation.key == "user.find" and name == "query" and value:
-                value = _who(text)
-            if value is not None:
-                slots[name] = value
-        return slots
+    def _confirm(
+        self, operation: Operation, slots: dict[str, Any], text: str, intent: Intent
+    ) -> Step:
+        """Ask before a write that was asked about, or that may be meant otherwise."""
+        offers = intent.mode in (Mode.HOW, Mode.ABILITY, Mode.TROUBLE) and intent.is_sure
+        asked = {"operation": operation.key, "slots": slots, "missing": CONFIRM, "text": text}
+        said = planner_words.offer(operation, slots, is_certain=offers)
+        return Step(text=said, note={"question": asked}, operation=operation.key)
 
     def _find_product(
         self,
@@ -283,7 +288,7 @@ class Planner(Model):
         if len(context.candidates) == 1:
             return self._with_product(operation, slots, slot, context.candidates[0], tools)
         if operation.key == "inventory.levels" and context.search and context.candidates:
-            return Step(tool="product_search", arguments=context.search)
+            return Step(tool="product_search", arguments=context.search, operation="product.search")
         titles = planner_words.choices([c.title for c in context.candidates])
         return _ask(operation, slots, slot, f"{planner_words.question(slot)} {titles}".strip())
 
@@ -297,21 +302,8 @@ class Planner(Model):
             tool="product_search",
             arguments={"query": phrase, "limit": SEARCH_LIMIT},
             note={"goal": goal},
+            operation=operation.key,
         )
-
-
-def _domain(key: str) -> str:
-    of = OPERATIONS[key].domain
-    return {"cart": "order", "checkout": "order"}.get(of, of)
-
-
-def _who(text: str) -> str | None:
-    said = [
-        w for w in words(phrase_in(text)) if w not in ("customer", "customers", "user", "users")
-    ]
-    said = [w for w in said if w not in ("list", "registered", "called", "named")]
-    email = EXTRACTORS["email"](text, Context())
-    return email or " ".join(said) or None
 
 
 def _product_phrase(operation: Operation, slots: dict[str, Any], text: str) -> str:
@@ -332,19 +324,6 @@ def _variants_named(text: str, variants: list[Candidate]) -> list[Candidate]:
     shared = set.intersection(*titles) if titles else set()
     hits = [v for v, title in zip(variants, titles, strict=True) if (title - shared) & said]
     return variants if len(variants) == 1 else hits
-
-
-def _address(text: str, asked: str | None) -> dict[str, Any]:
-    """Read an address; a short answer to a question fills only what was asked."""
-    found = address_in(text)
-    if asked is None or "," in text:
-        return found
-    if asked == "postal_code" and (place := re.fullmatch(r"\s*(\S*\d\S*)\s+(\D+)", text)):
-        return {"postal_code": place[1], "city": place[2].strip()}
-    if asked in ("email", "country_code"):
-        said = {"country_code": text.strip().upper()} if len(text.strip()) == 2 else {}
-        return said | {key: found[key] for key in (asked, "shipping_method") if key in found}
-    return {asked: text.strip()} if asked in ADDRESS_FIELDS else found
 
 
 @dataclass

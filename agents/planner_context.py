@@ -1,7 +1,8 @@
 """What the conversation is about, read back from its tool results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from pydantic_ai.messages import (
@@ -33,6 +34,12 @@ class Context:
     focus_order: int | None = None
     search: dict[str, Any] | None = None
     question: dict[str, Any] | None = None
+    last_operation: str | None = None
+    last_arguments: dict[str, Any] = field(default_factory=dict)
+    today: date | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[str, Any] = field(default_factory=dict)
+    """Ids and codes that results named last, by the parameter they would fill: `return_id`."""
 
 
 def fact(part: ToolReturnPart) -> tuple[str, Any]:
@@ -54,6 +61,16 @@ def prompt_of(messages: Sequence[ModelMessage]) -> tuple[int, str]:
     return 0, ""
 
 
+def today_of(messages: Sequence[ModelMessage]) -> date | None:
+    """Return the day on which the person wrote, for dates such as `tomorrow`."""
+    for message in reversed(messages):
+        if isinstance(message, ModelRequest):
+            for part in message.parts:
+                if isinstance(part, UserPromptPart):
+                    return part.timestamp.date()
+    return None
+
+
 def context_of(messages: Sequence[ModelMessage]) -> Context:
     """Replay the conversation: later results replace earlier ones."""
     context = Context()
@@ -64,14 +81,46 @@ def context_of(messages: Sequence[ModelMessage]) -> Context:
             for part in message.parts:
                 if isinstance(part, ToolCallPart):
                     arguments = part.args_as_dict()
+                    goal = planned.get("goal")
+                    key = goal["operation"] if goal else part.tool_name.replace("_", ".", 1)
+                    said = goal["slots"] if goal else arguments
+                    context.last_operation, context.last_arguments = key, said
                     context.focus_sku = arguments.get("sku") or context.focus_sku
                     if part.tool_name == "product_search":
                         context.search = arguments
         else:
             for returned in message.parts:
                 if isinstance(returned, ToolReturnPart):
-                    _note(context, *fact(returned))
+                    kind, data = fact(returned)
+                    _note(context, kind, data)
+                    if kind not in ("failed", "waiting"):
+                        _remember(context, returned, data)
     return context
+
+
+def _remember(context: Context, returned: ToolReturnPart, data: Any) -> None:
+    """Keep the ids and codes a result names: `it` and `that one` mean the last of them."""
+    if not isinstance(data, dict):
+        return
+    rows = data.get("items")
+    if isinstance(rows, list):
+        context.rows = [row for row in rows if isinstance(row, dict)]
+        data = context.rows[0] if len(context.rows) == 1 else {}
+    context.known |= named(data, returned.tool_name.partition("_")[0])
+
+
+def named(row: Mapping[str, Any], noun: str) -> dict[str, Any]:
+    """Return a result's ids, codes and numbers by the parameter they would fill."""
+    found = {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, str | int)
+        and not isinstance(value, bool)
+        and (name.endswith(("_id", "_code", "code")) or name in ("sku", "case"))
+    }
+    if "id" in row:
+        found[f"{noun}_id"] = row["id"]
+    return found
 
 
 def _note(context: Context, kind: str, data: Any) -> None:

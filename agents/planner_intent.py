@@ -1,108 +1,75 @@
-# ruff: noqa: E501  A cue stays on one line: broken up, nobody could read it.
-"""Decide which operation a message asks for: cues first, then likeness to the examples.
+# ruff: noqa: E501  A pattern stays on one line: broken up, nobody could read it.
+"""Decide which operation a message asks for, how sure that is, and how it is meant.
 
-A cue is a phrase that settles it. Where none fits, the registered examples are compared word by
-word; a message that resembles none closely enough is out of scope. A doubtful read is tried, a
-doubtful write is not.
+A message is compared with what is said for every operation, and for everything no shop can serve.
+A doubtful read is tried; a doubtful write becomes a question.
 """
 
 import re
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cache
-from math import log
+from functools import lru_cache
 from typing import Any
 
-from rapidfuzz import fuzz
-
+from agents.phrases import NONE
 from agents.planner_context import Context
-from agents.planner_slots import EXTRACTORS, order_in, ordinal_in, phrase_in, quantity_in, sku_in
-from agents.planner_text import FILLER, normalize, singular, words
+from agents.planner_frame import Mode, frame_of
+from agents.planner_score import Score, index
+from agents.planner_slots import EXTRACTORS, address_in, ordinal_in, phrase_in, sku_in
+from agents.planner_text import normalize, words
+from agents.planner_tokens import ADDRESS, marked, plain
 from tools.registry import OPERATIONS, Operation, Risk
 
-LIKENESS_MIN = 0.72
-LIKENESS_MIN_WRITE = 0.86
-_N = r"(?:#\s?\d+|\border\s*(?:number|no\.?)?\s*#?\d+|\b\d{4,}\b)"
+READ_MIN = 0.6
+WRITE_MIN = 0.6
+# From here on a write is done as asked, if it is also this much likelier than all else.
+ACT_MIN = 0.78
+ACT_MARGIN = 0.06
+# An operation the person may use is preferred to a likelier one they may not, within this.
+ALLOWED_MARGIN = 0.15
+SPLIT_MIN = 0.7
+# A thing that is sought is searched for unless the message is this like what is not ours.
+SOUGHT_NONE_MAX = 0.66
+# Comparing costs time; what is longer than this tells a story, and the story is cut.
+COMPARED_CHARS_MAX = 400
 
-# First match wins, so the specific stand before the general.
-CUES: tuple[tuple[str, str], ...] = (
-    ("checkout.cancel", rf"\b(?:cancel|call off|abort|stop)\b.*(?:\border\b|{_N})"),
-    ("checkout.cancel", rf"(?:\border\b|{_N}).*\b(?:cancel|called off)\b(?!led)"),
-    ("checkout.cancel", rf"\b(?:do|did) not want (?:my )?(?:order\b.*\d|{_N})"),
-    ("order.timeline", r"\b(?:timeline|history|happened|log|steps)\b.*\border\b"),
-    ("order.timeline", r"\border\b.*\b(?:timeline|history|log)\b"),
-    ("payment.list_for_order", rf"\b(?:payments?|paid|charged|captured|refunded)\b.*(?:\border\b|{_N})"),
-    ("payment.list_for_order", r"\border\b.*\b(?:payments?|paid|charged|captured|refunded)\b"),
-    ("payment.balances", r"\b(?:ledger|balances?)\b"),
-    ("inventory.adjust", r"\b(?:adjust|correct|write off|book in|book out|restock)\b"),
-    ("inventory.adjust", r"\b(?:add|remove|receive|received)\b.*\d.*\b(?:at|from|in)\s(?:ham|ber|muc|[a-z]{3})\b.*\b(?:because|reason|:)"),
-    ("cart.deliver_to", r"\b(?:deliver|ship|send)\b.{0,30}\bto\b.*(?:,|\d)"),
-    ("cart.deliver_to", r"\b(?:my|the|shipping|delivery) address\b.*(?:,|\d)"),
-    ("cart.remove_item", r"\b(?:remove|delete|drop)\b(?!.*\b(?:account|user|customer|review)\b)"),
-    ("cart.remove_item", r"\btake\b.*\b(?:out|off)\b(?!.*of stock)"),
-    ("cart.remove_item", r"\bdo not want\b.*\b(?:any ?more|in my cart)\b"),
-    ("cart.change_item", r"\b(?:change|set|make|update)\b.*\b(?:quantity|cart|it \d|it (?:two|three|four|five|six|ten)|to \d)"),
-    ("cart.change_item", r"^make (?:that|it) (?:\w+)$"),
-    ("checkout.buy", r"\bcheck out\b|^(?:buy|order|pay)$|\bplace (?:the|my|an|this) order\b"),
-    ("checkout.buy", r"\b(?:buy|order) (?:it|them|now|everything|this|these|all|my cart|the cart)\b"),
-    ("checkout.buy", r"\b(?:complete|finish|finalize|finalise) (?:the|my) (?:order|buy|purchase|check out)\b"),
-    ("checkout.buy", r"^(?!.*\b(?:how|which|what|when|where)\b).*\b(?:i want to|i would like to|ready to|let us|can i|let me|i will) pay\b|^pay(?: now| for it)?\b"),
-    ("cart.add_item", r"(?:\b(?:add|put)\b|\b(?:throw|toss) (?:in|an?|the|my|\d+|two|three|some)\b)(?!.*\b(?:catalogue|catalog|category|user|review|music|song)\b)"),
-    ("cart.add_item", r"\b(?:i|we) (?:will|would) (?:like to )?take\b"),
-    ("cart.add_item", r"^(?:give me|i would like|i want|get me|we need) (?:\d+|an?|one|two|three|four|five|six|ten) (?:of )?(?:the (?:first|second|third|last)|of the|those|these|them)"),
-    ("cart.add_item", r"^(?:i (?:want to|would like to) )?(?:buy|order) (?:\d+|an?|one|two|three|four|five|six|ten|the)\b(?! (?:pizza|taxi))"),
-    ("cart.current", r"\b(?:show|see|view|what|open|look|how much|total)\b.*\bcart\b|^(?:my )?cart$"),
-    ("analytics.sales_recent", r"\b(?:sales|sold|sell|sellers?|revenue|orders)\b.*\b(?:last|past|previous|this|yesterday)\b.*\b(?:days?|weeks?|months?|year|yesterday)\b"),
-    ("analytics.sales_recent", r"\b(?:weekly|monthly) (?:sales|revenue)\b|\byesterday\b.*\b(?:sales|sold|sell|revenue)\b|\b(?:sales|sold|sell|revenue)\b.*\byesterday\b|\b(?:days?|week|month)\b.*\b(?:sales|revenue)\b"),
-    ("analytics.sales_today", r"\b(?:sales|sold|sell|revenue|best sellers?)\b.*\b(?:today|so far)\b|\btoday s? ?(?:sales|revenue|orders)\b|\btoday\b.*\b(?:sales|sold|sell|revenue)\b"),
-    ("analytics.sales_today", r"^(?:how are|show|what are)?\s*(?:the |our )?(?:sales|revenue)(?: figures| numbers)?\??$|\bhow many orders\b.*\btoday\b|\bhow much (?:money )?(?:did|have) we (?:made?|earn|sell|sold|take)"),
-    ("inventory.low", r"\b(?:running|run) (?:low|out)\b|\blow (?:on |in )?stock\b|\breorder\b|\brestocking\b"),
-    ("inventory.movements", r"\bmovements?\b|\bstock\b.*\b(?:history|change|changed|happened)\b|\b(?:history|happened|changed?)\b.*\bstock\b"),
-    ("inventory.levels", r"\bhow many\b(?!.*\border).*\b(?:stock|left|available|have|there)\b|\bstock (?:level )?(?:of|for)\b|\b(?:in|on) stock\b(?<!show me)|\bstock levels?\b"),
-    ("inventory.levels", r"^(?:is|are) .*\bavailable\b|\bstill (?:have|available)\b|\bwhere is .*\bstored\b|^stock\b|\bout of stock\b"),
-    ("notification.list_recent", r"\b(?:e?-?mails?|notifications?|messages?|confirmation)\b.*\b(?:send|sent|me|my|arrive|get|list|recent)|\b(?:my|show|list|recent) (?:recent )?(?:notifications?|messages)\b|\b(?:send|sent|get|receive)\b.*\bconfirmation\b"),
-    ("user.rename", r"\b(?:change|update|set) my name\b|\bmy name (?:is now|should be)\b|\bcall me\b"),
-    ("user.me", r"\bwho am i\b|(?<!delete )(?<!close )(?<!remove )\bmy (?:profile|account)\b|\bwhat is my (?:e-?mail|name)\b|\bwhich account\b|\bam i (?:signed|logged) in\b"),
-    ("user.find", r"\b(?:customers?|users?|who registered)\b"),
-    ("order.get", r"\b(?:where|show|status|track|see|view|what|has|is|when|details?|find|how|look|check|about)\b.*(?:#\s?\d+|\border\s*(?:number|no\.?)?\s*#?\d+)|^(?:order\s*)?#?\d{4,}\??$|^order #?\d+\??$|\btrack(?:ing)?\b.*\d"),
-    ("order.list_all", r"\b(?:latest|all|newest|new|open|incoming|pending|placed|completed|cancelled|canceled)\b.*\borders\b|\borders\b.*\bcame in\b|\borders (?:of|from|by)\b.*@"),
-    ("order.list_mine", r"\bmy (?:\w+ )?orders?\b|\bmy order\b|\b(?:did|have) i order(?:ed)?\b|\border history\b|\bwhat i (?:ordered|bought)\b|\b(?:show|list|see) orders\b|\bwhere is my (?:stuff|things|mug)\b"),
-    ("product.categories", r"\bcategor(?:y|ies)\b|\bdepartments?\b|\bwhat do you (?:sell|offer|have)\b\??$|\bwhat (?:kinds?|sorts?|types?) of (?:things|product|goods)\b"),
-    ("product.get", r"\b(?:tell me (?:more )?about|details? (?:of|about|on)|describe|more about|what colours|which colours|which sizes|what sizes|information (?:on|about))\b"),
-    ("product.search", r"\b(?:do you (?:have|sell|carry|stock|offer)|have you got|got any|search|find|looking for|look for|show me|browse|i need|i am after|recommend|suggest|any)\b|\bwhat .* do you (?:sell|have|offer|carry)\b|\b(?:price of|how much (?:is|are|does|do|for))\b|\b(?:under|below|cheaper than|less than)\b.*\d"),
-)  # fmt: skip
-_COMPILED = tuple((key, re.compile(pattern)) for key, pattern in CUES)
-
-# Said of the shop, yet nothing any operation can do or look up.
-_OFF_TOPIC = re.compile(
-    r"\b(?:weather|joke|poem|news|politic\w*|president|football|recipe|song|music|movie|capital of|"
-    r"translate|homework|python|javascript|code|stock market|stock price|share price|bitcoin|crypto|"
-    r"horoscope|meaning of life|girlfriend|boyfriend|marry|flight|hotel|taxi|pizza|train|doctor|"
-    r"password|opening hours|open on|careers?|job|hiring|newsletter|subscription|warranty|coupon|"
-    r"voucher|discount|gift card|loyalty|refund policy|return policy|returns?|exchange|complain\w*|"
-    r"human|real person|robot|ai|phone number|ignore (?:all|previous|your)|system prompt|prompt|"
-    r"instructions|time is it|what day|date is it|calculate|square root|plus|divided|story|essay|"
-    r"email me|remind|alarm|war|election|lottery|tickets?|dentist|lawyer|tax advice|diet)\b"
+_SEEKS = re.compile(
+    r"^(?:(?:i|we) (?:am |are )?(?:really |also |just |still )?(?:need|want|would like|would love|"
+    r"looking (?:for|to buy)|look for|searching (?:for)?|shopping for|hunting for|in need of|after|"
+    r"interested in|need to (?:buy|get|find|order|purchase)|want to (?:buy|get|find)|would like to (?:buy|get|find))|"
+    r"(?:please )?(?:find|show|get|give|look|search|recommend|suggest|buy|order)(?: me)?(?: for)?|help me (?:find|choose|get|buy)|need to (?:buy|get|find|order)|"
+    r"looking for|searching for|in search of|where can i (?:find|get|buy))\s+"
+    r"(?!to\b|you\b|your\b|my\b|the (?:name|time|date|way|number|nearest|best way|weather|meaning|definition|balance|news)\b|help\b|assistance\b|information\b|how\b|what\b|when\b|where\b|who\b|why\b|out\b|directions\b|up\b)"
+    r"(?:(?:some|any|an?|the|one|two|three|new|good|nice|\d+|pair of|set of)\s+)*(?=\w)"
 )
-_DECLINE = re.compile(
-    r"\b(?:do not|never|no need to)\s+(?:\w+\s+)?(?:buy|check out|add|put|remove|cancel|place|change|"
-    r"adjust|deliver|ship|pay|order)\b"
+_LOOKS_FOR = re.compile(
+    r"^(?:(?:i|we) am |i )?(?:looking|look|searching|search|shopping|hunting) for\b"
 )
-# Something is put into, or taken out of, what is not the cart.
-_ELSEWHERE = re.compile(
-    r"\b(?:to|on|in|into|from|at|off) (?:my|our|the|your) (?!cart\b|order\b)\w+"
+_ACTS = (
+    "buy|check|add|put|remove|cancel|place|change|adjust|deliver|ship|pay|order|refund|return|"
+    "exchange|delete|close|transfer|receive|hand|take|empty|rename|send|book|write|swap|charge"
 )
-# A reason may mention anything; only a message that starts like a wish is one.
-_FRESH_START = re.compile(
-    r"^(?:show|what|where|how|who|which|do you|have you|is|are|list|find|search|add|put|cancel|buy|"
-    r"check out|remove|stock|sales|my cart|deliver|ship)\b"
+_NO = re.compile(
+    r"(?:no|nope|nah|never ?mind|forget it|stop|cancel|nothing|none|do not|please do not|better not|"
+    r"not now|leave it)(?: thanks?| thank you| of them| that| it)*[ .!]*"
 )
-_SMALL_TALK = re.compile(
-    r"^(?:hi|hello|hey|good (?:morning|afternoon|evening|day)|thanks?(?: you)?(?: \w+)*|thx|bye|"
-    r"goodbye|ok(?:ay)?|great|cool|nice|yes|no|help|what can you do(?: for me)?|who are you|"
-    r"how are you)(?: there| so much| a lot)?[ ?!.]*$"
+_YES = re.compile(
+    r"(?:yes|yeah|yep|yup|sure|ok|okay|please|please do|do it|do that|go ahead|of course|"
+    r"correct|right|exactly|fine|alright|absolutely|definitely|confirm|confirmed|i do|that one)"
+    r"(?:[ ,.!]+(?:please|thanks?|thank you|do it|do that|do so|go ahead|that is right|sure|yes))*[ .!]*"
 )
+_REFERS = re.compile(r"\b(?:it|them|that|those|this|one|ones|first|second|third|last)\b")
+_SAME = re.compile(
+    r"^(?:and |also |now |then )*(?:(?:the )?same (?:for|with|again for)|(?:what|how) about|and for)\b"
+)
+_CLAUSES = re.compile(r"\s*[,.;:?!]\s+|\s+because\s+|\s+-\s+")
+CLAUSES_MAX = 5
+# A clause further back is never enough for a write without asking.
+FIRST_CLAUSE, LATER_CLAUSE = 0.93, 0.77
+_POINTING = re.compile(
+    r"(?:\bof )?\b(?:the )?(?:first|second|third|fourth|fifth|sixth|last)(?: one| product| item)?\b"
+)
+CONFIRM = "confirm"
 
 
 @dataclass(slots=True)
@@ -111,140 +78,189 @@ class Intent:
 
     operation: Operation | None
     reason: str = "ok"
+    mode: Mode = Mode.REQUEST
+    is_sure: bool = True
+    """Whether a write may be done without asking back."""
     answers_question: bool = False
     slots: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message as it is compared, and how like each operation it is."""
+
+    said: str
+    mode: Mode
+    core: str
+    refuses: str | None
+    scores: tuple[Score, ...]
+
+
+@lru_cache(maxsize=1024)
+def hear(text: str) -> Heard:
+    """Read a message without regard to the conversation."""
+    of = index()
+    shown = text if len(text) <= COMPARED_CHARS_MAX else text[:COMPARED_CHARS_MAX]
+    written = plain(normalize(marked(shown)))
+    said = of.speller.mend(written)
+    frame = frame_of(said)
+    best: dict[str, float] = {}
+    for reading, worth in _readings(text, written, said, frame.core):
+        for score in of.rank(reading):
+            best[score.key] = max(best.get(score.key, 0.0), score.value * worth)
+    scores = sorted(
+        (Score(key, value) for key, value in best.items()), key=lambda s: (-s.value, s.key)
+    )
+    return Heard(said, frame.mode, frame.core, frame.refuses, tuple(scores[:12]))
+
+
+def _readings(text: str, written: str, said: str, core: str) -> list[tuple[str, float]]:
+    """Return what to compare, each with its worth: the whole, what it is about, and its clauses."""
+    if _is_address(text):
+        lead = re.match(r".{0,40}?\b(?:to|is|at)\b", said)
+        head = lead.group() if lead else " ".join(words(said)[:3])
+        return [(f"{head} {ADDRESS}", 1.0)]
+    readings = [(said, 1.0), (core, 1.0)]
+    pointed = _POINTING.sub(" ", core)
+    if pointed != core:  # What `the first one` stands for is settled by the conversation.
+        readings.append((pointed, 1.0))
+    if written != said:  # What looked like a slip may be the name of a thing.
+        readings.append((frame_of(written).core, 1.0))
+    clauses = [clause for clause in _CLAUSES.split(said) if clause.strip()]
+    if len(clauses) > 1:
+        for place, clause in enumerate(clauses[:CLAUSES_MAX]):
+            worth = FIRST_CLAUSE if place == 0 else LATER_CLAUSE
+            if len(clause.split()) < 2:
+                continue
+            readings.append((frame_of(clause.strip(" ,.;?!:")).core, worth))
+    return list(dict(readings).items())
+
+
+def _is_address(text: str) -> bool:
+    found = address_in(text).keys() if "," in text else set()
+    return {"line1", "name"} <= found and bool({"postal_code", "country_code"} & found)
+
+
 def understand(text: str, context: Context, allowed: Collection[str]) -> Intent:
     """Return the operation `text` asks for, out of all; one not `allowed` is reported as such."""
-    said = normalize(text)
-    answer = _answer(text, said, context)
+    heard = hear(text)
+    answer = _answer(text, heard, context, allowed)
     if answer is not None:
         return answer
-    if _SMALL_TALK.search(said):
-        return Intent(None, "small_talk")
-    if _DECLINE.search(said) and not re.search(r"\bany ?more\b", said):
+    if heard.refuses and re.fullmatch(_ACTS, heard.refuses):
         return Intent(None, "declined")
-    if _OFF_TOPIC.search(said):
-        return Intent(None, "out_of_scope")
-    operation = _cued(said, text, context) or _likened(said, text, context)
-    if operation is None:
-        return Intent(None, "out_of_scope")
-    if operation.key not in allowed:
-        return Intent(None, "not_allowed")
-    return Intent(operation)
+    again = _again(text, heard, context)
+    if again is not None:
+        return again
+    return _chosen(text, heard, context, allowed)
 
 
-def _answer(text: str, said: str, context: Context) -> Intent | None:
+def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str]) -> Intent:
+    scores = [s for s in heard.scores if s.is_none or s.key in OPERATIONS]
+    if _is_about_context(heard, context):
+        scores = [s for s in scores if s.key != f"{NONE}.small_talk"]
+    if not scores:
+        return _sought(text, heard, allowed) or Intent(None, _reason_without(heard))
+    best = scores[0]
+    fit = next((s for s in scores if s.key in allowed), None)
+    if best.is_none or best.value < READ_MIN:
+        sought = _sought(text, heard, allowed) if best.value < READ_MIN else None
+        if sought is not None:
+            return sought
+        talk = best.key == f"{NONE}.small_talk" and best.value >= READ_MIN
+        return Intent(None, "small_talk" if talk else "out_of_scope")
+    if best.key not in allowed:
+        if fit is None or fit.value < max(READ_MIN, best.value - ALLOWED_MARGIN):
+            return Intent(None, "not_allowed")
+        best = fit
+    operation = OPERATIONS[best.key]
+    is_write = operation.risk is not Risk.READ
+    seeks = _LOOKS_FOR.match(heard.said) if is_write else _SEEKS.match(heard.said)
+    if seeks and (is_write or operation.key == "product.get"):
+        return _sought(text, heard, allowed) or Intent(None, "out_of_scope")
+    rival = next((s.value for s in scores if s.key != best.key), 0.0)
+    if operation.risk is not Risk.READ and best.value < WRITE_MIN:
+        return Intent(None, "out_of_scope")
+    is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
+    return Intent(operation, mode=heard.mode, is_sure=is_sure)
+
+
+def _reason_without(heard: Heard) -> str:
+    """Words without weight, such as thanks, are talk; what is like nothing at all is not ours."""
+    return "out_of_scope" if heard.scores or len(words(heard.said)) > 3 else "small_talk"
+
+
+def _sought(text: str, heard: Heard, allowed: Collection[str]) -> Intent | None:
+    """Take `I need a brass compass` as a search: nothing else is like it, and reading does no harm."""
+    if "product.search" not in allowed or not _SEEKS.match(heard.said) or not phrase_in(text):
+        return None
+    none = next((score.value for score in heard.scores if score.is_none), 0.0)
+    if none >= SOUGHT_NONE_MAX:
+        return None
+    return Intent(OPERATIONS["product.search"], mode=heard.mode, is_sure=False)
+
+
+def _is_about_context(heard: Heard, context: Context) -> bool:
+    known = bool(context.candidates or context.orders or context.focus_order or context.focus_sku)
+    return known and bool(_REFERS.search(heard.said))
+
+
+def _again(text: str, heard: Heard, context: Context) -> Intent | None:
+    """Take `same for the blue one` as the last operation, for another product or order."""
+    last = context.last_operation
+    if last is None or last not in OPERATIONS or not _SAME.match(heard.said):
+        return None
+    operation = OPERATIONS[last]
+    kept = {
+        name: value
+        for name, value in context.last_arguments.items()
+        if name in operation.parameters and name not in ("sku", "handle_or_sku", "number", "query")
+    }
+    explicit = "same" in heard.said
+    return Intent(operation, is_sure=explicit, slots=kept)
+
+
+def _answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) -> Intent | None:
     """Take the message as the answer to the question just asked, if it can be one."""
     asked = context.question
     if not asked or asked["operation"] not in OPERATIONS:
         return None
-    if re.fullmatch(
-        r"(?:no|never ?mind|forget it|stop|cancel|nothing|none)(?: thanks?| of them)?", said
-    ):
+    said, missing = heard.said, asked["missing"]
+    if _NO.fullmatch(said) or heard.refuses:
         return Intent(None, "declined")
-    operation, missing = OPERATIONS[asked["operation"]], asked["missing"]
-    fresh = _cued(said, text, context)
-    asks_anew = missing not in ("reason", "name") or _FRESH_START.search(said)
-    if fresh is not None and fresh is not operation and len(words(said)) > 2 and asks_anew:
+    operation = OPERATIONS[asked["operation"]]
+    if missing == CONFIRM:
+        if not _YES.fullmatch(said):
+            return None
+        return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
+    fresh = _fresh(heard, allowed)
+    says_more = len(words(said)) > 2 and (missing not in ("reason", "name", "note"))
+    if fresh is not None and fresh != operation.key and says_more:
         return None
     if missing in ("sku", "handle_or_sku"):
         fits = ordinal_in(text) is not None or bool(sku_in(text) or phrase_in(text))
-    elif missing in EXTRACTORS and missing not in ("reason", "name"):
+    elif missing in EXTRACTORS and missing not in ("reason", "name", "note"):
         fits = EXTRACTORS[missing](text, context) is not None or missing == "query"
     else:
-        fits = bool(said)
-    if not fits or _OFF_TOPIC.search(said):
+        fits = bool(said) and not (fresh is not None and _starts_anew(heard))
+    if not fits or _is_elsewhere(heard):
         return None
     return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
 
 
-def _cued(said: str, text: str, context: Context) -> Operation | None:
-    for key, pattern in _COMPILED:
-        if key not in OPERATIONS or not pattern.search(said):
-            continue
-        refined = _refined(key, said, text, context)
-        if refined is not None:
-            return OPERATIONS[refined]
-    return None
+def _fresh(heard: Heard, allowed: Collection[str]) -> str | None:
+    """Return the operation a message asks for by itself, if it does so clearly."""
+    best = next((s for s in heard.scores if not s.is_none and s.key in allowed), None)
+    return best.key if best and best.value >= SPLIT_MIN and best == heard.scores[0] else None
 
 
-def _refined(key: str, said: str, text: str, context: Context) -> str | None:
-    """Settle what a cue alone cannot; None passes to the next cue."""
-    names_thing: bool = bool(sku_in(text) or phrase_in(text) or ordinal_in(text) is not None)
-    refers = names_thing or bool(re.search(r"\b(?:it|them|that|those|this|one|ones)\b", said))
-    if key == "inventory.adjust":
-        return key if refers and re.search(r"\d|stock|units", said) else None
-    if key in ("cart.add_item", "cart.remove_item", "cart.change_item"):
-        if _ELSEWHERE.search(said):
-            return None
-        return key if refers or quantity_in(text) is not None else None
-    if key == "order.timeline" and order_in(text, context) is None and not context.focus_order:
-        return "order.list_mine" if "my order" in said else None
-    if key == "order.list_mine" and order_in(text, context) is not None:
-        return "order.get"
-    if key == "inventory.levels":
-        return key if names_thing or context.focus_sku or context.candidates else None
-    if key in ("product.search", "product.get"):
-        return key if names_thing or (key == "product.get" and context.focus_sku) else None
-    return key
+def _starts_anew(heard: Heard) -> bool:
+    return heard.scores[0].value >= ACT_MIN
 
 
-def _literals(example: str) -> list[str]:
-    return [singular(w) for w in words(re.sub(r"\{\w+\}", " ", normalize_example(example)))]
-
-
-@cache
-def normalize_example(example: str) -> str:
-    slots = re.findall(r"\{\w+\}", example)
-    folded = normalize(re.sub(r"\{\w+\}", " SLOT ", example))
-    for slot in slots:
-        folded = folded.replace("slot", slot, 1)
-    return folded
-
-
-@cache
-def _weights() -> dict[str, float]:
-    """Rare words tell operations apart; words every example has tell nothing."""
-    seen = Counter(
-        word
-        for operation in OPERATIONS.values()
-        for word in {w for example in operation.examples for w in _literals(example)}
-    )
-    return {word: log(1 + len(OPERATIONS) / count) for word, count in seen.items()}
-
-
-def likeness(said: str, text: str, example: str) -> float:
-    """Return 0 to 1: the share of the example's words that were said, less what it leaves over."""
-    literals, weights = _literals(example), _weights()
-    heard = [singular(word) for word in words(said)]
-    matched = {w: max((fuzz.ratio(w, h) for h in heard), default=0) for w in set(literals)}
-    total = sum(weights.get(w, 1.0) for w in matched) or 1.0
-    hit = sum(weights.get(w, 1.0) for w, score in matched.items() if score >= 86)
-    left = [h for h in heard if h not in literals and h not in FILLER and not h.isdigit()]
-    free = re.search(r"\{(?:query|sku|handle_or_sku|name|reason|line1)\}", example)
-    surplus = 0.0 if free else 0.15 * len(left)
-    if "{number}" in example and not re.search(r"\d", said):
-        surplus += 0.2
-    shape = fuzz.token_set_ratio(said, " ".join(literals)) / 100
-    return max(0.0, 0.85 * hit / total + 0.15 * shape - surplus)
-
-
-def _likened(said: str, text: str, context: Context) -> Operation | None:
-    scored = sorted(
-        (
-            (max((likeness(said, text, e) for e in operation.examples), default=0.0), key)
-            for key, operation in OPERATIONS.items()
-        ),
-        reverse=True,
-    )
-    best, key = scored[0]
-    write = OPERATIONS[key].risk is not Risk.READ
-    if best < (LIKENESS_MIN_WRITE if write else LIKENESS_MIN):
-        return None
-    settled = _refined(key, said, text, context)
-    return OPERATIONS[settled] if settled else None
+def _is_elsewhere(heard: Heard) -> bool:
+    best = heard.scores[0] if heard.scores else None
+    return best is not None and best.is_none and best.value >= ACT_MIN and len(heard.said) > 20
 
 
 def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int) -> list[str]:
@@ -253,19 +269,37 @@ def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int)
     for separator in (
         r"[.!?]\s+(?=[A-Za-z])",
         r"\s*;\s*",
-        r",?\s+(?:and then|then|and also|and)\s+",
+        r",?\s+(?:and then|then|and also|but|and)\s+",
+        r",\s+(?=(?:what|where|when|how|show|tell|add|remove|cancel|is|are|do)\b)",
     ):
-        pieces = [part for piece in pieces for part in _cut(piece, separator, context, allowed)]
+        pieces = [part for piece in pieces for part in _cut(piece, separator, allowed)]
     return pieces[:limit]
 
 
-def _cut(text: str, separator: str, context: Context, allowed: Collection[str]) -> list[str]:
+def _cut(text: str, separator: str, allowed: Collection[str]) -> list[str]:
     for match in re.finditer(separator, text):
         left, right = text[: match.start()].strip(), text[match.end() :].strip()
-        first, second = (_cued(normalize(part), part, context) for part in (left, right))
-        if first and second and first.key != second.key:
-            quiet = {first.key, second.key} <= {"product.search", "inventory.levels", "product.get"}
-            verbs = ("checkout.cancel", "inventory.adjust", "cart.deliver_to")
-            if not quiet and not (first.key in verbs and "because" in normalize(left)):
-                return [left, *_cut(right, separator, context, allowed)]
+        if not left or not right:
+            continue
+        first, second = hear(left), hear(right)
+        if _asks(first, allowed) and _asks(second, allowed) and _differ(first, second, allowed):
+            if "because" in first.said and not first.refuses:
+                continue  # What follows is still the reason.
+            return [left, *_cut(right, separator, allowed)]
     return [text]
+
+
+def _asks(heard: Heard, allowed: Collection[str]) -> bool:
+    return _fresh(heard, allowed) is not None or bool(
+        heard.refuses and re.fullmatch(_ACTS, heard.refuses)
+    )
+
+
+_LOOKS = frozenset(("product.search", "inventory.levels", "product.get"))
+
+
+def _differ(first: Heard, second: Heard, allowed: Collection[str]) -> bool:
+    if first.refuses or second.refuses:
+        return True
+    one, other = _fresh(first, allowed), _fresh(second, allowed)
+    return one != other and not {one, other} <= _LOOKS

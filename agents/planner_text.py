@@ -3,10 +3,10 @@
 import re
 
 _SYNONYMS = {
-    r"\b(?:basket|trolley|shopping (?:bag|cart|basket)|bag)\b": "cart",
+    r"\b(?:basket|trolley|shopping (?:bag|cart|basket)|(?<=my )bag)\b": "cart",
     r"\bcheck[- ]?out\b": "check out",
-    r"\bpurchase(?! order)\b": "buy",
-    r"\b(?:purchases|parcels|packages|deliveries|bestellungen)\b": "orders",
+    r"\bpurchase\b": "order",
+    r"\b(?:purchases|parcels|packages|bestellungen)\b": "orders",
     r"\b(?:parcel|package|delivery|shipment)\b(?= (?:number|no|#|\d)| yet|\?|$)": "order",
     r"\binventory\b": "stock",
     r"\b(?:turnover|takings|earnings)\b": "revenue",
@@ -58,12 +58,12 @@ ORDINAL_WORDS = {
 } | {"last": -1}
 
 
-def _listed(text: str) -> frozenset[str]:
+def listed(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
 # Words that never name a product.
-FILLER = _listed(
+FILLER = listed(
     """a an the some any this that these those it them one ones of to in into from for with at on by
     please pls can could would will shall may you i me my mine we us our your is are was be there do
     does did have has had got get gets like want need take put add place throw toss drop remove

@@ -1,9 +1,11 @@
 """Word a tool result from templates, one per kind. Every figure comes from the result."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from db.types import Money
+from tools.registry import Operation
 
 LISTED_MAX = 6
 
@@ -227,6 +229,31 @@ def tell(kind: str, data: Any, operation: str) -> str:
     said = word(data, operation) if word else "Done."
     done = _DONE.get(operation, "") if kind != "waiting" else ""
     return f"{done} {said}".strip()
+
+
+_YOURS = (
+    ("the shopper's own ", "your "), ("the shopper's current ", "your "),
+    ("the shopper's ", "your "),
+    ("the signed-in person's ", "your "), ("the person's ", "your "), ("one's own ", "your "),
+)  # fmt: skip
+
+
+def gist(operation: Operation) -> str:
+    """Return what an operation does, from its own description, as the end of a sentence."""
+    first = (inspect.getdoc(operation.run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+    for theirs, yours in _YOURS:
+        first = first.replace(theirs, yours)
+    return first[:1].lower() + first[1:]
+
+
+def offer(operation: Operation, slots: Mapping[str, Any], *, is_certain: bool) -> str:
+    """Ask whether to do something that was asked about."""
+    said = [f"order #{slots['number']}"] if "number" in slots else []
+    said += [str(slots[name]) for name in ("sku", "quantity", "name", "code") if name in slots]
+    about = f" ({', '.join(said)})" if said else ""
+    if is_certain:
+        return f"I can do that for you here: {gist(operation)}{about}. Shall I?"
+    return f"Do you want me to {gist(operation)}{about}? Say yes, or put it in other words."
 
 
 def question(missing: str) -> str:

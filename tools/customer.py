@@ -56,7 +56,7 @@ class CustomerView(CustomerMatch):
         "show everything in my account",
         "which payment methods have i stored",
         "what is the balance of my gift card",
-        "how can i pay",
+        "which cards do you have of me",
     ),
 )
 async def account(uow: UnitOfWork) -> CustomerView:

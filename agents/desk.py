@@ -1,0 +1,32 @@
+"""Which agent serves an operation, where its domain has none of its own."""
+
+from collections.abc import Mapping
+
+# Cart and checkout are one desk with orders: a sale is one conversation.
+SERVED_BY: Mapping[str, str] = {
+    "address": "user",
+    "bundle": "inventory",
+    "capture": "payment",
+    "cart": "order",
+    "checkout": "order",
+    "credit": "payment",
+    "dispute": "payment",
+    "exchange": "aftersales",
+    "handover": "support",
+    "help": "support",
+    "location": "inventory",
+    "method": "payment",
+    "order_edit": "aftersales",
+    "receipt": "support",
+    "reconciliation": "payment",
+    "return": "aftersales",
+    "stock": "inventory",
+    "stock_count": "inventory",
+    "stock_ledger": "inventory",
+    "stock_rule": "inventory",
+    "transfer": "inventory",
+}
+
+
+def desk_of(domain: str) -> str:
+    return SERVED_BY.get(domain, domain)

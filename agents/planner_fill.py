@@ -1,0 +1,238 @@
+"""Fill an operation's arguments from its signature: by the parameter's name, else by its type."""
+
+import inspect
+import re
+import types
+from collections.abc import Mapping
+from datetime import date, datetime
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from agents.grounding import minor_units
+from agents.phrases import phrases_for
+from agents.planner_context import Context, named
+from agents.planner_slots import (
+    ADDRESS_FIELDS,
+    EXTRACTORS,
+    address_in,
+    date_in,
+    ordinal_in,
+    prices_in,
+    quantity_in,
+    sku_in,
+)
+from agents.planner_text import normalize, words
+from agents.planner_tokens import stem
+from db.types import exponent
+from tools.registry import Operation
+
+# Parameters nobody says: their defaults, or the server, decide.
+UNSAID = frozenset(
+    ("limit", "cursor", "sort", "category", "payment_method", "cart_id", "expected_total_amount",
+     "conversation_id", "idempotency_key", "key")
+)  # fmt: skip
+PRODUCT_SLOTS = ("sku", "handle_or_sku")
+# What an answer may be taken for whole.
+_FREE = ("reason", "name", "query", "note", "title", "message")
+_TEXT_MAX = 200
+_MONEY = re.compile(
+    r"(?:(?:eur|usd|gbp|[€$£])\s?(\d[\d.,]*)|\b(\d[\d.,]*)\s?(?:eur\b|usd\b|gbp\b|€|\$|£|euros?\b|"
+    r"dollars?\b|pounds?\b|bucks?\b))",
+    re.IGNORECASE,
+)
+_UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
+
+
+@cache
+def hints_of(operation: Operation) -> Mapping[str, Any]:
+    """Return the plain type of each parameter: without `None` and without annotations on it."""
+    hints = get_type_hints(operation.run, include_extras=False)
+    return {name: _plain(hints[name]) for name in operation.parameters}
+
+
+def _plain(hint: Any) -> Any:
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [arg for arg in get_args(hint) if arg is not type(None)]
+        return _plain(inner[0])
+    return getattr(hint, "__supertype__", hint)
+
+
+def required(operation: Operation) -> list[str]:
+    return [
+        name
+        for name, parameter in operation.parameters.items()
+        if parameter.default is inspect.Parameter.empty
+    ]
+
+
+def arguments_in(
+    operation: Operation,
+    text: str,
+    context: Context,
+    currency: str,
+    *,
+    given: Mapping[str, Any],
+    asked: str | None,
+) -> dict[str, Any]:
+    """Return what can be made out of the message and the conversation; the rest stays absent.
+
+    Args:
+        operation: What is to be called.
+        text: What the person wrote.
+        context: What the conversation is about.
+        currency: What amounts without one are in.
+        given: What was made out before; it stays, except what is asked about.
+        asked: The parameter the person was just asked for, if they were.
+    """
+    slots = {name: value for name, value in given.items() if name != asked}
+    if is_address(operation):
+        return slots | address_answer(text, asked)
+    for name, hint in hints_of(operation).items():
+        if name in slots or name in UNSAID or name in PRODUCT_SLOTS:
+            continue
+        value = _value(name, hint, text, context, currency)
+        if name == "query" and isinstance(value, str) and operation.domain != "product":
+            value = _beyond_the_wish(operation, text, value)
+        if value is None and name == asked:
+            value = _whole(name, hint, text)
+        if value is not None:
+            slots[name] = value
+    return slots
+
+
+def _beyond_the_wish(operation: Operation, text: str, phrase: str) -> str | None:
+    """Leave out the words that ask for the operation: `find the customer ada` is about Ada."""
+    email = EXTRACTORS["email"](text, Context())
+    own = {stem(w) for p in phrases_for(operation.key) for w in words(p) if "{" not in w}
+    return email or " ".join(w for w in words(phrase) if stem(w) not in own) or None
+
+
+def is_address(operation: Operation) -> bool:
+    return {"line1", "postal_code", "city"} <= set(operation.parameters)
+
+
+def _whole(name: str, hint: Any, text: str) -> Any:
+    """Take the whole answer for what was asked."""
+    said = text.strip()
+    if hint is str or name in _FREE:
+        return said[:_TEXT_MAX] or None
+    if hint is int and re.fullmatch(r"#?\d{1,18}", said):
+        return int(said.lstrip("#"))
+    return None
+
+
+def _value(name: str, hint: Any, text: str, context: Context, currency: str) -> Any:
+    if name in ("min_price_amount", "max_price_amount"):
+        return prices_in(text, currency).get(name)
+    if name == "in_stock":
+        return True if re.search(r"\bin stock\b|\bavailable\b", text.lower()) else None
+    if name in EXTRACTORS:
+        return EXTRACTORS[name](text, context)
+    return by_type(name, hint, text, context, currency)
+
+
+def by_type(name: str, hint: Any, text: str, context: Context, currency: str) -> Any:
+    """Make a value out of the message by its type; None when it says none."""
+    if get_origin(hint) is Literal:
+        return _one_of([str(value) for value in get_args(hint)], text)
+    if get_origin(hint) in (list, tuple):
+        return _listed(get_args(hint)[0], text, context, currency)
+    if not isinstance(hint, type):
+        return None
+    if issubclass(hint, StrEnum):
+        return _one_of([member.value for member in hint], text)
+    if issubclass(hint, UUID):
+        return _referred(name, text, context)
+    if hint in (date, datetime):
+        return date_in(text, context)
+    if hint is int and name.endswith("amount"):
+        return money_in(text, currency)
+    if hint is int:
+        return _number_named(name, text, context)
+    if issubclass(hint, BaseModel) and {"line1", "city"} <= hint.model_fields.keys():
+        found = address_in(text)
+        return found if {"line1", "city"} <= found.keys() else None
+    if hint is str:
+        return context.known.get(name)
+    return None
+
+
+def _one_of(values: list[str], text: str) -> str | None:
+    said = normalize(text)
+    hits = [v for v in values if re.search(rf"\b{re.escape(v.replace('_', ' '))}\b", said)]
+    return max(hits, key=len) if hits else None
+
+
+def _referred(name: str, text: str, context: Context) -> Any:
+    """Return the id that is written out, or that of the row of the last list that is meant."""
+    written = _UUID.search(text)
+    if written:
+        return written.group()
+    position = ordinal_in(text)
+    if position is not None and -len(context.rows) <= position < len(context.rows):
+        return named(context.rows[position], name.removesuffix("_id")).get(name)
+    return context.known.get(name)
+
+
+def _number_named(name: str, text: str, context: Context) -> int | None:
+    word = name.removesuffix("_number").replace("_", " ")
+    beside = re.search(rf"\b{re.escape(word)}\s*(?:number|no\.?|#)?\s*#?(\d{{1,18}})\b", text, re.I)
+    if beside:
+        return int(beside[1])
+    known = context.known.get(name)
+    if isinstance(known, int):
+        return known
+    return quantity_in(text) if name in ("units", "count", "quantity") else None
+
+
+def _listed(hint: Any, text: str, context: Context, currency: str) -> list[Any] | None:
+    """Make lines such as `2 of MUG-1` of a model with a SKU; other lists are not said in chat."""
+    if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
+        return None
+    if "sku" not in hint.model_fields:
+        return None
+    sku = sku_in(text) or (context.focus_sku if re.search(r"\b(?:it|that|this)\b", text) else None)
+    if sku is None:
+        return None
+    line: dict[str, Any] = {"sku": sku}
+    for name, field in hint.model_fields.items():
+        if name == "sku":
+            continue
+        value: Any = quantity_in(text) if name in ("quantity", "units") else None
+        if name.startswith("new_"):
+            value = _second_sku(text, sku)
+        if value is not None:
+            line[name] = value
+        elif field.is_required():
+            return None
+    return [line]
+
+
+def _second_sku(text: str, first: str) -> str | None:
+    return sku_in(text.replace(first, " ", 1))
+
+
+def money_in(text: str, currency: str) -> int | None:
+    """Return the one amount said, in minor units; two different ones are no answer."""
+    places = exponent(currency)
+    found = {minor_units(match[1] or match[2], places) for match in _MONEY.finditer(text)}
+    return found.pop() if len(found) == 1 else None
+
+
+def address_answer(text: str, asked: str | None) -> dict[str, Any]:
+    """Read an address; a short answer to a question fills only what was asked."""
+    found = address_in(text)
+    if asked is None or "," in text:
+        return found
+    if asked == "postal_code" and (place := re.fullmatch(r"\s*(\S*\d\S*)\s+(\D+)", text)):
+        return {"postal_code": place[1], "city": place[2].strip()}
+    if asked in ("email", "country_code"):
+        said = {"country_code": text.strip().upper()} if len(text.strip()) == 2 else {}
+        return said | {key: found[key] for key in (asked, "shipping_method") if key in found}
+    return {asked: text.strip()} if asked in ADDRESS_FIELDS else found

@@ -1,0 +1,195 @@
+"""How like a message is to what is said for each operation.
+
+Every phrase is a bag of stems and pairs of stems, weighed by how few operations use them. A message
+is as like a phrase as the weight they share, against what either has alone. What a phrase leaves
+open, such as the name of a product, may be filled by any words at little cost.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from itertools import pairwise
+from math import log, sqrt
+
+from agents import phrases
+from agents.planner_text import FILLER, normalize
+from agents.planner_tokens import (
+    ADDRESS,
+    COUNT,
+    EMAIL,
+    MONEY,
+    NUMBER,
+    SKU,
+    Speller,
+    plain,
+    split,
+    tokens,
+)  # fmt: skip
+from tools.registry import OPERATIONS
+
+_MARKS = {
+    "address": ADDRESS,
+    "number": NUMBER,
+    "email": EMAIL,
+    "quantity": COUNT,
+    "days": COUNT,
+    "delta": COUNT,
+}
+_MARK_WEIGHTS = {NUMBER: 0.8, MONEY: 0.8, EMAIL: 1.0, SKU: 0.3, COUNT: 0.3, ADDRESS: 4.0}
+_PAIR = 0.6
+# What words beyond a phrase with an open slot cost, against words that have no place at all.
+_OPEN, _OPEN_KNOWN = 0.1, 0.7
+# A phrase with little said around its open slot, such as `find {query}`, proves little.
+_OPEN_DOUBT = 1.0
+# One that says less than this, such as `show me {query}`, is no phrase at all.
+_OPEN_MIN = 2.5
+_PLACE = ("line1", "postal_code", "city", "country_code")
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    key: str
+    features: frozenset[str]
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    key: str
+    value: float
+
+    @property
+    def is_none(self) -> bool:
+        return self.key.startswith(phrases.NONE + ".")
+
+
+@dataclass(slots=True)
+class Index:
+    phrases: list[Phrase]
+    weights: Mapping[str, float]
+    unknown: float
+    speller: Speller
+    postings: dict[str, list[int]] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
+
+    def features(self, said: str) -> frozenset[str]:
+        """Return the features of a message that is already in plain words."""
+        return frozenset(_features(tokens(split(said))))
+
+    def rank(self, said: str) -> list[Score]:
+        """Return the operations a message is like, most like first; ties go by name."""
+        features = self.features(said)
+        return _rank(self, features)
+
+
+@lru_cache(maxsize=4096)
+def _cached(features: frozenset[str]) -> tuple[Score, ...]:
+    return tuple(_ranked(index(), features))
+
+
+def _rank(of: Index, features: frozenset[str]) -> list[Score]:
+    return list(_cached(features))
+
+
+def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
+    total = unheard = 0.0
+    shared: dict[int, float] = defaultdict(float)
+    for feature in sorted(features):
+        squared = _weight(of, feature) ** 2
+        total += squared
+        if feature not in of.weights and not feature.startswith("#"):
+            unheard += squared
+        for number in of.postings.get(feature, ()):
+            shared[number] += squared
+    best: dict[str, Score] = {}
+    for number, dot in shared.items():
+        phrase = of.phrases[number]
+        rest = total - dot
+        if phrase.is_open:
+            rest = unheard * _OPEN + (rest - unheard) * _OPEN_KNOWN
+        norm = of.norms[number] + (_OPEN_DOUBT if phrase.is_open else 0.0)
+        value = dot / sqrt(norm * (dot + max(rest, 0.0)))
+        known = best.get(phrase.key)
+        if known is None or value > known.value:
+            best[phrase.key] = Score(phrase.key, value)
+    return sorted(best.values(), key=lambda score: (-score.value, score.key))
+
+
+def _weight(of: Index, feature: str) -> float:
+    if feature.startswith("#"):
+        return _MARK_WEIGHTS.get(feature, 0.3)
+    if feature in of.weights:
+        return of.weights[feature]
+    return _PAIR if "_" in feature else of.unknown
+
+
+def _features(said: list[str]) -> Iterable[str]:
+    yield from said
+    for left, right in pairwise(said):
+        if not left.startswith("#") and not right.startswith("#"):
+            yield f"{left}_{right}"
+
+
+def reading(phrase: str) -> tuple[str, bool]:
+    """Return a phrase in plain words with marks for its slots, and whether it leaves words open."""
+    is_open = False
+
+    def mark(match: re.Match[str]) -> str:
+        nonlocal is_open
+        name = match[1]
+        if name in _PLACE or (name == "name" and "{line1}" in phrase):
+            return f" {ADDRESS} "
+        if name in _MARKS:
+            return f" {_MARKS[name]} "
+        if name.endswith("_amount") or name == "amount":
+            return f" {MONEY} "
+        is_open = True
+        return " … "  # Words on both sides of it are not neighbours.
+
+    return plain(normalize(_SLOT.sub(mark, phrase))), is_open
+
+
+@cache
+def index() -> Index:
+    """Build the index of all phrases, once per process."""
+    readings: dict[str, list[tuple[list[str], bool]]] = defaultdict(list)
+    known: set[str] = set(FILLER)
+    keys = sorted({*OPERATIONS, *phrases.table()})
+    for key in keys:
+        if key not in OPERATIONS and not key.startswith(phrases.NONE + "."):
+            continue
+        for phrase in phrases.phrases_for(key):
+            known.update(re.findall(r"[a-z]+", _SLOT.sub(" ", phrase.lower())))
+            for expanded in phrases.expand(phrase):
+                said, is_open = reading(expanded)
+                parts = split(said)
+                known.update(parts)
+                readings[key].append((tokens(parts), is_open))
+    unique = {
+        Phrase(key, frozenset(_features(said)), is_open)
+        for key, found in readings.items()
+        for said, is_open in found
+        if any(not word.startswith("#") for word in said)
+    }
+    listed = sorted(unique, key=lambda p: (p.key, sorted(p.features), p.is_open))
+    seen = Counter(
+        feature for key in readings
+        for feature in {f for p in listed if p.key == key for f in p.features}
+    )  # fmt: skip
+    weights = {
+        feature: log(1 + len(readings) / count) * (_PAIR if "_" in feature else 1.0)
+        for feature, count in seen.items()
+    }
+    built = Index([], weights, log(1 + len(readings)), Speller(known))
+    for entry in listed:
+        norm = sum(_weight(built, f) ** 2 for f in entry.features)
+        if entry.is_open and norm < _OPEN_MIN:
+            continue
+        for feature in entry.features:
+            built.postings.setdefault(feature, []).append(len(built.phrases))
+        built.phrases.append(entry)
+        built.norms.append(norm)
+    return built
