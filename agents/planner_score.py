@@ -18,6 +18,7 @@ from agents.planner_text import FILLER, normalize
 from agents.planner_tokens import (
     ADDRESS,
     COUNT,
+    DATE,
     EMAIL,
     MONEY,
     NUMBER,
@@ -37,7 +38,7 @@ _MARKS = {
     "days": COUNT,
     "delta": COUNT,
 }
-_MARK_WEIGHTS = {NUMBER: 0.8, MONEY: 0.8, EMAIL: 1.0, SKU: 0.3, COUNT: 0.3, ADDRESS: 4.0}
+_MARK_WEIGHTS = {NUMBER: 0.8, MONEY: 0.8, EMAIL: 1.0, SKU: 0.3, COUNT: 0.3, ADDRESS: 4.0, DATE: 2.5}
 _PAIR = 0.6
 # What words beyond a phrase with an open slot cost, against words that have no place at all.
 _OPEN, _OPEN_KNOWN = 0.1, 0.7
@@ -45,6 +46,7 @@ _OPEN, _OPEN_KNOWN = 0.1, 0.7
 _OPEN_DOUBT = 1.0
 # One that says less than this, such as `show me {query}`, is no phrase at all.
 _OPEN_MIN = 2.5
+_DAYS = ("at", "on", "date", "day", "since", "until")
 _PLACE = ("line1", "postal_code", "city", "country_code")
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -144,6 +146,8 @@ def reading(phrase: str) -> tuple[str, bool]:
             return f" {ADDRESS} "
         if name in _MARKS:
             return f" {_MARKS[name]} "
+        if name in _DAYS or name.endswith(("_at", "_on", "_date")):
+            return f" {DATE} "
         if name.endswith("_amount") or name == "amount":
             return f" {MONEY} "
         is_open = True

@@ -9,22 +9,17 @@ from rapidfuzz.distance import OSA
 
 from agents.planner_text import NUMBER_WORDS, listed
 
-ADDRESS, EMAIL, NUMBER, MONEY, SKU, COUNT = (
-    "#address",
-    "#email",
-    "#number",
-    "#money",
-    "#sku",
-    "#count",
-)
+ADDRESS, DATE, EMAIL, NUMBER = "#address", "#date", "#email", "#number"
+MONEY, SKU, COUNT = "#money", "#sku", "#count"
 _ENTITIES = (
+    (DATE, re.compile(r"\b\d{4}-\d{2}-\d{2}\b|\b\d{1,2}(?:st|nd|rd|th)? (?:of )?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b(?: \d{4})?|\b(?:january|february|march|april|june|july|august|september|october|november|december) \d{1,2}(?:st|nd|rd|th)?\b(?:,? \d{4})?", re.I)),
     (EMAIL, re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")),
     (MONEY, re.compile(r"(?:\b(?:eur|usd|gbp)|[€$£])\s?\d[\d.,]*|\b\d[\d.,]*\s?(?:eur\b|usd\b|gbp\b|€|\$|£|euros?\b|dollars?\b|pounds?\b|bucks?\b)", re.I)),
     (NUMBER, re.compile(r"(?:\b(?:number|no\.?|nr\.?)\s*)?(?:#\s?\d+\b|\b\d{4,}\b)|(?<=order )\d+\b|(?<=order number )\d+\b", re.I)),
-    (SKU, re.compile(r"\b(?=[A-Z0-9]*[A-Z])[A-Z0-9]+(?:[-_/.][A-Z0-9]+)+\b")),
+    (SKU, re.compile(r"(?:\b[Ss][Kk][Uu]:?\s+)?\b(?=[A-Z0-9]*[A-Z])[A-Z0-9]+(?:[-_/.][A-Z0-9]+)+\b")),
     (COUNT, re.compile(r"\b\d{1,3}(?:[.,]\d+)?\b")),
 )  # fmt: skip
-_ENTITY = re.compile(r"#(?:address|email|number|money|sku|count)\b")
+_ENTITY = re.compile(r"#(?:address|date|email|number|money|sku|count)\b")
 
 # Words that tell nothing about what is wanted.
 _DROPPED = listed(
@@ -128,7 +123,7 @@ def marked(text: str) -> str:
 def split(text: str) -> list[str]:
     """Return the words and marks of a text that was `marked` and normalised."""
     found = re.findall(
-        r"#(?:address|email|number|money|sku|count)\b|[^\W_]+(?:[-'][^\W_]+)*", joined(text)
+        r"#(?:address|date|email|number|money|sku|count)\b|[^\W_]+(?:[-'][^\W_]+)*", joined(text)
     )
     return [COUNT if word in NUMBER_WORDS and word != "one" else word for word in found]
 

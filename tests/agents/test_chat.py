@@ -66,7 +66,8 @@ async def test_a_sale_over_http(
     assert list(gateway.charges.values()) == [2990]
 
     number = approved.json()["result"]["number"]
-    told = first(await say(client, "where is my order?", conversation), "text")["delta"]
+    answer = await say(client, "where is my order?", conversation)
+    told = "".join(data["delta"] for event, data in answer if event == "text")
     assert f"#{number}" in told
     transcript = (await client.get(f"/v1/chat/{conversation}")).json()
     assert [entry["role"] for entry in transcript[:2]] == ["user", "assistant"]
