@@ -14,14 +14,17 @@ from api import (
     carts,
     chat,
     chat_socket,
+    confirmations,
     conversations,
     credit,
     customers,
+    disputes,
     events,
     feed,
     health,
     inventory,
     locations,
+    methods,
     metrics,
     middleware,
     openapi,
@@ -36,6 +39,7 @@ from api import (
     support,
     transfers,
     users,
+    webhooks,
 )
 from api.adapters import agui, vercel
 from deps.core import Deps
@@ -67,6 +71,10 @@ V1 = (
     events,
     feed,
     support,
+    confirmations,
+    methods,
+    webhooks,
+    disputes,
 )
 UNVERSIONED = (health, metrics, pages)
 DESCRIPTION = """

@@ -32,6 +32,7 @@ from tools import (
     refund,
     sale,
     stock_ledger,
+    webhook,
 )
 from tools.handlers import HANDLERS, Handlers, groups
 
@@ -45,6 +46,7 @@ CLAIM_IDLE_MS: Final = 30_000
 RETRY_EVERY_S: Final = 1.0
 RECONCILE_EVERY_S: Final = 5.0
 MAIL_EVERY_S: Final = 1.0
+WEBHOOKS_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 5.0
 PURGE_EVERY_S: Final = 600.0
 RESTART_MAX_S: Final = 10.0
@@ -101,6 +103,7 @@ class _Worker:
             self.supervise("mail", self.send_mail, lambda: MAIL_EVERY_S),
             self.supervise("checkout sweep", self.resume_checkouts, lambda: SWEEP_EVERY_S),
             self.supervise("refund sweep", self.resume_refunds, lambda: SWEEP_EVERY_S),
+            self.supervise("webhooks", self.handle_webhooks, lambda: WEBHOOKS_EVERY_S),
             self.supervise("credit expiry", self.expire_credit, lambda: PURGE_EVERY_S),
             self.supervise("hold sweep", self.expire_holds, lambda: SWEEP_EVERY_S),
             self.supervise("backorder sweep", self.fill_backorders, lambda: SWEEP_EVERY_S),
@@ -266,6 +269,9 @@ class _Worker:
 
     async def expire_credit(self) -> bool:
         return await credit.expire_due(self.deps) > 0
+
+    async def handle_webhooks(self) -> bool:
+        return await webhook.handle_due(self.deps) > 0
 
     async def expire_holds(self) -> bool:
         await inventory.expire_due(self.deps)

@@ -34,6 +34,7 @@ from deps.provider import (
 
 # PayPal delivers again for three days: https://developer.paypal.com/api/rest/webhooks/rest/
 AGE_MAX: Final = timedelta(days=4)
+ALGORITHM: Final = "SHA256withRSA"
 AHEAD_MAX: Final = timedelta(minutes=5)
 REPORT_DAYS: Final = 31
 REPORT_PAGE: Final = 500
@@ -143,8 +144,8 @@ class PayPal(PayPalGateway):
         sent = headers.get("paypal-transmission-time", "")
         if not all(given.values()) or any(len(value) > 500 for value in given.values()):
             raise InvalidSignature("The signature's headers are missing.")
-        if not self._is_theirs(given["cert-url"]):
-            raise InvalidSignature("The certificate is not PayPal's.")
+        if given["auth-algo"] != ALGORITHM or not self._is_theirs(given["cert-url"]):
+            raise InvalidSignature("The signature is not made as PayPal makes it.")
         try:
             sent_at = datetime.fromisoformat(sent)
             is_fresh = -AHEAD_MAX <= now - sent_at <= AGE_MAX
@@ -218,6 +219,8 @@ class PayPal(PayPalGateway):
             currency=unit.amount.currency_code,
             authorized_amount=(order.authorization or unit).amount.money.amount,
             captured_amount=sum(captured),
+            is_open=order.authorization is not None
+            and order.authorization.status in ("CREATED", "PARTIALLY_CAPTURED"),
             refunds=tuple(_refund(refund) for refund in unit.payments.refunds),
         )
 

@@ -98,7 +98,12 @@ class RefundTruth:
 
 @dataclass(frozen=True, slots=True)
 class PaymentTruth:
-    """What the provider says of one payment now. Amounts are minor units of `currency`."""
+    """What the provider says of one payment now. Amounts are minor units of `currency`.
+
+    Attributes:
+        key: Of the call that made it, or None if it was not asked for by us.
+        is_open: Whether more may be captured.
+    """
 
     reference: str
     key: str | None
@@ -106,11 +111,8 @@ class PaymentTruth:
     currency: str
     authorized_amount: int
     captured_amount: int
+    is_open: bool
     refunds: tuple[RefundTruth, ...]
-
-    @property
-    def refunded_amount(self) -> int:
-        return sum(r.amount for r in self.refunds if r.standing is not RefundStanding.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,32 @@ class MethodTruth:
 
 
 @runtime_checkable
-class Provider(Gateway, Protocol):
+class MethodVault(Protocol):
+    """Where shoppers' methods are kept under tokens."""
+
+    async def store_method(
+        self, key: str, token: str, owner: str, *, beside: str | None = None
+    ) -> MethodTruth:
+        """Keep a method that the shopper gave to the provider, for `owner`'s later purchases.
+
+        Args:
+            key: Repeating the call under it stores one method.
+            token: As the provider's own form in the browser returned it.
+            owner: Our id of the customer.
+            beside: The token of another method of the same customer, to be kept with.
+
+        Raises:
+            MethodDeclined: The provider does not take it.
+        """
+        ...
+
+    async def forget_method(self, token: str) -> None:
+        """Remove a stored method; one already gone is no error."""
+        ...
+
+
+@runtime_checkable
+class Provider(Gateway, MethodVault, Protocol):
     """A gateway to a company outside, with everything that is to be asked of it."""
 
     async def notice(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:
@@ -196,26 +223,6 @@ class Provider(Gateway, Protocol):
 
     def balance(self, start: datetime, end: datetime) -> AsyncIterator[BalanceLine]:
         """Read the provider's books from `start` until before `end`."""
-        ...
-
-    async def store_method(
-        self, key: str, token: str, owner: str, *, beside: str | None = None
-    ) -> MethodTruth:
-        """Keep a method that the shopper gave to the provider, for `owner`'s later purchases.
-
-        Args:
-            key: Repeating the call under it stores one method.
-            token: As the provider's own form in the browser returned it.
-            owner: Our id of the customer.
-            beside: The token of another method of the same customer, to be kept with.
-
-        Raises:
-            MethodDeclined: The provider does not take it.
-        """
-        ...
-
-    async def forget_method(self, token: str) -> None:
-        """Remove a stored method; one already gone is no error."""
         ...
 
     async def aclose(self) -> None: ...

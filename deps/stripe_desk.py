@@ -185,6 +185,7 @@ class Stripe(StripeGateway):
             currency=currency,
             authorized_amount=shop_amount(intent.amount, currency),
             captured_amount=shop_amount(intent.amount_received, currency),
+            is_open=intent.status == "requires_capture",
             refunds=refunds,
         )
 

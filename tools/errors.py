@@ -3,6 +3,7 @@
     DomainError
     ├── NotFound              404  absent, or not visible to this actor
     ├── InvalidInput          422  a field breaks a rule
+    ├── InvalidSignature      400  a webhook is not from whom it says
     ├── Unauthenticated       401  no valid credentials
     ├── Forbidden             403  known, but not allowed
     ├── TooManyRequests       429
@@ -49,6 +50,10 @@ class NotFound(DomainError):
 
 class InvalidInput(DomainError):
     status_code = 422
+
+
+class InvalidSignature(DomainError):
+    status_code = 400
 
 
 class Unauthenticated(DomainError):

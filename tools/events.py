@@ -401,6 +401,65 @@ class CustomerAddressChanged(Event):
     user_id: UserId
 
 
+class PaymentExpired(Event):
+    """The provider let an authorisation go: what was not captured cannot be any more."""
+
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+
+
+class DisputeOpened(Event):
+    aggregate = "order"
+    order_id: OrderId
+    dispute_id: UUID
+    amount: int
+    currency: str
+    reason: str
+
+
+class DisputeEvidenceSubmitted(Event):
+    aggregate = "order"
+    order_id: OrderId
+    dispute_id: UUID
+
+
+class DisputeWon(Event):
+    aggregate = "order"
+    order_id: OrderId
+    dispute_id: UUID
+    amount: int
+    currency: str
+
+
+class DisputeLost(Event):
+    aggregate = "order"
+    order_id: OrderId
+    dispute_id: UUID
+    amount: int
+    currency: str
+
+
+class MethodStored(Event):
+    aggregate = "user"
+    user_id: UserId
+    method_id: UUID
+    provider: str
+
+
+class MethodRemoved(Event):
+    aggregate = "user"
+    user_id: UserId
+    method_id: UUID
+
+
+class ReconciliationFinished(Event):
+    aggregate = "reconciliation"
+    reconciliation_id: UUID
+    provider: str
+    difference_count: int
+
+
 EVENTS: dict[str, type[Event]] = {
     event.__name__: event for event in Event.__subclasses__() if event.__module__ == __name__
 }

@@ -112,7 +112,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
                            END) AS amount
                   FROM payment GROUP BY order_id, currency) p
           FULL JOIN (SELECT order_id, currency, sum(amount) AS amount FROM ledger_entry
-                      WHERE account = 'clearing' AND order_id IS NOT NULL
+                      WHERE account IN ('clearing', 'disputes') AND order_id IS NOT NULL
                       GROUP BY order_id, currency) l
             ON l.order_id = p.order_id AND l.currency = p.currency
          WHERE coalesce(p.amount, 0) <> coalesce(l.amount, 0)
@@ -120,6 +120,27 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "a tender is in its order's currency": """
         SELECT 'payment ' || p.id FROM payment p JOIN orders o ON o.id = p.order_id
          WHERE p.currency <> o.currency
+    """,
+    "what disputes hold back is on their account, per order": """
+        SELECT 'order ' || coalesce(d.order_id, l.order_id)
+          FROM (SELECT order_id, currency, sum(withdrawn_amount) AS amount
+                  FROM dispute GROUP BY order_id, currency) d
+          FULL JOIN (SELECT order_id, currency, sum(amount) AS amount FROM ledger_entry
+                      WHERE account = 'disputes' GROUP BY order_id, currency) l
+            ON l.order_id = d.order_id AND l.currency = d.currency
+         WHERE coalesce(d.amount, 0) <> coalesce(l.amount, 0)
+    """,
+    "fees and payouts in the ledger are those of the providers' books": """
+        SELECT coalesce(b.account, l.account) || ' ' || coalesce(b.currency, l.currency)
+          FROM (SELECT 'fees' AS account, currency, sum(fee_amount) AS amount
+                  FROM balance_entry GROUP BY currency
+                UNION ALL
+                SELECT 'payouts', currency, -sum(amount)
+                  FROM balance_entry WHERE kind = 'payout' GROUP BY currency) b
+          FULL JOIN (SELECT account, currency, sum(amount) AS amount FROM ledger_entry
+                      WHERE account IN ('fees', 'payouts') GROUP BY account, currency) l
+            ON l.account = b.account AND l.currency = b.currency
+         WHERE coalesce(b.amount, 0) <> coalesce(l.amount, 0)
     """,
     "an order ever placed has exactly one OrderPlaced event, and no other order has": """
         SELECT 'order ' || o.number FROM orders o

@@ -282,6 +282,11 @@ def summarize(event_type: str, payload: dict[str, Any]) -> str:
         "RefundSucceeded": f"The refund of{amount} is complete.",
         "RefundFailed": f"A refund of{amount} failed: {payload.get('code', '')}.",
         "PaymentVoided": "The authorisation was voided.",
+        "PaymentExpired": "The authorisation ran out.",
+        "DisputeOpened": f"The buyer's bank disputes{amount}: {payload.get('reason', '')}.",
+        "DisputeEvidenceSubmitted": "Evidence was sent to the bank.",
+        "DisputeWon": f"The dispute over{amount} was won.",
+        "DisputeLost": f"The dispute over{amount} was lost.",
         "OrderPlaced": f"Order {payload.get('number', '')} was placed over{amount}.",
         "OrderCancelled": f"Order was cancelled: {payload.get('reason', '')}.",
     }

@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, Field
@@ -55,6 +56,18 @@ def decode_cursor(cursor: str, *types: type) -> list[Any]:
     if not isinstance(values, list) or [type(v) for v in values] != list(types):
         raise InvalidInput("This is not a cursor of this list.", field="cursor")
     return values
+
+
+def decode_id(cursor: str) -> UUID:
+    """Return the id that `encode_cursor` was given.
+
+    Raises:
+        InvalidInput: Not a cursor of this list.
+    """
+    try:
+        return UUID(decode_cursor(cursor, str)[0])
+    except ValueError as error:
+        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
 
 
 def checked_limit(limit: int) -> int:

@@ -2,11 +2,16 @@
 
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
 
+import httpx
 import pytest
 
+from deps.core import Deps
+from deps.gateway import Gateway
 from deps.paypal_desk import PayPal
 from deps.stripe_desk import Stripe
+from tests.conftest import NOW
 from tests.providers import paypal_server, stripe_server
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import running
@@ -26,7 +31,9 @@ def stripe_process() -> Generator[tuple[StripeServer, str], None, None]:
 def stripe_account(stripe_process: tuple[StripeServer, str]) -> StripeServer:
     """The account at Stripe, without faults; what other tests did there stays."""
     state, _ = stripe_process
-    state.faults.script, state.search_lag_s = deque(), 0.0
+    state.faults.script, state.search_lag_s, state.delay_s = deque(), 0.0, 0.0
+    state.clock = NOW.timestamp
+    state.events.clear()
     return state
 
 
@@ -58,6 +65,8 @@ def paypal_account(paypal_process: tuple[PayPalServer, str]) -> PayPalServer:
     """The account at PayPal, without faults; what other tests did there stays."""
     state, _ = paypal_process
     state.faults.script = deque()
+    state.clock = NOW.timestamp
+    state.events.clear()
     return state
 
 
@@ -74,3 +83,39 @@ async def paypal(
     )
     yield gateway
     await gateway.aclose()
+
+
+def shop_with(deps: Deps, gateway: Gateway) -> Deps:
+    """The same shop, taking payments through `gateway`."""
+    settings = deps.settings.model_copy(update={"payment_provider": gateway.name})
+    return replace(deps, gateways={**deps.gateways, gateway.name: gateway}, settings=settings)
+
+
+@pytest.fixture
+def stripe_shop(deps: Deps, stripe: Stripe) -> Deps:
+    return shop_with(deps, stripe)
+
+
+@pytest.fixture
+def paypal_shop(deps: Deps, paypal: PayPal) -> Deps:
+    return shop_with(deps, paypal)
+
+
+@pytest.fixture
+async def stripe_client(stripe_shop: Deps) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async with client_of(stripe_shop) as client:
+        yield client
+
+
+@pytest.fixture
+async def paypal_client(paypal_shop: Deps) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async with client_of(paypal_shop) as client:
+        yield client
+
+
+def client_of(deps: Deps) -> httpx.AsyncClient:
+    from api.app import create_app
+
+    app = create_app(deps.settings)
+    app.state.deps = deps
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")

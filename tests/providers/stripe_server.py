@@ -5,6 +5,7 @@ replays the first answer (declines too), another body is an `idempotency_error`,
 is under way a second gets 409. Test methods as https://docs.stripe.com/testing.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -52,6 +53,7 @@ class StripeServer:
 
     faults: Faults = field(default_factory=Faults)
     search_lag_s: float = 0.0
+    delay_s: float = 0.0
     intents: dict[str, Json] = field(default_factory=dict)
     charges: dict[str, Json] = field(default_factory=dict)
     refunds: dict[str, Json] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class StripeServer:
     def read(self, run: Callable[[str, Json], Json]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             self.calls += 1
+            await asyncio.sleep(self.delay_s)
             params = nested(parse_qsl(request.url.query, keep_blank_values=True))
             return self.answer(request, lambda: run(request.path_params.get("id", ""), params))
 
