@@ -21,6 +21,7 @@ import orjson
 
 from db.types import Money
 from deps.gateway import GatewayTimeout, Outcome, OutcomeStatus
+from deps.provider import MethodDeclined, MethodTruth
 from deps.transaction import external
 
 AUTHORIZATION_DAYS = 7
@@ -224,6 +225,18 @@ class ScriptedGateway:
             total = Money(known.amount, known.currency)
             return _declined(known.reference, total, "authentication_failed")
         return replace(known, status=OutcomeStatus.APPROVED, action=None)
+
+    async def store_method(
+        self, key: str, token: str, owner: str, *, beside: str | None = None
+    ) -> MethodTruth:
+        """Keep a `tok_…` as it is; `tok_declined` is declined."""
+        external()
+        if not token.startswith("tok_") or token == "tok_declined":
+            raise MethodDeclined("invalid_method")
+        return MethodTruth(token, "card", token.removeprefix("tok_"), "4242", "2030-08")
+
+    async def forget_method(self, token: str) -> None:
+        external()
 
     def finish_action(self, reference: str, *, succeeds: bool = True) -> None:
         """Do the shopper's part of a `tok_3ds` payment."""

@@ -27,7 +27,7 @@ from db.types import Money, OrderId, new_id
 from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome
 from deps.settings import CaptureMode
-from tools import aftersales, cart, credit_tender, inventory, order, payment, refund, sale
+from tools import aftersales, cart, credit_tender, inventory, method, order, payment, refund, sale
 from tools.cart import CartView
 from tools.errors import (
     CheckoutIncomplete,
@@ -81,6 +81,7 @@ async def complete(
     """
     if payment_method is not None:
         _check_method(payment_method)
+        payment_method = await method.token_for(deps, payment_method)
     for _ in range(READS_MAX):
         priced = await cart.view(deps.hot_work(), cart_id)
         if priced.status is CartStatus.OPEN:
@@ -127,7 +128,8 @@ def _tenders(
 
 
 def _check_method(payment_method: str) -> None:
-    if not 1 <= len(payment_method) <= 200 or payment_method.replace(" ", "").isdigit():
+    is_number = payment_method.replace(" ", "").isdigit()
+    if not 1 <= len(payment_method) <= 200 or is_number or method.has_card_number(payment_method):
         raise InvalidInput(
             "payment_method is a token from the payment provider, never a card number.",
             field="payment_method",

@@ -120,7 +120,10 @@ class MethodKind(StrEnum):
 
 
 class StoredMethod(SQLModel, table=True):
-    """A way to pay that a customer keeps with us: the provider's token, never a card number."""
+    """A way to pay that a customer keeps with us: the provider's token, never a card number.
+
+    A removed one stays as a row, for what refers to it, and is of no use any more.
+    """
 
     __tablename__ = "stored_method"
     __table_args__ = (UniqueConstraint("customer_id", "provider", "token", name="once"),)
@@ -138,6 +141,7 @@ class StoredMethod(SQLModel, table=True):
     )
     is_default: bool = False
     created_at: datetime = Field(sa_type=UtcDateTime)
+    removed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class Account(StrEnum):

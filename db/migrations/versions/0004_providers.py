@@ -14,6 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column('stored_method', sa.Column('removed_at', db.types.UtcDateTime(timezone=True), nullable=True))
     op.create_table('reconciliation_run',
     sa.Column('id', sa.Uuid(), nullable=False),
     sa.Column('provider', sqlmodel.sql.sqltypes.AutoString(length=32), nullable=False),
@@ -124,6 +125,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_column('stored_method', 'removed_at')
     op.drop_index('ix_reconciliation_difference_run_id_id', table_name='reconciliation_difference')
     op.drop_index(op.f('ix_reconciliation_difference_payment_id'), table_name='reconciliation_difference')
     op.drop_table('reconciliation_difference')
