@@ -10,10 +10,6 @@ SERVED_BY: Mapping[str, str] = {
     "cart": "order",
     "checkout": "order",
     "credit": "payment",
-    "method": "payment",
-    "dispute": "payment",
-    "webhook": "payment",
-    "reconciliation": "payment",
     "dispute": "payment",
     "exchange": "aftersales",
     "handover": "support",
@@ -29,6 +25,7 @@ SERVED_BY: Mapping[str, str] = {
     "stock_ledger": "inventory",
     "stock_rule": "inventory",
     "transfer": "inventory",
+    "webhook": "payment",
 }
 
 
