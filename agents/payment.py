@@ -1,7 +1,8 @@
 """Payment agent: how orders were paid, stored methods, credit, and what providers say of it all."""
 
 from agents.base import build_agent, operations_of
-from tools import confirmation as _confirmation  # noqa: F401  Registers the operations.
+from tools import capture as _capture  # noqa: F401  Registers the operations.
+from tools import confirmation as _confirmation  # noqa: F401
 from tools import credit as _credit  # noqa: F401
 from tools import dispute as _dispute  # noqa: F401
 from tools import method as _method  # noqa: F401

@@ -41,7 +41,7 @@ REQUIRED: Final = tuple(
     for pattern in (
         r"/v1/carts/[^/]+/complete",
         r"/v1/orders/[^/]+/cancel",
-        r"/v1/orders/[^/]+/refunds",
+        r"/v1/orders/[^/]+/(?:refunds|capture)",
         r"/v1/refunds/[^/]+/(?:retry|approve)",
         r"/v1/stock/[^/]+/(adjustments|receipts)",
         r"/v1/inventory/transfers/[^/]+/receive",

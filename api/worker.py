@@ -22,6 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deps.bus import BusUnavailable, EventBus, RedisStreamBus
 from deps.core import SYSTEM, Deps
 from tools import (
+    capture,
+    checkout,
     credit,
     delivery,
     exchange,
@@ -104,6 +106,7 @@ class _Worker:
             self.supervise("checkout sweep", self.resume_checkouts, lambda: SWEEP_EVERY_S),
             self.supervise("refund sweep", self.resume_refunds, lambda: SWEEP_EVERY_S),
             self.supervise("webhooks", self.handle_webhooks, lambda: WEBHOOKS_EVERY_S),
+            self.supervise("authorisations", self.renew_authorizations, lambda: PURGE_EVERY_S),
             self.supervise("credit expiry", self.expire_credit, lambda: PURGE_EVERY_S),
             self.supervise("hold sweep", self.expire_holds, lambda: SWEEP_EVERY_S),
             self.supervise("backorder sweep", self.fill_backorders, lambda: SWEEP_EVERY_S),
@@ -264,7 +267,12 @@ class _Worker:
         return False
 
     async def resume_refunds(self) -> bool:
+        await capture.resume_stuck(self.deps)
         await refund.resume_stuck(self.deps)
+        return False
+
+    async def renew_authorizations(self) -> bool:
+        await checkout.cancel_unpaid(self.deps)
         return False
 
     async def expire_credit(self) -> bool:

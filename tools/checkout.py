@@ -12,6 +12,7 @@ Everything that a person or an agent may ask of a sale starts here.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -27,7 +28,18 @@ from db.types import Money, OrderId, new_id
 from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome
 from deps.settings import CaptureMode
-from tools import aftersales, cart, credit_tender, inventory, method, order, payment, refund, sale
+from tools import (
+    aftersales,
+    capture,
+    cart,
+    credit_tender,
+    inventory,
+    method,
+    order,
+    payment,
+    refund,
+    sale,
+)
 from tools.cart import CartView
 from tools.errors import (
     CheckoutIncomplete,
@@ -368,6 +380,24 @@ async def preview_cancel(uow: UnitOfWork, number: int, reason: str) -> OrderView
     return await order.view(uow, found)
 
 
+async def cancel_unpaid(deps: Deps) -> int:
+    """Let authorisations that have lapsed be renewed, and cancel the orders whose cannot be.
+
+    Only what never brought any money is cancelled; the rest is for staff to decide.
+    """
+    await capture.expire_due(deps)
+    cancelled = 0
+    for number, code in await capture.renew_due(deps):
+        async with deps.begin() as uow:
+            found = await order.access(uow, number)
+            paid = await payment.read_tenders(uow, OrderId(found.id))
+        if not any(tender.captured_amount for tender in paid):
+            with suppress(IllegalTransition):  # It shipped unpaid: for staff to decide, too.
+                await cancel(deps, number, f"the payment could not be authorised again: {code}")
+                cancelled += 1
+    return cancelled
+
+
 @operation(
     scope="order:cancel",
     risk=Risk.IRREVERSIBLE,
@@ -415,7 +445,12 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 cancelled_at=uow.now,
             )
             uow.publish(OrderCancelled(order_id=order_id, reason=reason.strip()))
-            await refund.request(uow, found, reason="the order was cancelled")
+            await capture.start_release(uow, found)
+            await refund.request_rest(uow, found, reason="the order was cancelled")
+            found.payment_status = payment.status_of(
+                found, await payment.tenders(uow, OrderId(order_id))
+            )
+    await capture.finish(deps, order_id)
     await refund.drive_order(deps, order_id)
     async with deps.begin() as uow:
         return await order.get(uow, number)

@@ -10,6 +10,7 @@
     ├── Unavailable           503  a dependency is away; retry
     └── Conflict              409  the request is valid but the state forbids it
         ├── OutOfStock, IllegalTransition, CheckoutIncomplete, TotalChanged, NotRefundable
+        ├── NotCapturable
         ├── StateChanged, LimitReached, AftersalesLimit
         ├── PaymentDeclined   402, InsufficientCredit
         ├── TurnRunning
@@ -90,6 +91,10 @@ class TotalChanged(Conflict):
 
 class NotRefundable(Conflict):
     """`extra` says how much, or how many units, could be given back."""
+
+
+class NotCapturable(Conflict):
+    """`extra` says how much could be captured."""
 
 
 class PaymentDeclined(Conflict):

@@ -187,6 +187,14 @@ class PaymentFailed(Event):
     code: str
 
 
+class PaymentAuthorizationExpired(Event):
+    aggregate = "order"
+    order_id: OrderId
+    payment_id: PaymentId
+    amount: int
+    currency: str
+
+
 class RefundRequested(Event):
     aggregate = "order"
     order_id: OrderId

@@ -242,6 +242,15 @@ INVARIANTS: Final[Mapping[str, str]] = {
          WHERE account IN ('tax_payable', 'shipping_revenue') AND order_id IS NOT NULL
          GROUP BY order_id, account HAVING sum(amount) > 0
     """,
+    "what is owed for an order that is captured later is what its tenders are still to bring": """
+        SELECT 'order ' || o.number FROM orders o
+         WHERE o.placed_at IS NOT NULL AND o.captures_later AND NOT EXISTS
+                   (SELECT 1 FROM refund WHERE order_id = o.id AND kind = 'adjustment')
+           AND (SELECT coalesce(sum(amount), 0) FROM ledger_entry
+                 WHERE order_id = o.id AND account = 'receivable')
+            <> (SELECT coalesce(sum(amount - captured_amount), 0) FROM payment
+                 WHERE order_id = o.id AND state IN ('created', 'unknown', 'authorized'))
+    """,
     "a credit account is the sum of its movements": """
         SELECT 'credit ' || a.id FROM credit_account a
           LEFT JOIN credit_movement m ON m.account_id = a.id

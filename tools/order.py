@@ -275,6 +275,7 @@ def summarize(event_type: str, payload: dict[str, Any]) -> str:
         "StockReleased": f"Stock was released: {payload.get('reason', '')}.",
         "PaymentActionRequired": "The shopper has to authenticate the payment.",
         "PaymentAuthorized": f"Payment of{amount} was authorised.",
+        "PaymentAuthorizationExpired": f"The authorisation of{amount} has lapsed.",
         "PaymentCaptured": f"Payment of{amount} was captured.",
         "PaymentFailed": f"Payment failed: {payload.get('code', '')}.",
         "RefundRequested": f"A refund of{amount} was requested: {payload.get('reason', '')}.",

@@ -147,6 +147,14 @@ async def request(
     return created
 
 
+async def request_rest(uow: UnitOfWork, of: Order, reason: str) -> Refund | None:
+    """Ask for all that is left of an order's money, if anything is."""
+    tenders = await payment.tenders(uow, OrderId(of.id))
+    if not any(refundable(tender) for tender in tenders):
+        return None
+    return await request(uow, of, reason=reason)
+
+
 async def _write(
     uow: UnitOfWork, created: Refund, of: Order, to: Target, parts: Sequence[tuple[Payment, int]]
 ) -> None:

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+from sqlalchemy import func, or_
 from sqlmodel import col, select
 
 from db.models.order import Order, OrderLine
-from db.models.payment import Payment
+from db.models.payment import Account, LedgerEntry, Payment
 from db.models.refund import Refund, RefundKind, RefundPart, RefundState
 from db.types import PaymentId
 from deps.core import UnitOfWork
 from tools import refund_share
 from tools.errors import NotRefundable
-from tools.refund_share import Breakdown, Sold, SoldLine
+from tools.refund_share import Breakdown, Limits, Sold, SoldLine
 
 LIVE = (RefundState.AWAITING_APPROVAL, RefundState.PENDING, RefundState.SUCCEEDED)
 
@@ -63,9 +64,8 @@ async def share(
     if kind is RefundKind.ADJUSTMENT:
         assert amount is not None, "an adjustment is of an amount"
         return Breakdown(adjustment_amount=amount)
-    whole, earlier = await _sold(uow, of), await _earlier(uow, of)
-    within = refund_share.limits(whole, earlier)
-    left = refund_share.remaining(whole, earlier)
+    within = await limits(uow, of)
+    left = refund_share.remaining(await _sold(uow, of), await _earlier(uow, of))
     if amount is not None:
         return refund_share.of_amount(within, amount)
     if lines is not None:
@@ -124,37 +124,48 @@ async def _sold(uow: UnitOfWork, of: Order) -> Sold:
     )
 
 
-async def _earlier(uow: UnitOfWork, of: Order) -> list[Breakdown]:
-    """What other refunds gave back or will. One that failed counts with the parts it paid."""
+async def limits(uow: UnitOfWork, of: Order) -> Limits:
+    """Read from the ledger what an order has brought in goods, shipping and tax, less what refunds
+    under way will take. Edits and captures given up are thereby in it."""
     rows = await uow.session.exec(
+        select(LedgerEntry.account, func.sum(LedgerEntry.amount))
+        .where(LedgerEntry.order_id == of.id)
+        .group_by(col(LedgerEntry.account))
+    )
+    booked = {account: int(amount) for account, amount in rows}
+    goods = -booked.get(Account.REVENUE, 0) - booked.get(Account.REFUNDS, 0)
+    shipping, tax = -booked.get(Account.SHIPPING_REVENUE, 0), -booked.get(Account.TAX_PAYABLE, 0)
+    live = await uow.session.exec(
         select(Refund).where(
-            Refund.order_id == of.id, col(Refund.state).in_((*LIVE, RefundState.FAILED))
+            Refund.order_id == of.id,
+            col(Refund.state).in_((RefundState.AWAITING_APPROVAL, RefundState.PENDING)),
         )
     )
-    found = []
-    for row in rows:
+    for row in live:
+        parts = await parts_of(uow, row.id)
         breakdown = Breakdown.model_validate(row.breakdown)
-        if row.state is RefundState.FAILED:
-            parts = await parts_of(uow, row.id)
-            shares = refund_share.over_tenders(breakdown, [part.amount for part in parts])
-            paid = [
-                share
-                for share, part in zip(shares, parts, strict=True)
-                if part.state is RefundState.SUCCEEDED
-            ]
-            if not paid:
-                continue
-            goods, shipping, tax, adjustment = (sum(column) for column in zip(*paid, strict=True))
-            breakdown = breakdown.model_copy(
-                update={
-                    "goods_amount": goods,
-                    "shipping_amount": shipping,
-                    "tax_amount": tax,
-                    "adjustment_amount": adjustment,
-                }
-            )
-        found.append(breakdown)
-    return found
+        shares = refund_share.over_tenders(breakdown, [part.amount for part in parts])
+        for part, share_of in zip(parts, shares, strict=True):
+            if part.state is RefundState.PENDING:
+                goods, shipping, tax = (
+                    goods - share_of[0],
+                    shipping - share_of[1],
+                    tax - share_of[2],
+                )
+    return Limits(max(0, goods), max(0, shipping), max(0, tax))
+
+
+async def _earlier(uow: UnitOfWork, of: Order) -> list[Breakdown]:
+    """Which lines and shipping other refunds gave back or will. One that failed counts when any of
+    it was paid: a retry completes it."""
+    paid = select(RefundPart.refund_id).where(RefundPart.state == RefundState.SUCCEEDED)
+    rows = await uow.session.exec(
+        select(Refund).where(
+            Refund.order_id == of.id,
+            or_(col(Refund.state).in_(LIVE), col(Refund.id).in_(paid)),
+        )
+    )
+    return [Breakdown.model_validate(row.breakdown) for row in rows]
 
 
 async def parts_of(uow: UnitOfWork, refund_id: UUID) -> list[RefundPart]:

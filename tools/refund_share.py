@@ -187,7 +187,7 @@ def of_lines(left: Sold, units: Mapping[str, int], shipping_amount: int = 0) -> 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is left of an order's goods, shipping and tax after all refunds, of amounts too."""
+    """What is left of an order's goods, shipping and tax after all that was taken off them."""
 
     goods_amount: int
     shipping_amount: int
@@ -196,14 +196,6 @@ class Limits:
     @property
     def total_amount(self) -> int:
         return self.goods_amount + self.shipping_amount + self.tax_amount
-
-
-def limits(whole: Sold, earlier: Sequence[Breakdown]) -> Limits:
-    return Limits(
-        max(0, whole.goods_amount - sum(b.goods_amount for b in earlier)),
-        max(0, whole.shipping_amount - sum(b.shipping_amount for b in earlier)),
-        max(0, whole.tax_amount - sum(b.tax_amount for b in earlier)),
-    )
 
 
 def of_amount(within: Limits, amount: int) -> Breakdown:

@@ -153,7 +153,7 @@ async def _run_step(
         return None
     assert tender is not None
     kind, record = {
-        Step.AUTHORIZE: (AttemptKind.AUTHORIZE, _record_authorization),
+        Step.AUTHORIZE: (AttemptKind.AUTHORIZE, record_authorization),
         Step.CAPTURE: (AttemptKind.CAPTURE, _record_capture),
         Step.VOID: (AttemptKind.VOID, _record_void),
         Step.GIVE_BACK: (AttemptKind.REFUND, _record_give_back),
@@ -214,7 +214,7 @@ async def unknown(deps: Deps, key: str) -> Unavailable:
     )
 
 
-async def _record_authorization(
+async def record_authorization(
     uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome
 ) -> None:
     if tender.state not in _OPEN:
@@ -442,7 +442,7 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
                 decline_code=tender.decline_code or "declined",
             )
         if tender.state in (PaymentState.CREATED, PaymentState.UNKNOWN):
-            kind, record = AttemptKind.AUTHORIZE, _record_authorization
+            kind, record = AttemptKind.AUTHORIZE, record_authorization
         elif tender.state is PaymentState.AUTHORIZED and tender.decline_code is None:
             kind, record = AttemptKind.CAPTURE, _record_capture
         else:

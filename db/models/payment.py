@@ -99,6 +99,11 @@ class PaymentAttempt(SQLModel, table=True):
     __tablename__ = "payment_attempt"
     __table_args__ = (
         UniqueConstraint("payment_id", "kind", "number", name="one_attempt_per_number"),
+        Index(
+            "ix_payment_attempt_open",
+            "started_at",
+            postgresql_where="state IN ('started', 'unknown')",
+        ),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

@@ -89,6 +89,12 @@ GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
         "currency": "EUR",
     },
     ("PaymentActionRequired", 1): {"order_id": ID, "payment_id": OTHER_ID},
+    ("PaymentAuthorizationExpired", 1): {
+        "order_id": ID,
+        "payment_id": OTHER_ID,
+        "amount": 990,
+        "currency": "EUR",
+    },
     ("RefundRequested", 1): {
         "order_id": ID,
         "refund_id": OTHER_ID,

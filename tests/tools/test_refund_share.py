@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tools.refund_share import (
     Breakdown,
+    Limits,
     Sold,
     SoldLine,
     fitted,
-    limits,
     of_amount,
     of_lines,
     over_tenders,
@@ -21,6 +21,15 @@ from tools.refund_share import (
 )
 
 AMOUNTS = st.integers(0, 10_000)
+
+
+def limits(whole: Sold, earlier: list[Breakdown]) -> Limits:
+    """What the ledger says, in a notebook."""
+    return Limits(
+        whole.goods_amount - sum(b.goods_amount for b in earlier),
+        whole.shipping_amount - sum(b.shipping_amount for b in earlier),
+        whole.tax_amount - sum(b.tax_amount for b in earlier),
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ def upgrade() -> None:
     op.create_check_constraint(
         op.f('ck_payment_refunding_within_captured'), 'payment',
         'refunding_amount >= 0 AND refunded_amount + refunding_amount <= captured_amount')
+    op.create_index('ix_payment_attempt_open', 'payment_attempt', ['started_at'], unique=False, postgresql_where="state IN ('started', 'unknown')")
     for table in ('refund', 'refund_part'):
         set_values(table, 'state', 'refundstate', STATES)
     op.add_column('refund', sa.Column('decided_by', sa.Uuid(), nullable=True))
@@ -92,5 +93,6 @@ def downgrade() -> None:
     op.drop_column('refund', 'decided_by')
     for table in ('refund_part', 'refund'):
         set_values(table, 'state', 'refundstate', STATES_BEFORE)
+    op.drop_index('ix_payment_attempt_open', table_name='payment_attempt', postgresql_where="state IN ('started', 'unknown')")
     op.drop_constraint(op.f('ck_payment_refunding_within_captured'), 'payment', type_='check')
     op.drop_column('payment', 'refunding_amount')

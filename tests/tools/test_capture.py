@@ -1,0 +1,234 @@
+"""Capturing by hand: within what was authorised, once each; what lapses is renewed or let go."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import text
+
+from db.models.order import Order
+from db.types import new_id
+from deps.core import Deps
+from deps.scripted import Fault, ScriptedGateway
+from deps.settings import CaptureMode
+from tests import factories
+from tools import capture, checkout, inventory, order, payment, refund
+from tools.errors import NotCapturable, NotFound, NotRefundable, PaymentDeclined, Unavailable
+from tools.invariant import check
+from tools.order import OrderView
+
+
+@pytest.fixture
+def shop(deps: Deps) -> Deps:
+    return replace(deps, settings=deps.settings.model_copy(update={"capture": CaptureMode.MANUAL}))
+
+
+@pytest.fixture
+async def customer(shop: Deps) -> Deps:
+    return await factories.user(shop)
+
+
+@pytest.fixture
+async def staff(shop: Deps, merchant: Deps) -> Deps:
+    return replace(merchant, settings=shop.settings)
+
+
+@pytest.fixture
+async def placed(customer: Deps) -> OrderView:
+    await factories.product(customer, "MUG", price=1_000, stock=9)
+    return await factories.placed_order(customer, MUG=3)
+
+
+async def state(deps: Deps, placed: OrderView) -> tuple[str, str]:
+    async with deps.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        return of.status.value, of.payment_status.value
+
+
+async def balances(deps: Deps) -> dict[str, int]:
+    async with deps.begin() as uow:
+        return {b.account: b.balance_amount for b in await payment.balances(uow)}
+
+
+async def test_an_order_is_placed_when_it_is_authorised(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    assert await state(staff, placed) == ("placed", "authorized")
+    assert gateway.charges == {}
+    assert (await balances(staff))["receivable"] == placed.total_amount
+    assert await check(staff) == []
+
+
+async def test_captures_in_parts_up_to_all(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    await capture.take(staff, placed.number, 1_000)
+    assert await state(staff, placed) == ("placed", "partially_captured")
+    await capture.take(staff, placed.number, 500)
+    with pytest.raises(NotCapturable) as refused:
+        await capture.take(staff, placed.number, placed.total_amount - 1_499)
+    assert refused.value.extra["capturable_amount"] == placed.total_amount - 1_500
+    (row,) = await capture.take(staff, placed.number)
+    assert (row.state, row.captured_amount) == ("captured", placed.total_amount)
+    assert await capture.take(staff, placed.number) == [row]
+    assert await state(staff, placed) == ("placed", "captured")
+    assert sum(gateway.charges.values()) == placed.total_amount
+    assert (await balances(staff))["receivable"] == 0
+    assert await check(staff) == []
+
+
+async def test_sixteen_captures_at_once_stay_within(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    results = await asyncio.gather(
+        *(capture.take(staff, placed.number, 1_000) for _ in range(16)), return_exceptions=True
+    )
+    assert all(isinstance(r, list | NotCapturable) for r in results), results
+    assert sum(isinstance(r, list) for r in results) == placed.total_amount // 1_000
+    assert sum(gateway.charges.values()) == placed.total_amount // 1_000 * 1_000
+    assert await check(staff) == []
+
+
+async def test_one_id_takes_once(staff: Deps, placed: OrderView, gateway: ScriptedGateway) -> None:
+    mine = new_id()
+    await asyncio.gather(*(capture.take(staff, placed.number, 1_000, mine) for _ in range(8)))
+    assert sum(gateway.charges.values()) == 1_000
+    async with staff.begin() as uow:
+        shown = await capture.preview_take(uow, placed.number, 700)
+    assert (shown.amount, len(shown.payments)) == (700, 1)
+    assert await check(staff) == []
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER])
+async def test_an_unanswered_capture_is_finished_under_its_key(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway, fault: Fault
+) -> None:
+    gateway.script.append(fault)
+    with pytest.raises(Unavailable):
+        await capture.take(staff, placed.number, 1_000)
+    with pytest.raises(NotCapturable):
+        await capture.take(staff, placed.number, placed.total_amount)
+    later = factories.later(staff, minutes=2)
+    assert await capture.resume_stuck(later) == 1
+    assert await capture.resume_stuck(later) == 0
+    assert sum(gateway.charges.values()) == 1_000
+    assert await check(later) == []
+
+
+async def test_a_refused_capture_can_be_tried_again(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateway.script.append(Fault.DECLINE)
+    with pytest.raises(PaymentDeclined):
+        await capture.take(staff, placed.number)
+    assert await state(staff, placed) == ("placed", "authorized")
+    await capture.take(staff, placed.number)
+    assert sum(gateway.charges.values()) == placed.total_amount
+    assert await check(staff) == []
+
+
+async def test_the_rest_is_given_up_and_off_the_books(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    await capture.take(staff, placed.number, 1_000)
+    (row,) = await capture.release(staff, placed.number)
+    assert (row.state, row.captured_amount) == ("captured", 1_000)
+    assert await capture.release(staff, placed.number) == [row]
+    with pytest.raises(NotCapturable):
+        await capture.take(staff, placed.number, 1)
+    books = await balances(staff)
+    assert books["receivable"] == 0
+    sold = sum(books.get(name, 0) for name in ("revenue", "shipping_revenue", "tax_payable"))
+    assert sold == -1_000
+    async with staff.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        asked = await refund.request(uow, of, reason="all of it")
+    assert asked.amount == 1_000
+    await refund.drive(staff, asked.id)
+    assert sum(gateway.charges.values()) == 0
+    assert await check(staff) == []
+
+
+async def test_nothing_is_refunded_that_was_not_captured(staff: Deps, placed: OrderView) -> None:
+    async with staff.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        with pytest.raises(NotRefundable):
+            await refund.request(uow, of, reason="x", amount=1)
+
+
+@pytest.mark.parametrize("taken", [0, 1_000])
+async def test_cancelling_voids_and_refunds(
+    customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway, taken: int
+) -> None:
+    if taken:
+        await capture.take(staff, placed.number, taken)
+    answers = await asyncio.gather(
+        *(checkout.cancel(customer, placed.number, "too late") for _ in range(4))
+    )
+    assert {a.status for a in answers} == {"cancelled"}
+    assert await state(staff, placed) == ("cancelled", "refunded" if taken else "voided")
+    assert sum(gateway.charges.values()) == 0
+    books = await balances(staff)
+    assert books["receivable"] == 0
+    sold = ("revenue", "shipping_revenue", "refunds")
+    assert sum(books.get(name, 0) for name in sold) == 0
+    assert await check(staff) == []
+
+
+async def test_what_lapses_is_authorised_anew(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    await capture.take(staff, placed.number, 1_000)
+    later = factories.later(staff, days=400)
+    gateway.clock = later.clock
+    await asyncio.gather(*(checkout.cancel_unpaid(later) for _ in range(4)))
+    assert await state(later, placed) == ("placed", "partially_captured")
+    async with later.begin() as uow:
+        rows = await payment.list_for_order(uow, placed.number)
+        told = [entry.type for entry in await order.timeline(uow, placed.number)]
+    assert [(row.state, row.captured_amount) for row in rows] == [
+        ("expired", 1_000),
+        ("authorized", 0),
+    ]
+    assert "PaymentAuthorizationExpired" in told
+    await capture.take(later, placed.number)
+    assert sum(gateway.charges.values()) == placed.total_amount
+    assert (await balances(later))["receivable"] == 0
+    assert await check(later) == []
+
+
+async def test_what_cannot_be_authorised_anew_is_cancelled(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    later = factories.later(staff, days=400)
+    gateway.script.append(Fault.DECLINE)
+    assert await checkout.cancel_unpaid(later) == 1
+    assert await checkout.cancel_unpaid(later) == 0
+    assert await state(later, placed) == ("cancelled", "voided")
+    assert (await balances(later))["receivable"] == 0
+    async with later.begin() as uow:
+        counts = await uow.session.execute(
+            text("SELECT sum(reserved), sum(allocated) FROM stock_level")
+        )
+        assert tuple(counts.one()) == (0, 0)
+    assert await check(later) == []
+
+
+async def test_an_unpaid_order_with_some_money_is_left_to_staff(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    await capture.take(staff, placed.number, 1_000)
+    later = factories.later(staff, days=400)
+    gateway.script.append(Fault.DECLINE)
+    assert await checkout.cancel_unpaid(later) == 0
+    assert (await state(later, placed))[0] == "placed"
+    assert await check(later) == []
+
+
+async def test_of_what_order(staff: Deps, customer: Deps, placed: OrderView) -> None:
+    with pytest.raises(NotFound):
+        await capture.take(staff, placed.number + 1)
+    await checkout.cancel(customer, placed.number, "too late")
+    with pytest.raises(NotCapturable):
+        await capture.take(staff, placed.number)
+    assert await inventory.expire_due(staff) == 0
