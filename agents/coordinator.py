@@ -31,23 +31,22 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 
+from agents import budget
 from agents.base import CARD_KINDS, NOTICE, WAITING, ToolAnswer, call_operation, prompt
 from agents.domains import AGENTS, Domain, domain_of
+from agents.model import model_for
 from agents.planner_context import fact
 from agents.streaming import Words
 from deps import untrusted
 from deps.core import Deps
-from tools import agent_run
+from tools import agent_run, spend
 from tools import arguments as argument_json
 from tools import conversation as conversations
 from tools.errors import NotFound, TooManyRequests, Unavailable
 from tools.registry import OPERATIONS
+from tools.spend import Spent
 
 WISHES_MAX = 3
-TURN_REQUESTS_MAX = 16
-TURN_TOOL_CALLS_MAX = 20
-CONVERSATION_REQUESTS_MAX = 600
-CONVERSATION_TOKENS_MAX = 2_000_000
 # Older turns are forgotten by the model; the transcript keeps what people saw.
 HISTORY_TURNS_MAX = 20
 
@@ -77,7 +76,9 @@ def _desks(ctx: RunContext[Deps]) -> str:
         for domain in Domain
         if (
             operations := [
-                op for op in OPERATIONS.values() if domain_of(op) is domain and actor.may(op.scope)
+                op
+                for _, op in sorted(OPERATIONS.items())
+                if domain_of(op) is domain and actor.may(op.scope)
             ]
         )
     ]
@@ -101,6 +102,7 @@ class Turn:
     messages: list[ModelMessage]
     usage: RunUsage
     text: str = ""
+    cost_micros: int = 0
 
 
 def load(state: Mapping[str, Any], conversation_id: UUID) -> Conversation:
@@ -128,24 +130,6 @@ def _recent(messages: list[ModelMessage]) -> list[ModelMessage]:
     return messages[starts[-HISTORY_TURNS_MAX] :] if len(starts) > HISTORY_TURNS_MAX else messages
 
 
-def _limits(used: RunUsage) -> UsageLimits:
-    """Bound the turn and the whole conversation: a new turn does not reset the budget.
-
-    Raises:
-        TooManyRequests: The conversation has used up its budget.
-    """
-    if (
-        used.requests >= CONVERSATION_REQUESTS_MAX
-        or (used.total_tokens or 0) >= CONVERSATION_TOKENS_MAX
-    ):
-        raise TooManyRequests("This conversation has become too long; please start a new one.")
-    return UsageLimits(
-        request_limit=min(used.requests + TURN_REQUESTS_MAX, CONVERSATION_REQUESTS_MAX),
-        tool_calls_limit=used.tool_calls + TURN_TOOL_CALLS_MAX,
-        total_tokens_limit=CONVERSATION_TOKENS_MAX,
-    )
-
-
 def begin(state: Mapping[str, Any], conversation_id: UUID) -> Turn:
     conversation = load(state, conversation_id)
     return Turn(conversation=conversation, messages=[], usage=RunUsage())
@@ -166,19 +150,23 @@ async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenera
     deps = agent_run.within(
         deps, words=text, conversation_id=UUID(turn.conversation.conversation_id)
     )
+    limits = budget.limits(used)
+    await spend.take(deps)
     try:
-        limits = _limits(used)
         routed = await coordinator.run(
-            text, deps=deps, model=model, message_history=history, usage_limits=limits,
-            usage=used + turn.usage, conversation_id=turn.conversation.conversation_id,
+            text, deps=deps, model=model_for(deps.settings, "coordinator", model),
+            message_history=history, usage_limits=limits, usage=used + turn.usage,
+            conversation_id=turn.conversation.conversation_id,
         )  # fmt: skip
-        turn.usage = _spent(routed.usage, used)
+        turn.cost_micros += budget.cost_micros(routed.new_messages())
+        turn.usage = budget.spent(routed.usage, used, turn.cost_micros)
         route = routed.output
         if not route.wishes:
             for said in _decline(deps, turn, text, route.reason):
                 yield said
             return
         for wish in route.wishes:
+            budget.check_cost(turn.usage)
             yield Said("route", {"domain": wish.domain.value})
             async for said in _serve(deps, model, wish, turn, limits):
                 yield said
@@ -186,15 +174,9 @@ async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenera
         raise TooManyRequests("That took too many steps; please ask for less at once.") from error
     except (ModelAPIError, AgentRunError, FallbackExceptionGroup) as error:
         raise Unavailable("The assistant can not answer now; please try again.") from error
-
-
-def _spent(total: RunUsage, before: RunUsage) -> RunUsage:
-    return RunUsage(
-        requests=total.requests - before.requests,
-        tool_calls=total.tool_calls - before.tool_calls,
-        input_tokens=total.input_tokens - before.input_tokens,
-        output_tokens=total.output_tokens - before.output_tokens,
-    )
+    finally:
+        usage = turn.usage
+        await spend.add(deps, Spent(0, usage.total_tokens or 0, turn.cost_micros))
 
 
 async def _serve(
@@ -207,8 +189,9 @@ async def _serve(
     words = Words([*history, asked], deps.settings.currency)
     before = f"{turn.text}\n\n" if turn.text else ""
     async with AGENTS[wish.domain].run_stream_events(
-        wish.text, deps=deps, model=model, message_history=history, usage_limits=limits,
-        usage=used + turn.usage, conversation_id=turn.conversation.conversation_id,
+        wish.text, deps=deps, model=model_for(deps.settings, wish.domain.value, model),
+        message_history=history, usage_limits=limits, usage=used + turn.usage,
+        conversation_id=turn.conversation.conversation_id,
     ) as events:  # fmt: skip
         async for event in events:
             if not isinstance(event, AgentRunResultEvent):
@@ -222,7 +205,8 @@ async def _serve(
                     yield said
             elif isinstance(event, AgentRunResultEvent):
                 turn.messages.extend(event.result.new_messages())
-                turn.usage = _spent(event.result.usage, used)
+                turn.cost_micros += budget.cost_micros(event.result.new_messages())
+                turn.usage = budget.spent(event.result.usage, used, turn.cost_micros)
                 for delta, is_anew in words.finish(event.result.output):
                     yield _words(turn, before + words.before, words.shown, delta, is_anew)
 

@@ -29,7 +29,17 @@ def choose_model(settings: Settings, actor: Actor) -> Model:
     return remote_model(settings.models, key, settings.openai_base_url, MODEL_TIMEOUT_S)
 
 
-@functools.lru_cache(maxsize=8)
+def model_for(settings: Settings, agent: str, chosen: Model) -> Model:
+    """Return the model of one agent: the chain that `SHOPKEEPER_AGENT_MODELS` names for it, or the
+    one chosen for all. The offline planner serves every agent."""
+    names = settings.agent_models.get(agent)
+    if names is None or (settings.openai_api_key is None and settings.openai_base_url is None):
+        return chosen
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "unused"
+    return remote_model(names, key, settings.openai_base_url, MODEL_TIMEOUT_S)
+
+
+@functools.lru_cache(maxsize=16)
 def remote_model(names: str, key: str, base_url: str | None, timeout_s: float) -> Model:
     """Build the chain once per configuration: its HTTP client keeps connections open."""
     client = AsyncOpenAI(

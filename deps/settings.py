@@ -69,6 +69,18 @@ class Settings(BaseSettings):
     models: str = Field(
         default="gpt-5-mini", description="Model names, comma-separated: the fallback chain."
     )
+    agent_models: dict[str, str] = Field(
+        default_factory=dict,
+        description='Chains of single agents, as JSON: {"coordinator": "gpt-5-nano,gpt-5-mini"}.',
+    )
+    person_daily_turns_max: int = Field(default=1_000, ge=0)
+    person_daily_tokens_max: int = Field(default=3_000_000, ge=0)
+    person_daily_cost_micros_max: int = Field(
+        default=10_000_000, ge=0, description="Millionths of a US dollar."
+    )
+    shop_daily_turns_max: int = Field(default=200_000, ge=0)
+    shop_daily_tokens_max: int = Field(default=300_000_000, ge=0)
+    shop_daily_cost_micros_max: int = Field(default=500_000_000, ge=0)
     otlp_endpoint: str | None = None
     payment_provider: str = Field(
         default="scripted",

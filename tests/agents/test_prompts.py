@@ -1,0 +1,61 @@
+"""What every agent is told, rendered, beside the files in `prompts/` here.
+
+A change of a prompt, or of a value the code puts into one, shows as a difference of these files. To
+take it over: `SHOPKEEPER_RENDER_PROMPTS=1 pytest tests/agents/test_prompts.py`.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from agents.coordinator import coordinator
+from agents.domains import AGENTS
+from deps.core import Deps
+from tools.surface import load_operations
+
+load_operations()
+RENDERED = Path(__file__).parent / "prompts"
+ALL: dict[str, Agent[Deps, object]] = {"coordinator": coordinator} | {  # type: ignore[dict-item]
+    domain.value: agent for domain, agent in AGENTS.items()
+}
+
+
+async def _instructions(agent: Agent[Deps, object], deps: Deps) -> str:
+    """Return what a model would be told, by being the model."""
+    told: list[str] = []
+
+    def model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        (request,) = [m for m in messages if isinstance(m, ModelRequest)]
+        told.append(request.instructions or "")
+        if info.output_tools:
+            return ModelResponse([ToolCallPart(info.output_tools[0].name, {"wishes": []})])
+        return ModelResponse([TextPart("Hello.")])
+
+    await agent.run("hello", deps=deps, model=FunctionModel(model))
+    return told[0]
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+async def test_a_prompt_reads_as_recorded(name: str, merchant: Deps) -> None:
+    rendered = (await _instructions(ALL[name], merchant)).rstrip() + "\n"
+    path = RENDERED / f"{name}.txt"
+    if os.environ.get("SHOPKEEPER_RENDER_PROMPTS"):
+        path.write_text(rendered)
+    assert path.exists(), f"{path} is missing; see above how to record it"
+    assert rendered == path.read_text()
+
+
+async def test_the_coordinator_tells_nobody_of_what_they_may_not_do(
+    merchant: Deps, customer: Deps
+) -> None:
+    told = await _instructions(ALL["coordinator"], customer)
+    assert "ledger" not in told
+    assert "ledger" in await _instructions(ALL["coordinator"], merchant)
+
+
+def test_nothing_is_recorded_of_agents_that_are_gone() -> None:
+    assert {path.stem for path in RENDERED.glob("*.txt")} == set(ALL)
