@@ -66,15 +66,17 @@ def shop(folder: Path) -> Shop:
     return Shop(*(_content(parts[name]) for name in ("products", "users", "orders")))
 
 
-def task_files(folder: Path) -> list[Path]:
-    """Return the files of tasks in a folder.
+def task_files(place: Path) -> list[Path]:
+    """Return a file of tasks, or all there are in a folder.
 
     Raises:
         DataMissing: There is none.
     """
-    found = sorted(path for path in folder.glob(TASKS) if path.name.endswith(SUFFIXES))
+    if not place.is_dir():
+        return [place]
+    found = sorted(path for path in place.glob(TASKS) if path.name.endswith(SUFFIXES))
     if not found:
-        raise DataMissing(f"There are no tasks in {folder}: nothing matches {TASKS}.")
+        raise DataMissing(f"There are no tasks in {place}: nothing matches {TASKS}.")
     return found
 
 

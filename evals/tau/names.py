@@ -50,7 +50,7 @@ def cents(amount: float | int | str) -> int:
 
 
 def dollars(amount: int) -> float:
-    return amount / _SCALE
+    return amount / int(_SCALE)
 
 
 def country_code(country: str) -> str:

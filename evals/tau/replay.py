@@ -108,12 +108,12 @@ async def plain(lab: Lab, shop: Shop, tasks: Sequence[Task]) -> tuple[list[Outco
     known = Names.of(shop)
     async with lab.shop() as deps:
         bench = Bench(shop, known, deps)
-        outcomes = await _beside_each_other([_replay(bench, Outcome(task)) for task in tasks])
+        outcomes = await beside_each_other([_replay(bench, Outcome(task)) for task in tasks])
         await compare(bench, outcomes)
         return outcomes, await broken(deps)
 
 
-async def _beside_each_other(work: Sequence[Any]) -> list[Any]:
+async def beside_each_other(work: Sequence[Any]) -> list[Any]:
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: Any) -> Any:
