@@ -26,6 +26,7 @@ from evals.tau.replay import Bench, Outcome, beside_each_other, broken, touched
 from tools.errors import DomainError
 
 AT_ONCE = 8
+TASKS_AT_ONCE = 2  # Their eight calls each are enough for two processors.
 
 # Everything that belongs to some orders and people, as text: any effect shows.
 _PRINT = """
@@ -114,7 +115,8 @@ async def mutated(lab: Lab, shop: Shop, outcomes: Sequence[Outcome]) -> Report:
     known = Names.of(shop)
     async with lab.shop() as deps:
         bench = Bench(shop, known, deps)
-        await beside_each_other([_misuse(bench, report, outcome) for outcome in outcomes])
+        work = [_misuse(bench, report, outcome) for outcome in outcomes]
+        await beside_each_other(work, TASKS_AT_ONCE)
         report.broken = await broken(deps)
     return report
 

@@ -113,8 +113,8 @@ async def plain(lab: Lab, shop: Shop, tasks: Sequence[Task]) -> tuple[list[Outco
         return outcomes, await broken(deps)
 
 
-async def beside_each_other(work: Sequence[Any]) -> list[Any]:
-    gate = asyncio.Semaphore(AT_ONCE)
+async def beside_each_other(work: Sequence[Any], at_once: int = AT_ONCE) -> list[Any]:
+    gate = asyncio.Semaphore(at_once)
 
     async def one(item: Any) -> Any:
         async with gate:
