@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
-from tools import event_log
+from tools import audit, event_log
+from tools.audit import AuditView
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.event_log import DeadLetterView, EventView, ReplayReport
 from tools.page import PAGE_LIMIT_MAX, Page
@@ -32,6 +33,17 @@ class Replay(BaseModel):
         default=None, max_length=100, examples=["notification.confirm_order"]
     )
     force: bool = Field(default=False, description="Also where it was applied already.")
+
+
+@router.get("/audits", dependencies=readers, responses=problems(Unauthenticated, Forbidden))
+async def list_audits(
+    uow: UowDep,
+    is_failed: bool | None = None,
+    limit: Limit = 20,
+    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+) -> Page[AuditView]:
+    """List the audits of stock, orders and money, latest first, with what they found."""
+    return await audit.list_audits(uow, is_failed, limit, cursor)
 
 
 @router.get("/events", dependencies=readers, responses=problems(Unauthenticated, Forbidden))

@@ -52,6 +52,9 @@ _OUTBOX_LAG: Final = Gauge(
 _DEAD_LETTERS: Final = Gauge(
     "dead_letters", "Deliveries given up and not replayed.", registry=REGISTRY
 )
+_BROKEN: Final = Gauge(
+    "broken_invariants", "Invariants that the last audit found broken.", registry=REGISTRY
+)
 _UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ("name",), registry=REGISTRY)
 
 _HOT: Final = Gauge(
@@ -103,4 +106,5 @@ async def metrics(request: Request) -> Response:
         _OUTBOX_PENDING.set(backlog.pending)
         _OUTBOX_LAG.set(backlog.lag_s)
         _DEAD_LETTERS.set(backlog.dead_letters)
+        _BROKEN.set(backlog.broken_invariants)
     return Response(generate_latest(REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deps.bus import BusUnavailable, EventBus, RedisStreamBus
 from deps.core import SYSTEM, Deps
 from tools import (
+    audit,
     capture,
     checkout,
     credit,
@@ -50,6 +51,7 @@ RECONCILE_EVERY_S: Final = 5.0
 MAIL_EVERY_S: Final = 1.0
 WEBHOOKS_EVERY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 5.0
+AUDIT_POLL_S: Final = 60.0
 PURGE_EVERY_S: Final = 600.0
 RESTART_MAX_S: Final = 10.0
 STOP_GRACE_S: Final = 1.2
@@ -111,6 +113,7 @@ class _Worker:
             self.supervise("hold sweep", self.expire_holds, lambda: SWEEP_EVERY_S),
             self.supervise("backorder sweep", self.fill_backorders, lambda: SWEEP_EVERY_S),
             self.supervise("stock snapshot", self.snapshot_stock, lambda: PURGE_EVERY_S),
+            self.supervise("audit", self.audit, lambda: AUDIT_POLL_S),
             self.supervise("purge", self.purge, lambda: PURGE_EVERY_S),
         ]
         if self.bus is not None:
@@ -290,6 +293,12 @@ class _Worker:
 
     async def snapshot_stock(self) -> bool:
         await stock_ledger.snapshot(self.deps)
+        return False
+
+    async def audit(self) -> bool:
+        found = await audit.run_due(self.deps)
+        if found:
+            log.error("the audit found %d broken invariants", len(found))
         return False
 
     async def purge(self) -> bool:

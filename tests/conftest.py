@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 from pydantic_ai import models
 from redis.asyncio import Redis
@@ -25,6 +26,11 @@ from tests import factories
 from tests.factories import RecordingMailer
 
 models.ALLOW_MODEL_REQUESTS = False
+# A loaded machine is slow, which says nothing about the code.
+hypothesis.settings.register_profile(
+    "shopkeeper", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shopkeeper")
 NOW = datetime(2026, 1, 30, 12, 0, tzinfo=UTC)
 
 

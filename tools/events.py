@@ -3,7 +3,7 @@
 Fields are only ever added, with a default; `tests/tools/test_events.py` holds old payloads.
 """
 
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -466,6 +466,15 @@ class ReconciliationFinished(Event):
     reconciliation_id: UUID
     provider: str
     difference_count: int
+
+
+class AuditFailed(Event):
+    """An invariant of the shop does not hold. The aggregate is the shop itself."""
+
+    aggregate = "shop"
+    shop_id: UUID = UUID(int=0)
+    slot: datetime
+    invariants: list[str]
 
 
 EVENTS: dict[str, type[Event]] = {

@@ -13,8 +13,14 @@ from typing import Any, Final
 
 from deps.bus import Envelope
 from deps.core import Event, UnitOfWork
-from tools import handover, notification, refund_view
-from tools.events import HandoverRequested, OrderCancelled, OrderPlaced, RefundSucceeded
+from tools import audit, handover, notification, refund_view
+from tools.events import (
+    AuditFailed,
+    HandoverRequested,
+    OrderCancelled,
+    OrderPlaced,
+    RefundSucceeded,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,14 @@ async def tell_staff_of_handover(
     await handover.tell_staff(context.uow, event.handover_id)
 
 
+async def tell_staff_of_audit(
+    context: HandlerContext, event: AuditFailed, envelope: Envelope
+) -> None:
+    await audit.tell_staff(context.uow, event)
+
+
 HANDLERS: Final[Handlers] = {
+    AuditFailed: (Handler("notification", tell_staff_of_audit),),
     OrderPlaced: (Handler("notification", confirm_order),),
     OrderCancelled: (Handler("notification", tell_cancellation),),
     RefundSucceeded: (Handler("notification", tell_refund),),

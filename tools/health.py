@@ -37,6 +37,7 @@ class Backlog(BaseModel):
     pending: int
     lag_s: float
     dead_letters: int
+    broken_invariants: int
 
 
 async def check(deps: Deps) -> Health:
@@ -56,12 +57,20 @@ async def backlog(deps: Deps) -> Backlog:
                            (SELECT min(occurred_at) FROM outbox WHERE published_at IS NULL)
                                AS oldest,
                            (SELECT count(*) FROM dead_letter WHERE replayed_at IS NULL)
-                               AS dead_letters
+                               AS dead_letters,
+                           (SELECT jsonb_array_length(violations) FROM audit_run
+                             WHERE finished_at IS NOT NULL ORDER BY slot DESC LIMIT 1)
+                               AS broken_invariants
                 """)
             )
         ).one()
     lag_s = max(0.0, (uow.now - row.oldest).total_seconds()) if row.oldest else 0.0
-    return Backlog(pending=row.pending, lag_s=lag_s, dead_letters=row.dead_letters)
+    return Backlog(
+        pending=row.pending,
+        lag_s=lag_s,
+        dead_letters=row.dead_letters,
+        broken_invariants=row.broken_invariants or 0,
+    )
 
 
 def pool(deps: Deps) -> dict[str, int]:

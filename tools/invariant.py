@@ -354,6 +354,8 @@ async def check(deps: Deps) -> list[Violation]:
         connection = await uow.session.connection()
         # First of the transaction, or PostgreSQL refuses to change its snapshot.
         await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        # It reads whole tables, where no one waits for it.
+        await connection.execute(text("SET LOCAL statement_timeout = '5min'"))
         for name, query in INVARIANTS.items():
             statement = text(
                 f"SELECT offender, count(*) OVER () AS n FROM ({query}) AS found(offender) "

@@ -5,6 +5,7 @@ from sqlmodel import SQLModel
 from db.models import (
     aftersales,
     agent,
+    audit,
     cart,
     chat,
     conversation,
@@ -35,6 +36,7 @@ metadata = SQLModel.metadata
 __all__ = [
     "aftersales",
     "agent",
+    "audit",
     "cart",
     "chat",
     "conversation",

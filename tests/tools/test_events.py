@@ -161,6 +161,11 @@ GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
         "total_amount": 2990,
         "currency": "EUR",
     },
+    ("AuditFailed", 1): {
+        "shop_id": "00000000-0000-0000-0000-000000000000",
+        "slot": "2026-01-30T12:00:00Z",
+        "invariants": ["no stock is negative or sold twice"],
+    },
     ("OrderCancelled", 1): {"order_id": ID, "reason": "changed my mind"},
     ("AftersalesPolicyChanged", 1): {"policy_id": ID, "policy": {"item_edits_max": 1}},
     ("OrderEdited", 1): {
