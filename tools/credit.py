@@ -64,6 +64,7 @@ class IssuePreview(BaseModel):
 
     account_id: UUID
     amount: int
+    refund_amount: int = Field(description="The same, by the name that limits on agents count.")
     currency: str
     expires_at: datetime | None
 
@@ -123,6 +124,7 @@ async def preview_issue_gift_card(
     return IssuePreview(
         account_id=account_id or new_id(),
         amount=_checked_amount(amount),
+        refund_amount=amount,
         currency=uow.settings.currency,
         expires_at=_expiry(uow, life_days),
     )
@@ -306,6 +308,7 @@ async def preview_grant(
         grant_id=grant_id or new_id(),
         email=person.email,
         amount=_checked_amount(amount),
+        refund_amount=amount,
         currency=uow.settings.currency,
     )
 
@@ -316,6 +319,7 @@ class GrantPreview(BaseModel):
     grant_id: UUID
     email: str
     amount: int
+    refund_amount: int = Field(description="The same, by the name that limits on agents count.")
     currency: str
 
 

@@ -29,6 +29,7 @@ class RefundPreview(BaseModel):
     refund_id: UUID
     order_number: int
     amount: int
+    refund_amount: int = Field(description="The same, by the name that limits on agents count.")
     currency: str
     refundable_amount: int = Field(description="All that could go back now.")
     breakdown: Breakdown
@@ -106,6 +107,7 @@ async def preview(
         refund_id=new_id(),
         order_number=number,
         amount=total,
+        refund_amount=total,
         currency=of.currency,
         refundable_amount=sum(refund_plan.refundable(tender) for tender in tenders),
         breakdown=breakdown,
@@ -215,10 +217,30 @@ async def _driven(deps: Deps, refund_id: UUID) -> RefundView:
         return await view(uow, await access(uow, refund_id))
 
 
+class RefundDecision(RefundView):
+    """A refund that is to be paid, and how much of it still is."""
+
+    refund_amount: int
+
+
+def _to_pay(shown: RefundView) -> RefundDecision:
+    unpaid = [part.amount for part in shown.parts if part.state is not RefundState.SUCCEEDED]
+    return RefundDecision(**dict(shown), refund_amount=sum(unpaid))
+
+
 async def preview_retry(
     uow: UnitOfWork, refund_id: UUID, to: Destination = "original"
-) -> RefundView:
-    """Show the refund that would be tried again, or rejected.
+) -> RefundDecision:
+    """Show the refund that would be tried again.
+
+    Raises:
+        NotFound: No such refund.
+    """
+    return _to_pay(await view(uow, await access(uow, refund_id)))
+
+
+async def preview_rejection(uow: UnitOfWork, refund_id: UUID) -> RefundView:
+    """Show the refund that would be rejected.
 
     Raises:
         NotFound: No such refund.
@@ -258,8 +280,8 @@ async def retry(deps: Deps, refund_id: UUID, to: Destination = "original") -> Re
     return await _driven(deps, refund_id)
 
 
-async def preview_decision(uow: UnitOfWork, refund_id: UUID) -> RefundView:
-    """Show the refund that is to be decided on.
+async def preview_approval(uow: UnitOfWork, refund_id: UUID) -> RefundDecision:
+    """Show the refund that would be paid.
 
     Raises:
         NotFound: No such refund.
@@ -267,7 +289,7 @@ async def preview_decision(uow: UnitOfWork, refund_id: UUID) -> RefundView:
     """
     row = await access(uow, refund_id)
     _check_second_person(uow, row)
-    return await view(uow, row)
+    return _to_pay(await view(uow, row))
 
 
 def _check_second_person(uow: UnitOfWork, row: Refund) -> None:
@@ -280,7 +302,7 @@ def _check_second_person(uow: UnitOfWork, row: Refund) -> None:
     scope="payment:write",
     risk=Risk.MONEY,
     idempotent=True,
-    preview=preview_decision,
+    preview=preview_approval,
     examples=(
         "approve refund {refund_id}",
         "let refund {refund_id} go out",
@@ -311,7 +333,7 @@ async def approve(deps: Deps, refund_id: UUID) -> RefundView:
     scope="payment:write",
     risk=Risk.IRREVERSIBLE,
     idempotent=True,
-    preview=preview_retry,
+    preview=preview_rejection,
     examples=(
         "reject refund {refund_id}",
         "do not pay refund {refund_id}",
