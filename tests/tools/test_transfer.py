@@ -1,0 +1,182 @@
+"""Transfers: every unit is somewhere, whatever becomes of the lorry."""
+
+from uuid import UUID
+
+import pytest
+
+from db.models.inventory import StockPolicy
+from db.models.transfer import TransferStatus
+from db.types import OrderId, new_id
+from deps.core import Deps
+from tests import factories
+from tools import inventory, stock, transfer
+from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
+from tools.invariant import check
+from tools.transfer import ReceivedUnits, TransferUnits, TransferView
+
+
+@pytest.fixture
+async def goods(merchant: Deps) -> Deps:
+    await factories.product(merchant, "MUG", stock=10)
+    await factories.product(merchant, "TEA", title="Tea", stock=5)
+    await factories.receive(merchant, "MUG", 1, "ROT")
+    return merchant
+
+
+async def planned(deps: Deps, **units: int) -> UUID:
+    lines = [TransferUnits(sku=sku, quantity=quantity) for sku, quantity in units.items()]
+    async with deps.begin() as uow:
+        return (await transfer.create(uow, "HAM", "ROT", lines, "on the small lorry")).id
+
+
+async def shipped(deps: Deps, **units: int) -> UUID:
+    transfer_id = await planned(deps, **units)
+    async with deps.begin() as uow:
+        await transfer.ship(uow, transfer_id)
+    return transfer_id
+
+
+async def receive(deps: Deps, transfer_id: UUID, *units: ReceivedUnits) -> TransferView:
+    async with deps.begin() as uow:
+        return await transfer.receive(uow, transfer_id, list(units) or None)
+
+
+async def counters(deps: Deps, sku: str) -> dict[str, tuple[int, int]]:
+    async with deps.begin() as uow:
+        levels = (await inventory.levels(uow, sku)).levels
+    return {level.location: (level.on_hand, level.incoming) for level in levels}
+
+
+async def test_a_draft_moves_nothing(goods: Deps) -> None:
+    transfer_id = await planned(goods, MUG=4)
+    assert await counters(goods, "MUG") == {"HAM": (10, 0), "ROT": (1, 0)}
+    async with goods.begin() as uow:
+        cancelled = await transfer.cancel(uow, transfer_id, "not needed")
+        again = await transfer.cancel(uow, transfer_id, "not needed")
+    assert cancelled == again
+    assert cancelled.status == "cancelled"
+
+
+async def test_units_in_transit_are_incoming_and_not_for_sale(goods: Deps) -> None:
+    transfer_id = await shipped(goods, MUG=4, TEA=5)
+    assert await counters(goods, "MUG") == {"HAM": (6, 0), "ROT": (1, 4)}
+    assert await counters(goods, "TEA") == {"HAM": (0, 0), "ROT": (0, 5)}
+    async with goods.begin() as uow:
+        assert (await inventory.levels(uow, "MUG")).available == 7
+        assert (await transfer.ship(uow, transfer_id)).status == "in_transit"
+    assert await counters(goods, "MUG") == {"HAM": (6, 0), "ROT": (1, 4)}
+    assert await check(goods) == []
+
+
+async def test_it_arrives_in_parts_and_some_of_it_not_at_all(goods: Deps) -> None:
+    transfer_id = await shipped(goods, MUG=4, TEA=5)
+    half = await receive(goods, transfer_id, ReceivedUnits(sku="MUG", received=2))
+    assert (half.status, half.lines[0].outstanding) == ("in_transit", 2)
+    broken = ReceivedUnits(sku="MUG", received=1, lost=1, reason="broken")
+    await receive(goods, transfer_id, broken)
+    done = await receive(goods, transfer_id)
+    assert done.status == "received"
+    assert done.finished_at is not None
+    assert [(line.sku, line.received, line.lost, line.loss_reason) for line in done.lines] == [
+        ("MUG", 3, 1, "broken"),
+        ("TEA", 5, 0, ""),
+    ]
+    assert await counters(goods, "MUG") == {"HAM": (6, 0), "ROT": (4, 0)}
+    with pytest.raises(IllegalTransition):
+        await receive(goods, transfer_id)
+    assert await check(goods) == []
+
+
+async def test_calling_it_back_returns_only_what_has_not_arrived(goods: Deps) -> None:
+    transfer_id = await shipped(goods, MUG=4)
+    await receive(goods, transfer_id, ReceivedUnits(sku="MUG", received=1))
+    async with goods.begin() as uow:
+        back = await transfer.cancel(uow, transfer_id, "the bridge is closed")
+    assert (back.status, back.lines[0].returned, back.lines[0].received) == ("cancelled", 3, 1)
+    assert await counters(goods, "MUG") == {"HAM": (9, 0), "ROT": (2, 0)}
+    with pytest.raises(IllegalTransition):
+        async with goods.begin() as uow:
+            await transfer.ship(uow, transfer_id)
+    assert await check(goods) == []
+
+
+async def test_promised_units_do_not_leave(goods: Deps) -> None:
+    async with goods.begin() as uow:
+        await inventory.reserve(uow, order_id=OrderId(new_id()), units={"MUG": 9})
+    transfer_id = await planned(goods, TEA=1, MUG=4)
+    with pytest.raises(Conflict) as refused:
+        async with goods.begin() as uow:
+            await transfer.ship(uow, transfer_id)
+    assert refused.value.extra["sku"] == "MUG"
+    assert await counters(goods, "TEA") == {"HAM": (5, 0)}
+    async with goods.begin() as uow:
+        assert (await transfer.get(uow, transfer_id)).status == "draft"
+
+
+async def test_who_waits_gets_what_arrives(goods: Deps) -> None:
+    transfer_id = await shipped(goods, TEA=5)
+    order_id = OrderId(new_id())
+    async with goods.begin() as uow:
+        await stock.set_policy(uow, "TEA", StockPolicy.BACKORDER, 10)
+        await inventory.reserve(uow, order_id=order_id, units={"TEA": 3})
+    await receive(goods, transfer_id)
+    async with goods.begin() as uow:
+        seen = await inventory.levels(uow, "TEA")
+    assert (seen.backordered, seen.in_stock) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([ReceivedUnits(sku="MUG", received=5)], InvalidInput),
+        ([ReceivedUnits(sku="MUG")], InvalidInput),
+        ([ReceivedUnits(sku="MUG", lost=1)], InvalidInput),
+        ([ReceivedUnits(sku="MUG", received=1)] * 2, InvalidInput),
+        ([ReceivedUnits(sku="TEA", received=1)], NotFound),
+    ],
+)
+async def test_what_cannot_have_arrived_is_refused(
+    goods: Deps, lines: list[ReceivedUnits], error: type[Exception]
+) -> None:
+    transfer_id = await shipped(goods, MUG=4)
+    with pytest.raises(error):
+        await receive(goods, transfer_id, *lines)
+    assert await counters(goods, "MUG") == {"HAM": (6, 0), "ROT": (1, 4)}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "lines", "error"),
+    [
+        ("HAM", "HAM", [("MUG", 1)], InvalidInput),
+        ("HAM", "MOON", [("MUG", 1)], NotFound),
+        ("HAM", "ROT", [("NOPE", 1)], NotFound),
+        ("HAM", "ROT", [], InvalidInput),
+        ("HAM", "ROT", [("MUG", 1), ("MUG", 2)], InvalidInput),
+    ],
+)
+async def test_plans_that_make_no_sense_are_refused(
+    goods: Deps,
+    source: str,
+    target: str,
+    lines: list[tuple[str, int]],
+    error: type[Exception],
+) -> None:
+    units = [TransferUnits(sku=sku, quantity=quantity) for sku, quantity in lines]
+    with pytest.raises(error):
+        async with goods.begin() as uow:
+            await transfer.create(uow, source, target, units)
+
+
+async def test_transfers_are_listed_by_state_and_place(goods: Deps) -> None:
+    first, second = await planned(goods, MUG=1), await shipped(goods, MUG=1)
+    third = await planned(goods, TEA=1)
+    async with goods.begin() as uow:
+        page = await transfer.show(uow, limit=2)
+        assert [item.id for item in page.items] == [third, second]
+        rest = await transfer.show(uow, limit=2, cursor=page.next_cursor)
+        assert ([item.id for item in rest.items], rest.next_cursor) == ([first], None)
+        sent = await transfer.show(uow, TransferStatus.IN_TRANSIT, source="HAM", target="ROT")
+        assert [item.id for item in sent.items] == [second]
+        assert (await transfer.show(uow, source="ROT")).items == []
+        with pytest.raises(NotFound):
+            await transfer.get(uow, new_id())
