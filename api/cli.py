@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from api import loop
 from api.servers import CommandFailed
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def say(message: str = "") -> None:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command to its end; an expected failure becomes one sentence and exit code 1."""
     try:
-        return asyncio.run(_cancelled_by_signals(work))
+        return loop.run(_cancelled_by_signals(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(130) from None
     except Exception as error:  # The edge of the program: what nobody expected is re-raised.
@@ -129,14 +130,17 @@ def demo(
 def serve(
     port: Annotated[int | None, typer.Option(help="Default: 8080.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that answer on the one port.")
+    ] = 1,
 ) -> None:
     """Serve API, chat and console; run `worker` beside it.
 
-    Example: DATABASE_URL=postgresql://… REDIS_URL=redis://… ./shopkeeper serve --host 0.0.0.0
+    Example: DATABASE_URL=postgresql://… REDIS_URL=redis://… ./shopkeeper serve --workers 4
     """
     from api import processes
 
-    run(processes.serve(load_settings(port=port, host=host)))
+    run(processes.serve(load_settings(port=port, host=host), workers))
 
 
 @app.command()
@@ -277,13 +281,16 @@ Data = Annotated[Path | None, typer.Option(help="Input file, where the run takes
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure; unknown names list all.")],
     data: Data = None,
+    server: Annotated[str | None, typer.Option(help="uvicorn or granian.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Web processes.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="SKUs, as in 1000,100000.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure, on a scratch database of this machine.
 
     Example: ./shopkeeper bench checkout --json
     """
-    _measure("bench", name, data=data, as_json=as_json)
+    _measure("bench", name, data=data, server=server, workers=workers, sizes=sizes, as_json=as_json)
 
 
 @app.command("eval")

@@ -1,9 +1,11 @@
-"""Counters of this process, and gauges of the shop read when they are scraped.
+"""Counters of this process, or of all that `serve --workers` runs, and gauges of the shop read
+when they are scraped.
 
 Served open, like health: it names routes, statuses and totals, never people or money. An operator
 who wants it private keeps /metrics off the public proxy.
 """
 
+import os
 from typing import Final
 
 from fastapi import APIRouter, Response
@@ -17,6 +19,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     generate_latest,
+    multiprocess,
 )
 from starlette.requests import Request
 
@@ -24,6 +27,7 @@ from api.caller import deps_of
 from deps.cache import READS
 from tools import health
 
+MULTIPROCESS_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus-client's name for it.
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
@@ -39,30 +43,38 @@ DURATION: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=REGISTRY,
 )
-IN_FLIGHT: Final = Gauge("http_requests_in_flight", "Requests being handled.", registry=REGISTRY)
-_POOL: Final = Gauge(
-    "db_pool_connections", "Connections of this process, by state.", ("state",), registry=REGISTRY
+IN_FLIGHT: Final = Gauge(
+    "http_requests_in_flight",
+    "Requests being handled.",
+    registry=REGISTRY,
+    multiprocess_mode="livesum",
 )
-_OUTBOX_PENDING: Final = Gauge(
-    "outbox_pending", "Events committed and not yet announced.", registry=REGISTRY
-)
-_OUTBOX_LAG: Final = Gauge(
-    "outbox_lag_seconds", "Age of the oldest event not yet announced.", registry=REGISTRY
-)
-_DEAD_LETTERS: Final = Gauge(
-    "dead_letters", "Deliveries given up and not replayed.", registry=REGISTRY
-)
-_BROKEN: Final = Gauge(
-    "broken_invariants", "Invariants that the last audit found broken.", registry=REGISTRY
-)
-_UP: Final = Gauge("dependency_up", "1 when the dependency answers.", ("name",), registry=REGISTRY)
 
-_HOT: Final = Gauge(
+
+def _read_at_scrape(name: str, text: str, *labels: str) -> Gauge:
+    """A gauge as the process that answers the scrape reads it; of several, the last one's holds."""
+    return Gauge(name, text, labels, registry=REGISTRY, multiprocess_mode="livemostrecent")
+
+
+_POOL: Final = _read_at_scrape(
+    "db_pool_connections", "Connections of this process, by state.", "state"
+)
+_HOT: Final = _read_at_scrape(
     "db_hot_pool_connections",
     "Connections for single statements of this process, by state.",
-    ("state",),
-    registry=REGISTRY,
+    "state",
 )
+_OUTBOX_PENDING: Final = _read_at_scrape(
+    "outbox_pending", "Events committed and not yet announced."
+)
+_OUTBOX_LAG: Final = _read_at_scrape(
+    "outbox_lag_seconds", "Age of the oldest event not yet announced."
+)
+_DEAD_LETTERS: Final = _read_at_scrape("dead_letters", "Deliveries given up and not replayed.")
+_BROKEN: Final = _read_at_scrape(
+    "broken_invariants", "Invariants that the last audit found broken."
+)
+_UP: Final = _read_at_scrape("dependency_up", "1 when the dependency answers.", "name")
 REGISTRY.register(READS)
 _SERIES: Final[dict[tuple[str, str, int], tuple[Counter, Histogram]]] = {}
 
@@ -107,4 +119,13 @@ async def metrics(request: Request) -> Response:
         _OUTBOX_LAG.set(backlog.lag_s)
         _DEAD_LETTERS.set(backlog.dead_letters)
         _BROKEN.set(backlog.broken_invariants)
-    return Response(generate_latest(REGISTRY), headers={"content-type": CONTENT_TYPE_LATEST})
+    return Response(generate_latest(_exposed()), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _exposed() -> CollectorRegistry:
+    """Return this process's registry, or one that reads the files of all its siblings."""
+    if MULTIPROCESS_DIRECTORY not in os.environ:
+        return REGISTRY
+    all_of_them = CollectorRegistry()
+    multiprocess.MultiProcessCollector(all_of_them)  # type: ignore[no-untyped-call]
+    return all_of_them

@@ -1,5 +1,7 @@
 """What the commands do, apart from the demo and the terminal chat."""
 
+import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +14,7 @@ from rich.console import Console
 
 from api import serving
 from api.servers import DATABASE, CommandFailed, Servers, embedded, open_servers
+from api.workers import worker_pool
 from db.types import new_id
 from deps import postgres
 from deps.core import SYSTEM, Deps
@@ -22,8 +25,8 @@ from deps.telemetry import configure, configure_logging, flush
 console = Console(highlight=False)
 
 
-async def serve(settings: Settings) -> None:
-    """Serve the web application until a signal."""
+async def serve(settings: Settings, workers: int = 1) -> None:
+    """Serve the web application until a signal, in this process or in several."""
     configure_logging("web")
     configure(settings, "web")
     async with serving.stop_on_signals() as stop:
@@ -31,12 +34,24 @@ async def serve(settings: Settings) -> None:
         with listener, open_servers(settings) as servers:
             await serving.require_migrated(servers)
             async with (
-                opened(settings, servers, "web") as deps,
-                serving.web(settings, deps, listener) as web,
-            ):
+                _web(settings, servers, listener)
+                if workers == 1
+                else worker_pool(servers, listener, workers)
+            ) as web:
                 console.print(f"Serving at {serving.address_of(listener)}")
                 await serving.until_stopped(stop, web)
     flush()
+
+
+@asynccontextmanager
+async def _web(
+    settings: Settings, servers: Servers, listener: socket.socket
+) -> AsyncGenerator[asyncio.Task[None], None]:
+    async with (
+        opened(settings, servers, "web") as deps,
+        serving.web(settings, deps, listener) as web,
+    ):
+        yield web
 
 
 async def work(settings: Settings) -> None:

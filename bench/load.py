@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,7 +30,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PRODUCTS: Final = 200
 STOCK: Final = 1_000_000
 LEVEL_S: Final = 5.0
-START_TIMEOUT_S: Final = 120.0
+START_TIMEOUT_S: Final = 180.0
 STOP_TIMEOUT_S: Final = 60.0
 LOCATION: Final = "BENCH"
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -244,3 +244,9 @@ async def drive(clients: int, seconds: float, work: Callable[[int], Awaitable[No
         for number in range(clients):
             group.create_task(one(number))
     return perf_counter() - began
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Lay rows of the same names out in columns."""
+    lines = [tuple(rows[0]), *(tuple(str(value) for value in row.values()) for row in rows)]
+    return "".join("  ".join(cell.rjust(15) for cell in line) + "\n" for line in lines)

@@ -51,7 +51,7 @@ def _granian(socket_path: str, workers: int) -> None:
         interface=Interfaces.ASGI,
         loop=Loops.uvloop,
         workers=workers,
-        log_enabled=False,
+        log_enabled=True,
     ).serve()
 
 

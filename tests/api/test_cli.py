@@ -7,10 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import make_url
+
+from deps.process import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120.0
@@ -69,7 +73,7 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("postgresql://shop:hush@127.0.0.1:1/shop", "Connect call failed"),
+        ("postgresql://shop:hush@127.0.0.1:1/shop", "refused"),
         ("mysql://shop:hush@127.0.0.1/shop", "not postgresql"),
         ("nonsense", "not a database address"),
     ],
@@ -197,3 +201,74 @@ def mentioning(text: str) -> list[str]:
         if text in line:
             found.append(line)
     return found
+
+
+def _children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _until(said: str, process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if said in line:
+            return line
+    raise AssertionError(f"it never said {said!r}")
+
+
+@pytest.fixture
+def two_workers(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "api.cli", "migrate"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=True)
+    with subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "serve", "--port=0", "--workers=2"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        address = _until("Serving at", process).split()[-1]
+        yield process, address
+        process.kill()
+
+
+def _gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not any(is_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_workers_share_a_port_and_end_with_their_parent(
+    two_workers: tuple[subprocess.Popen[str], str],
+) -> None:
+    process, address = two_workers
+    children = _children_of(process.pid)
+    assert len(children) == 2
+    for _ in range(20):
+        assert httpx.get(f"{address}/health/live").status_code == 200
+    # One scrape, whoever answers it, counts what both have answered.
+    assert 'route="/health/live",status="200"} 20.0' in httpx.get(f"{address}/metrics").text
+
+    os.kill(children[0], signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while len(alive := [c for c in _children_of(process.pid) if is_alive(c)]) < 2:
+        assert time.monotonic() < deadline, "the dead one was not replaced"
+        time.sleep(0.1)
+    assert httpx.get(f"{address}/health/live").status_code == 200
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    assert _gone(alive)
+
+
+def test_killed_parent_leaves_no_worker_behind(
+    two_workers: tuple[subprocess.Popen[str], str],
+) -> None:
+    process, _ = two_workers
+    children = _children_of(process.pid)
+    process.kill()
+    process.wait()
+    assert _gone(children)
