@@ -32,7 +32,15 @@ from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 
 from agents import budget
-from agents.base import CARD_KINDS, NOTICE, WAITING, ToolAnswer, call_operation, prompt
+from agents.base import (
+    CARD_KINDS,
+    NOTICE,
+    WAITING,
+    ToolAnswer,
+    call_operation,
+    operation_named,
+    prompt,
+)
 from agents.domains import AGENTS, Domain, domain_of
 from agents.model import model_for
 from agents.planner_context import fact
@@ -199,6 +207,7 @@ async def _serve(
                     yield _words(turn, before + words.before, words.shown, delta, is_anew)
             if isinstance(event, FunctionToolCallEvent):
                 call = {"id": event.part.tool_call_id, "arguments": event.part.args_as_dict()}
+                call["label"] = _label(event.part.tool_name)
                 yield Said("tool", {"name": event.part.tool_name, "status": "running", **call})
             elif isinstance(event, FunctionToolResultEvent):
                 for said in _result(event.part):
@@ -209,6 +218,13 @@ async def _serve(
                 turn.usage = budget.spent(event.result.usage, used, turn.cost_micros)
                 for delta, is_anew in words.finish(event.result.output):
                     yield _words(turn, before + words.before, words.shown, delta, is_anew)
+
+
+def _label(tool: str) -> str:
+    """Say what a tool does, as its operation's first line does."""
+    operation = operation_named(tool)
+    documented = (operation.run.__doc__ or "") if operation else ""
+    return documented.strip().partition("\n")[0].rstrip(".") or tool.replace("_", " ")
 
 
 def _words(turn: Turn, before: str, shown: str, delta: str, is_anew: bool) -> Said:
@@ -226,7 +242,7 @@ def _result(part: Any) -> list[Said]:
     done = Said("tool", {"name": part.tool_name, "status": "done", "id": part.tool_call_id})
     kind, data = fact(part)
     if kind == WAITING:
-        keys = ("operation", "summary", "preview", "expires_at")
+        keys = ("operation", "summary", "preview", "effects", "approver", "expires_at")
         shown = {"action_id": data["id"], **{key: data[key] for key in keys}}
         return [done, Said("approval", shown)]
     if kind in CARD_KINDS.values():
@@ -293,7 +309,12 @@ async def persist(
 
 
 async def note(
-    deps: Deps, conversation_id: UUID, operation: str, text: str, card: dict[str, Any] | None
+    deps: Deps,
+    conversation_id: UUID,
+    operation: str,
+    text: str,
+    card: dict[str, Any] | None,
+    action_id: UUID | None = None,
 ) -> None:
     """Tell a conversation what became of an approved action, as a result its model can read."""
     name = operation.replace(".", "_")
@@ -314,4 +335,6 @@ async def note(
         usage=RunUsage(),
     )
     entry = {"role": "assistant", "text": text, "cards": [card] if card else [], "approvals": []}
+    if action_id is not None:
+        entry["action_id"] = str(action_id)
     await persist(deps, conversation_id, turn, [entry])

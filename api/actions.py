@@ -74,4 +74,4 @@ async def _tell(deps: Deps, action_id: UUID, text: str, card: Card | None) -> No
         conversation_id, operation = row.conversation_id, row.operation
     if conversation_id is not None:
         shown = card.model_dump() if card else None
-        await note(deps, conversation_id, operation, text, shown)
+        await note(deps, conversation_id, operation, text, shown, action_id)

@@ -24,7 +24,7 @@ from sqlmodel import col, func, select, update
 from db.models.agent import AgentCall, CallOutcome
 from db.models.conversation import ActionStatus, Approver, PendingAction
 from db.models.user import Role, User
-from db.types import ActionId, ConversationId, new_id
+from db.types import ActionId, ConversationId, Money, new_id
 from deps.core import ROLE_SCOPES, Actor, Deps, UnitOfWork
 from tools import agent_run, cap, rehearsal
 from tools import arguments as argument_json
@@ -179,8 +179,27 @@ def summarize(
         for name, value in arguments.items()
         if value is not None and name not in bound and value != operation.parameters[name].default
     }
-    listed = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in given.items())
+    currency = str(arguments.get("currency") or preview.get("currency") or "")
+    listed = ", ".join(_told(name, value, currency) for name, value in given.items())
     return f"{line} ({listed})." if listed else f"{line}."
+
+
+def _told(name: str, value: Any, currency: str) -> str:
+    """Say one argument as people write it: `amount: EUR 12.50`, `lines: 2 of MUG-1`."""
+    words = name.removesuffix("_amount").replace("_", " ")
+    if name.endswith("amount") and isinstance(value, int) and currency:
+        return f"{words}: {Money(value, currency)}"
+    if isinstance(value, list):
+        return f"{words}: " + ", ".join(_told_item(item) for item in value)
+    return f"{words}: {_told_item(value)}"
+
+
+def _told_item(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    if {"sku", "quantity"} <= value.keys():
+        return f"{value['quantity']} of {value['sku']}"
+    return " ".join(str(part) for part in value.values() if isinstance(part, str | int))
 
 
 def _view(row: PendingAction) -> ActionView:

@@ -245,7 +245,7 @@ async def append(
         uow.session.add(turn)
         await uow.session.flush()
         if not asked:
-            await _tell(uow, row, turn)
+            await _tell(uow, row, turn, entry.get("action_id"))
     if merge is not None:
         row.state = merge(dict(row.state))
     row.updated_at = uow.now
@@ -273,9 +273,11 @@ def _exchanges(
 _APPEND = text("SELECT * FROM chat_append(:conversation, NULL, CAST(:events AS jsonb), :at)")
 
 
-async def _tell(uow: UnitOfWork, row: Conversation, turn: ChatTurn) -> None:
+async def _tell(uow: UnitOfWork, row: Conversation, turn: ChatTurn, action_id: str | None) -> None:
     """Tell those who follow what the shop said by itself."""
-    data = {"turn_id": str(turn.id), "text": turn.reply, "cards": turn.cards}
+    data: dict[str, Any] = {"turn_id": str(turn.id), "text": turn.reply, "cards": turn.cards}
+    if action_id is not None:
+        data["action_id"] = action_id
     events = orjson.dumps([{"name": "note", "data": data}]).decode()
     told = {"conversation": row.id, "events": events, "at": uow.now}
     await uow.session.execute(_APPEND, told)

@@ -55,7 +55,7 @@ async def site(deps: Deps) -> AsyncGenerator[str, None]:
     app.state.deps = deps
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off")
+    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     await asyncio.wait_for(server.accepts.wait(), 20)

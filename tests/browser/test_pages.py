@@ -2,6 +2,7 @@
 
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from sqlmodel import update
 
@@ -175,6 +176,75 @@ async def test_an_answer_that_fails_can_be_asked_for_again(page: Page, site: str
     )
     await page.click(".problem button")
     await page.until("document.querySelector('.turn--assistant .prose')")
+
+
+async def test_chats_are_found_opened_renamed_and_deleted(page: Page, site: str) -> None:
+    await page.goto(f"{site}/")
+    await page.until(READY)
+    await say(page, "hello about mugs")
+    await page.until("document.querySelector('.turn--assistant .prose') && " + IDLE)
+    await page.click("#new-chat")
+    await say(page, "hello about bowls")
+    await page.until("document.querySelector('.turn--assistant .prose') && " + IDLE)
+    await page.click("#chats-open")
+    await page.until("document.querySelectorAll('.chats-row').length === 2")
+    await page.fill("#chats-search", "mugs")
+    await page.until("document.querySelectorAll('.chats-row').length === 1")
+    await page.click(".chats-open")
+    await page.until("document.querySelector('#chat-log').innerText.includes('about mugs')")
+    await page.click("#chats-open")
+    await page.until("document.querySelectorAll('.chats-row').length === 2")
+    await page.click(".chats-row button[aria-label^='Rename']")
+    await page.fill(".chats-rename input", "Morning coffee")
+    await page.run("document.querySelector('.chats-rename').requestSubmit()")
+    await page.until("document.querySelector('#chats-list').innerText.includes('Morning coffee')")
+    for _ in range(2):  # The second press is the confirmation.
+        await page.click(".chats-row button[aria-label^='Delete']")
+    await page.until("document.querySelectorAll('.chats-row').length === 1")
+    assert_clean(page, site)
+
+
+async def test_what_is_said_in_another_tab_appears_here(deps: Deps, page: Page, site: str) -> None:
+    await stock_the_shop(deps)
+    await page.goto(f"{site}/")
+    await page.until(READY)
+    await say(page, "hello")
+    await page.until("document.querySelector('.turn--assistant .prose') && " + IDLE)
+    cookies = (await page.send("Network.getCookies"))["cookies"]
+    guest = next(cookie["value"] for cookie in cookies if cookie["name"] == "guest")
+    conversation = await page.run("localStorage.getItem('shopkeeper.conversation')")
+    async with httpx.AsyncClient(headers={"X-Guest-Token": guest}, timeout=20) as other_tab:
+        body = {"text": "show me mugs", "conversation_id": conversation}
+        await other_tab.post(f"{site}/v1/chat", json=body)
+    await page.until("document.querySelectorAll('.product').length === 2 && " + IDLE)
+    bubbles = "[...document.querySelectorAll('.bubble')].map((b) => b.innerText.trim()).join('|')"
+    assert "show me mugs" in await page.run(bubbles)
+    assert_clean(page, site)
+
+
+async def test_a_lost_connection_neither_loses_nor_doubles_the_answer(
+    deps: Deps, page: Page, site: str
+) -> None:
+    await stock_the_shop(deps)
+    await page.goto(f"{site}/")
+    await page.until(READY)
+    # The first answer breaks off after its first bytes, as when a train enters a tunnel.
+    await page.run(
+        "(() => { const real = window.fetch; let broken = false;"
+        " window.fetch = async (path, options) => {"
+        "  const response = await real(path, options);"
+        "  if (path !== '/v1/chat' || broken) return response;"
+        "  broken = true; const reader = response.body.getReader();"
+        "  const first = (await reader.read()).value;"
+        "  return new Response(new ReadableStream({ start(c) {"
+        "   c.enqueue(first.slice(0, 200)); c.error(new TypeError('network error')); } }),"
+        "   { headers: response.headers }); }; })()"
+    )
+    await say(page, "show me mugs")
+    await page.until("document.querySelectorAll('.product').length === 2 && " + IDLE)
+    assert await page.run("document.querySelectorAll('.bubble').length") == 1
+    assert await page.run("document.querySelectorAll('.turn--assistant').length") == 1
+    assert await page.run("document.querySelectorAll('.products').length") == 1
 
 
 async def test_the_console_shows_an_order_as_it_happens(deps: Deps, page: Page, site: str) -> None:

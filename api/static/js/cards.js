@@ -1,6 +1,7 @@
 /* Cards: what the shop shows instead of telling. `act` sends a message as if the person typed it. */
 
 import { get } from "./api.js";
+import { bars, columns } from "./charts.js";
 import { announce, el, picture } from "./dom.js";
 import { count, money, when, words } from "./format.js";
 
@@ -168,13 +169,42 @@ export function tile(name, value) {
   return el("div", { class: "tile" }, el("span", { class: "eyebrow" }, name), el("strong", {}, value));
 }
 
+/** A value of a field as people read it: amounts as money, times as times. */
+export function shown(name, value, currency) {
+  if (value === null || value === undefined) return "";
+  if (name.endsWith("_amount") && currency && Number.isFinite(value)) return money(value, currency);
+  if (name.endsWith("_at") && typeof value === "string") return when(value);
+  if (typeof value === "number") return count(value);
+  if (typeof value === "boolean") return value ? "Yes" : "No";
+  return String(value);
+}
+
+const COLUMNS_MAX = 6;
+/** A table of whatever plain fields `rows` have in common with the first. */
+export function table(title, rows, currency) {
+  const names = Object.entries(rows[0]).filter(([name, value]) =>
+    ["string", "number", "boolean"].includes(typeof value) && !/(^|_)(id|url|currency)$/.test(name))
+    .map(([name]) => name).slice(0, COLUMNS_MAX);
+  const cell = (row, name) => el("td", { class: typeof row[name] === "number" ? "number right" : null },
+    shown(name, row[name], row.currency || currency));
+  return el("div", { class: "table-wrap", tabindex: "0", role: "region", "aria-label": title },
+    el("table", { class: "table" },
+      el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col",
+        class: typeof rows[0][name] === "number" ? "right" : null }, words(name.replace(/_amount$/, "")))))),
+      el("tbody", {}, rows.map((row) => el("tr", {}, names.map((name) => cell(row, name)))))));
+}
+
 function sales(data) {
   const top = data.top_products || [];
+  const days = data.days || data.series || [];
   return card("Sales", el("span", { class: "small soft" }, `${when(data.start)} to ${when(data.end)}`),
     el("div", { class: "tiles" },
       tile("Revenue", money(data.revenue_amount, data.currency)), tile("Orders", count(data.orders)),
       tile("Units", count(data.units)), tile("Average order", money(data.aov_amount, data.currency))),
-    facts(top.map((item) => [`${count(item.units)} sold`, `${item.title}, ${money(item.revenue_amount, data.currency)}`])));
+    columns("Revenue by day", days.map((item) => ({ label: item.day || item.date, value: item.revenue_amount,
+      text: money(item.revenue_amount, data.currency) }))),
+    bars("Revenue by product", top.map((item) => ({ label: item.title, value: item.revenue_amount,
+      text: `${count(item.units)} sold, ${money(item.revenue_amount, data.currency)}` }))));
 }
 
 export function levels(data) {
@@ -197,7 +227,7 @@ function stockCard(data) {
 
 export function card(title, aside, ...children) {
   return el("section", { class: "card", "aria-label": title },
-    el("div", { class: "card-head" }, el("h3", {}, title), aside), ...children);
+    el("div", { class: "card-head" }, el("h3", {}, title), aside), ...children.filter(Boolean));
 }
 
 function list(data) {
@@ -207,10 +237,11 @@ function list(data) {
 
 /** A titled list of whatever plain values `data` has, for kinds this page does not know. */
 function plain(data, title) {
+  const items = list(data);
+  if (items.length && typeof items[0] === "object") return card(title, null, table(title, items, data.currency));
   const pairs = Object.entries(data || {})
     .filter(([name, value]) => ["string", "number", "boolean"].includes(typeof value) && name !== "id")
-    .map(([name, value]) => [words(name), name.endsWith("_amount") && data.currency
-      ? money(value, data.currency) : String(value)]);
+    .map(([name, value]) => [words(name.replace(/_amount$/, "")), shown(name, value, data.currency)]);
   return pairs.length ? card(title, null, facts(pairs)) : null;
 }
 

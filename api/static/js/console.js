@@ -4,8 +4,9 @@ import { account } from "./account.js";
 import { call, get, request, signedIn } from "./api.js";
 import { badge, build, facts, levels, tile } from "./cards.js";
 import { Chat } from "./chat.js";
+import { chats } from "./chats.js";
 import { announce, byId, el } from "./dom.js";
-import { count, money, when, words } from "./format.js";
+import { amounts, count, money, when, words } from "./format.js";
 import { events } from "./sse.js";
 
 const RETRY_MAX_MS = 15_000;
@@ -106,7 +107,7 @@ async function openOrder(number) {
     content.replaceChildren(build("order", order, null),
       el("h3", {}, "Timeline"),
       el("ol", { class: "timeline" }, entries.map((entry) => el("li", {},
-        el("span", {}, entry.summary), el("span", { class: "soft small" }, when(entry.occurred_at))))));
+        el("span", {}, amounts(entry.summary)), el("span", { class: "soft small" }, when(entry.occurred_at))))));
     if ((order.allowed_actions || []).includes("cancel")) content.append(cancelForm(number));
   } catch (error) {
     content.replaceChildren(el("p", { class: "form-error" }, error.message));
@@ -149,7 +150,7 @@ function refreshSoon(item) {
 
 function showActivity(item) {
   const list = byId("activity");
-  list.prepend(el("li", { class: "flash" }, el("span", {}, item.summary),
+  list.prepend(el("li", { class: "flash" }, el("span", {}, amounts(item.summary)),
     el("span", { class: "soft small" }, when(item.occurred_at))));
   while (list.childElementCount > ACTIVITY_MAX) list.lastElementChild.remove();
 }
@@ -210,6 +211,7 @@ async function start() {
 
 const chat = new Chat({ storageKey: "shopkeeper.console.conversation",
   onCard(kind) { if (["order", "stock", "approved"].includes(kind)) refreshSoon({}); } });
+chats(chat);
 byId("new-chat").addEventListener("click", () => chat.forget());
 byId("drawer-close").addEventListener("click", () => byId("drawer").close());
 byId("stock-form").addEventListener("submit", (event) => {

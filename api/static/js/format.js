@@ -11,6 +11,18 @@ export function money(amount, currency) {
   return format.format(amount / 10 ** format.resolvedOptions().maximumFractionDigits);
 }
 
+/** Write the amounts in a sentence of the shop's as this browser's language does: `EUR 12.50`. */
+export function amounts(sentence) {
+  return String(sentence).replace(/\b([A-Z]{3}) (-?\d+)(?:\.(\d{1,3}))?(?![\d.])/g, (whole, currency, units, rest = "") => {
+    try {
+      return new Intl.NumberFormat(undefined, { style: "currency", currency, minimumFractionDigits: rest.length })
+        .format(Number(rest ? `${units}.${rest}` : units));
+    } catch {
+      return whole;
+    }
+  });
+}
+
 const number = new Intl.NumberFormat();
 export const count = (value) => number.format(value);
 

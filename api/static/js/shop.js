@@ -4,6 +4,7 @@ import { account } from "./account.js";
 import { call, get } from "./api.js";
 import { lines, problems, totals } from "./cards.js";
 import { Chat } from "./chat.js";
+import { chats } from "./chats.js";
 import { announce, byId, el } from "./dom.js";
 
 const CART_KEY = "shopkeeper.cart";
@@ -111,6 +112,7 @@ const chat = new Chat({
     else if (kind === "order" || kind === "approved") loadCart();
   },
 });
+chats(chat);
 byId("new-chat").addEventListener("click", () => { chat.forget(); chat.input.focus(); });
 byId("my-orders").addEventListener("click", () => chat.say("show my orders"));
 
