@@ -87,9 +87,8 @@ class _Write:
 
     async def fingerprint(self) -> str:
         ids = [names.user_uuid(user_id) for user_id in self.people]
-        async with self.bench.deps.begin() as uow:
-            found: str = await uow.fetchval(_PRINT, list(self.numbers), ids)
-            return found
+        found: str = await self.bench.deps.hot.fetchval(_PRINT, list(self.numbers), ids)
+        return found
 
     async def state(self) -> tuple[dict[str, Json], dict[str, Json]]:
         orders = await export.orders(self.bench.deps, self.bench.known, self.numbers)
