@@ -6,7 +6,7 @@ a length. That is all a closed loop needs; httpx would use several times the ser
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -28,8 +28,7 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, and no subclass.
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
