@@ -8,6 +8,7 @@ a text says. It keeps people and models from being shown something else than wha
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
+from enum import Enum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -135,8 +136,8 @@ def _defused(match: re.Match[str]) -> str:
 
 
 def visible_in(value: Any) -> Any:
-    """Return a JSON value with every text visible and trimmed."""
-    if isinstance(value, str):
+    """Return a JSON value with every text visible and trimmed; a member of an enum stays one."""
+    if isinstance(value, str) and not isinstance(value, Enum):
         return visible(value).strip()
     if isinstance(value, list):
         return [visible_in(item) for item in value]
