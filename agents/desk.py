@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from tools.registry import OPERATIONS
+
 # Cart and checkout are one desk with orders: a sale is one conversation.
 SERVED_BY: Mapping[str, str] = {
     "address": "user",
@@ -31,3 +33,12 @@ SERVED_BY: Mapping[str, str] = {
 
 def desk_of(domain: str) -> str:
     return SERVED_BY.get(domain, domain)
+
+
+def tool_of(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def key_of(tool: str) -> str:
+    """Return the key of the operation a tool stands for; unknown tools keep their name."""
+    return next((key for key in OPERATIONS if tool_of(key) == tool), tool)

@@ -28,9 +28,15 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.settings import ModelSettings
 
 from agents import planner_words
-from agents.desk import desk_of
+from agents.desk import desk_of, key_of, tool_of
 from agents.planner_context import Candidate, Context, context_of, fact, prompt_of, today_of
-from agents.planner_fill import PRODUCT_SLOTS, arguments_in, required
+from agents.planner_fill import (
+    PRODUCT_SLOTS,
+    arguments_in,
+    lines_meant,
+    required,
+    takes_lines,
+)
 from agents.planner_frame import Mode
 from agents.planner_intent import CONFIRM, Intent, understand, wishes_in
 from agents.planner_slots import matching, ordinal_in, phrase_in, sku_in
@@ -116,7 +122,7 @@ class Planner(Model):
 
     def rehearse(self, messages: list[ModelMessage]) -> list[Step]:
         """Return the first step for each wish in the last message, with every tool at hand."""
-        tools = {key.replace(".", "_") for key in self._allowed}
+        tools = {tool_of(key) for key in self._allowed}
         wishes = self._route(messages, "").arguments["wishes"]
         return [
             self._act([*messages[:-1], ModelRequest(parts=[UserPromptPart(wish["text"])])], tools)
@@ -168,14 +174,52 @@ class Planner(Model):
         kind, data = fact(returned)
         response = next(m for m in reversed(messages) if isinstance(m, ModelResponse))
         goal = (response.metadata or {}).get("planner", {}).get("goal")
+        if kind == "failed" and (asked := self._asks_back(returned, response, data)):
+            return asked
         if goal is None or kind == "failed":
-            key = returned.tool_name.replace("_", ".", 1)
+            key = key_of(returned.tool_name)
             return Step(text=planner_words.tell(kind, data, key))
         operation, slots = OPERATIONS[goal["operation"]], dict(goal["slots"])
+        if (
+            kind == "order"
+            and isinstance(goal.get("phrase"), str)
+            and goal["slot"] in (operation.parameters)
+            and takes_lines(operation, goal["slot"])
+        ):
+            return self._with_lines(operation, slots, goal, data, tools)
         found = context_of(messages).candidates
         if kind == "product" and operation.key == "inventory.levels" and len(found) > 1:
             return Step(text=planner_words.tell(kind, data, "product.get"))
         return self._choose(operation, slots, goal, found, kind, tools, text)
+
+    def _asks_back(
+        self, returned: ToolReturnPart, response: ModelResponse, problem: Any
+    ) -> Step | None:
+        """Pass on a refusal that is a question, and take the answer for what it names."""
+        operation = OPERATIONS.get(key_of(returned.tool_name))
+        if operation is None or not str(problem).endswith("?"):
+            return None
+        named = [n for n in operation.parameters if n.replace("_", " ") in str(problem).lower()]
+        calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+        if not named or not calls:
+            return None
+        slots = {k: v for k, v in calls[0].args_as_dict().items() if k != named[0]}
+        return _ask(operation, slots, named[0], str(problem))
+
+    def _with_lines(
+        self,
+        operation: Operation,
+        slots: dict[str, Any],
+        goal: dict[str, Any],
+        order: dict[str, Any],
+        tools: set[str],
+    ) -> Step:
+        lines = lines_meant(operation, goal["phrase"], order)
+        if lines:
+            return self._go(operation, slots | {goal["slot"]: lines}, tools)
+        titles = planner_words.choices([line["title"] for line in order["lines"]])
+        asking = f"Which of these? {titles}"
+        return _ask(operation, slots, goal["slot"], asking)
 
     def _choose(
         self,
@@ -222,16 +266,33 @@ class Planner(Model):
             )
         return self._go(operation, slots | {slot: candidate.sku}, tools)
 
-    def _go(self, operation: Operation, slots: dict[str, Any], tools: set[str]) -> Step:
+    def _go(
+        self, operation: Operation, slots: dict[str, Any], tools: set[str], text: str | None = None
+    ) -> Step:
         missing = next((name for name in required(operation) if name not in slots), None)
         if missing is not None:
+            reads = text is not None and "number" in slots and "order_get" in tools
+            if reads and text is not None and takes_lines(operation, missing):
+                return self._read_order(operation, slots, missing, text)
             return _ask(operation, slots, missing, planner_words.question(missing))
-        name = operation.key.replace(".", "_")
+        name = tool_of(operation.key)
         if name not in tools:
             return Step(text="I can not do that here.")
         if operation.key == "product.search":
             slots = {"limit": SEARCH_LIMIT} | slots
         return Step(tool=name, arguments=slots, operation=operation.key)
+
+    def _read_order(
+        self, operation: Operation, slots: dict[str, Any], missing: str, text: str
+    ) -> Step:
+        """Look an order up first: what is sent back is named by its lines."""
+        goal = {"operation": operation.key, "slots": slots, "slot": missing, "phrase": text}
+        return Step(
+            tool="order_get",
+            arguments={"number": slots["number"]},
+            note={"goal": goal},
+            operation=operation.key,
+        )
 
     def _fill(self, intent: Intent, text: str, context: Context, tools: set[str]) -> Step:
         operation = intent.operation
@@ -247,7 +308,7 @@ class Planner(Model):
             return self._confirm(operation, slots, text, intent)
         slot = next((s for s in PRODUCT_SLOTS if s in operation.parameters), None)
         if slot is None or slot in slots:
-            return self._go(operation, slots, tools)
+            return self._go(operation, slots, tools, text)
         return self._find_product(operation, slots, slot, text, context, tools)
 
     def _confirm(

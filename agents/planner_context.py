@@ -15,6 +15,8 @@ from pydantic_ai.messages import (
 )
 from pydantic_core import to_jsonable_python
 
+from agents.desk import key_of
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -82,7 +84,7 @@ def context_of(messages: Sequence[ModelMessage]) -> Context:
                 if isinstance(part, ToolCallPart):
                     arguments = part.args_as_dict()
                     goal = planned.get("goal")
-                    key = goal["operation"] if goal else part.tool_name.replace("_", ".", 1)
+                    key = goal["operation"] if goal else key_of(part.tool_name)
                     said = goal["slots"] if goal else arguments
                     context.last_operation, context.last_arguments = key, said
                     context.focus_sku = arguments.get("sku") or context.focus_sku
@@ -106,7 +108,8 @@ def _remember(context: Context, returned: ToolReturnPart, data: Any) -> None:
     if isinstance(rows, list):
         context.rows = [row for row in rows if isinstance(row, dict)]
         data = context.rows[0] if len(context.rows) == 1 else {}
-    context.known |= named(data, returned.tool_name.partition("_")[0])
+    noun = key_of(returned.tool_name).partition(".")[0]
+    context.known |= named(data, noun)
 
 
 def named(row: Mapping[str, Any], noun: str) -> dict[str, Any]:

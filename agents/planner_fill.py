@@ -14,13 +14,15 @@ from pydantic import BaseModel
 
 from agents.grounding import minor_units
 from agents.phrases import phrases_for
-from agents.planner_context import Context, named
+from agents.planner_context import Candidate, Context, named
 from agents.planner_slots import (
     ADDRESS_FIELDS,
     EXTRACTORS,
     address_in,
     date_in,
+    matching,
     ordinal_in,
+    phrase_in,
     prices_in,
     quantity_in,
     sku_in,
@@ -98,7 +100,7 @@ def arguments_in(
             continue
         value = _value(name, hint, text, context, currency)
         if name == "query" and isinstance(value, str) and operation.domain != "product":
-            value = _beyond_the_wish(operation, text, value)
+            value = beyond_the_wish(operation, text, value)
         if value is None and name == asked:
             value = _whole(name, hint, text)
         if value is not None:
@@ -106,11 +108,35 @@ def arguments_in(
     return slots
 
 
-def _beyond_the_wish(operation: Operation, text: str, phrase: str) -> str | None:
+def beyond_the_wish(operation: Operation, text: str, phrase: str) -> str | None:
     """Leave out the words that ask for the operation: `find the customer ada` is about Ada."""
     email = EXTRACTORS["email"](text, Context())
     own = {stem(w) for p in phrases_for(operation.key) for w in words(p) if "{" not in w}
     return email or " ".join(w for w in words(phrase) if stem(w) not in own) or None
+
+
+def takes_lines(operation: Operation, name: str) -> bool:
+    """Tell whether a parameter is lines of an order: SKUs and how many of each."""
+    hint = hints_of(operation)[name]
+    inner = get_args(hint)[0] if get_origin(hint) is list else None
+    if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        return False
+    needed = {n for n, f in inner.model_fields.items() if f.is_required()}
+    return "sku" in needed and needed <= {"sku", "quantity"}
+
+
+def lines_meant(operation: Operation, text: str, order: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the lines of an order that a message names, or all when it names none."""
+    lines = order["lines"]
+    phrase = beyond_the_wish(operation, text, phrase_in(text)) or ""
+    known = [Candidate(line["sku"], line["title"], line["sku"]) for line in lines]
+    skus = {c.sku for c in matching(phrase, known)} if phrase else {c.sku for c in known}
+    said = quantity_in(text) if len(skus) == 1 else None
+    return [
+        {"sku": line["sku"], "quantity": min(said or line["quantity"], line["quantity"])}
+        for line in lines
+        if line["sku"] in skus
+    ]
 
 
 def is_address(operation: Operation) -> bool:

@@ -22,6 +22,9 @@ from tools.registry import OPERATIONS, Operation, Risk
 
 READ_MIN = 0.6
 WRITE_MIN = 0.6
+# A search fits nearly anything, so it takes more to be meant.
+SEARCH_MIN = 0.68
+_FREE_READS = frozenset(("product.search", "product.get"))
 # From here on a write is done as asked, if it is also this much likelier than all else.
 ACT_MIN = 0.78
 ACT_MARGIN = 0.06
@@ -39,7 +42,7 @@ _SEEKS = re.compile(
     r"interested in|need to (?:buy|get|find|order|purchase)|want to (?:buy|get|find)|would like to (?:buy|get|find))|"
     r"(?:please )?(?:find|show|get|give|look|search|recommend|suggest|buy|order)(?: me)?(?: for)?|help me (?:find|choose|get|buy)|need to (?:buy|get|find|order)|"
     r"looking for|searching for|in search of|where can i (?:find|get|buy))\s+"
-    r"(?!to\b|you\b|your\b|my\b|the (?:name|time|date|way|number|nearest|best way|weather|meaning|definition|balance|news)\b|help\b|assistance\b|information\b|how\b|what\b|when\b|where\b|who\b|why\b|out\b|directions\b|up\b)"
+    r"(?!to\b|that\b|this\b|it\b|them\b|all\b|everything\b|#money|money\b|ten dollars|someone\b|somebody\b|you\b|your\b|my\b|the (?:name|time|date|way|number|nearest|best way|weather|meaning|definition|balance|news)\b|help\b|assistance\b|information\b|how\b|what\b|when\b|where\b|who\b|why\b|out\b|directions\b|up\b)"
     r"(?:(?:some|any|an?|the|one|two|three|new|good|nice|\d+|pair of|set of)\s+)*(?=\w)"
 )
 _LOOKS_FOR = re.compile(
@@ -69,6 +72,7 @@ FIRST_CLAUSE, LATER_CLAUSE = 0.93, 0.77
 _POINTING = re.compile(
     r"(?:\bof )?\b(?:the )?(?:first|second|third|fourth|fifth|sixth|last)(?: one| product| item)?\b"
 )
+CLAUSE_OF_NONE = 0.6
 CONFIRM = "confirm"
 
 
@@ -107,7 +111,9 @@ def hear(text: str) -> Heard:
     best: dict[str, float] = {}
     for reading, worth in _readings(text, written, said, frame.core):
         for score in of.rank(reading):
-            best[score.key] = max(best.get(score.key, 0.0), score.value * worth)
+            # What a clause says of something else does not outweigh what another asks for.
+            value = score.value * (worth if worth == 1.0 or not score.is_none else CLAUSE_OF_NONE)
+            best[score.key] = max(best.get(score.key, 0.0), value)
     scores = sorted(
         (Score(key, value) for key, value in best.items()), key=lambda s: (-s.value, s.key)
     )
@@ -163,8 +169,9 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
         return _sought(text, heard, allowed) or Intent(None, _reason_without(heard))
     best = scores[0]
     fit = next((s for s in scores if s.key in allowed), None)
-    if best.is_none or best.value < READ_MIN:
-        sought = _sought(text, heard, allowed) if best.value < READ_MIN else None
+    least = SEARCH_MIN if best.key in _FREE_READS else READ_MIN
+    if best.is_none or best.value < least:
+        sought = _sought(text, heard, allowed) if best.value < least else None
         if sought is not None:
             return sought
         talk = best.key == f"{NONE}.small_talk" and best.value >= READ_MIN
@@ -182,6 +189,8 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if operation.risk is not Risk.READ and best.value < WRITE_MIN:
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
+    if heard.mode is Mode.HELP and len(words(heard.core)) < 2:
+        is_sure = False  # `payment help` is no request to pay.
     return Intent(operation, mode=heard.mode, is_sure=is_sure)
 
 

@@ -26,6 +26,7 @@ from agents.planner_tokens import (
     Speller,
     plain,
     split,
+    synonyms,
     tokens,
 )  # fmt: skip
 from tools.registry import OPERATIONS
@@ -142,6 +143,8 @@ def reading(phrase: str) -> tuple[str, bool]:
     def mark(match: re.Match[str]) -> str:
         nonlocal is_open
         name = match[1]
+        if name == "postal_code" and "{line1}" not in phrase:
+            return f" {NUMBER} "
         if name in _PLACE or (name == "name" and "{line1}" in phrase):
             return f" {ADDRESS} "
         if name in _MARKS:
@@ -160,7 +163,7 @@ def reading(phrase: str) -> tuple[str, bool]:
 def index() -> Index:
     """Build the index of all phrases, once per process."""
     readings: dict[str, list[tuple[list[str], bool]]] = defaultdict(list)
-    known: set[str] = set(FILLER)
+    known: Counter[str] = Counter([*FILLER, *synonyms()])
     keys = sorted({*OPERATIONS, *phrases.table()})
     for key in keys:
         if key not in OPERATIONS and not key.startswith(phrases.NONE + "."):

@@ -2,7 +2,7 @@
 """Fold a message to the tokens that are compared: stems, entities by kind, typos mended."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from rapidfuzz.distance import OSA
@@ -27,7 +27,7 @@ _DROPPED = listed(
     please some any of s am is are was be were been being will would shall should could can may
     might do does did have has had get gets got so just also too very really now then here there
     and or but to for with at in on by from as into about upon per kindly hi hello hey ok okay
-    well thank thanks want need like wish"""
+    well thank thanks want need like wish help assistance assist"""
 )
 # One token for words that mean the same here. The first of each line is what the others become.
 _SAME = """
@@ -51,7 +51,6 @@ ship shipping deliver delivery dispatch
 exchange swap
 company business firm organization organisation
 complaint complain grievance reclamation claim
-payment pay
 method option modality way
 account profile
 register registration signup enroll enrol join
@@ -163,6 +162,8 @@ def plain(said: str) -> str:
 
 # Pairs of words that tell more together than what is left of them alone.
 _JOINED = (
+    (re.compile(r"\b(?:do not|does not|no longer) (?:really |even )?(?:want|need)\b"), "unwanted"),
+    (re.compile(r"\b(?:do not|does not) (?:yet |even )?have\b|\bhave no\b|\bhave not got\b"), "lacking"),
     (re.compile(r"\b(?:do|does) (?:you|your (?:shop|store|company))\b"), "doyou"),
     (re.compile(r"\b(?:doyou (?:also |still )?(?:have|sell|carry|stock|offer)|have you got|got any)\b"), "doyousell"),
     (re.compile(r"\bwho am i\b"), "whoami"),
@@ -184,11 +185,16 @@ def _trigrams(word: str) -> set[str]:
     return {padded[i : i + 3] for i in range(len(padded) - 2)}
 
 
+def synonyms() -> list[str]:
+    return _SAME.split()
+
+
 class Speller:
     """Mends words close to known ones; a word that is near nothing stays as it is."""
 
-    def __init__(self, known: Collection[str]) -> None:
-        self._known = frozenset(known)
+    def __init__(self, known: Mapping[str, int]) -> None:
+        """Args: known: Words and how often they are said; of two as near, the commoner is meant."""
+        self._known = known
         self._stems = frozenset(_stem(word) for word in known)
         self._grams: dict[str, list[str]] = {}
         for word in sorted(self._known):
@@ -204,9 +210,12 @@ class Speller:
     def _mended(self, word: str) -> tuple[str, ...]:
         if word in self._known or not word.isalpha() or _stem(word) in self._stems:
             return (word,)
-        near = self._nearest(word)
+        near = self._nearest(word) or self._inflected(word)
         if near:
             return (near,)
+        for cut in range(4, len(word) - 3):
+            if word[:cut] in self._known and word[cut:] in self._known:
+                return (word[:cut], word[cut:])
         for glue in _GLUED:
             rest = word[len(glue) :]
             if word.startswith(glue) and len(rest) >= 4:
@@ -219,14 +228,23 @@ class Speller:
                 return (rest, glue)
         return (word,)
 
+    def _inflected(self, word: str) -> str | None:
+        """Mend `corrcting` by way of `correct`: not every form of a word is known."""
+        for ending in ("ing", "ed", "s"):
+            base = word.removesuffix(ending)
+            if base != word and len(base) >= 5:
+                near = self._nearest(base) or self._nearest(f"{base}e")
+                if near:
+                    return near
+        return None
+
     def _nearest(self, word: str) -> str | None:
-        shared: dict[str, int] = {}
+        near: set[str] = set()
         for gram in _trigrams(word):
-            for known in self._grams.get(gram, ()):
-                shared[known] = shared.get(known, 0) + 1
+            near.update(self._grams.get(gram, ()))
         slips = 1 if len(word) < 9 else 2
-        best: tuple[float, int, str] | None = None
-        for known, count in shared.items():
+        best: tuple[int, int, str] | None = None
+        for known in near:
             if abs(len(known) - len(word)) > slips:
                 continue
             distance = OSA.distance(word, known, score_cutoff=slips)
@@ -234,7 +252,7 @@ class Speller:
                 continue
             if len(word) < 5 and sorted(known) != sorted(word) and len(known) == len(word):
                 continue  # Four letters with one replaced are another word as often as a slip.
-            rank = (distance, -count, known)
+            rank = (distance, -self._known[known], known)
             if best is None or rank < best:
                 best = rank
         return best[2] if best else None

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from agents import planner_tell
 from db.types import Money
 from tools.registry import Operation
 
@@ -115,6 +116,8 @@ def waiting(data: Any, operation: str) -> str:
     cost = ""
     if "charge_amount" in preview:
         cost = f" {money(preview['charge_amount'], preview['currency'])} will be charged."
+    elif "refund_amount" in preview and "currency" in preview:
+        cost = f" {money(preview['refund_amount'], preview['currency'])} goes back."
     return f"This waits for your approval: {data['summary']}{cost} Nothing has happened yet."
 
 
@@ -176,6 +179,52 @@ def _balances(data: Any, operation: str) -> str:
     return f"Balances: {listed}." if listed else "The ledger is empty."
 
 
+def _answer(data: Any, operation: str) -> str:
+    return " ".join(data["statements"])
+
+
+def _receipt(data: Any, operation: str) -> str:
+    currency = data["currency"]
+    lines = ", ".join(
+        f"{line['quantity']} × {line['title']} {money(line['total_amount'], currency)}"
+        for line in data["lines"]
+    )
+    ways = ", ".join(
+        f"{money(t['captured_amount'], currency)} by {t['provider']}" for t in data["tenders"]
+    )
+    back = data["refunded_amount"]
+    return (
+        f"Order #{data['number']} of {data['ordered_at'][:10]}, {data['seller']}: {lines}; "
+        f"shipping {money(data['shipping_amount'], currency)}, "
+        f"tax {money(data['tax_amount'], currency)}. "
+        f"Total {money(data['total_amount'], currency)}"
+        + (f", paid {ways}" if ways else "")
+        + (f", of which {money(back, currency)} went back" if back else "")
+        + "."
+    )
+
+
+def _handover(data: Any, operation: str) -> str:
+    if data["status"] == "resolved":
+        return f"Case {data['number']} is closed."
+    return (
+        f"I have handed this over to a person, as case {data['number']}. They read all that was "
+        f"said here and answer to {data['email']}."
+    )
+
+
+def _aftersales_policy(data: Any, operation: str) -> str:
+    days = data["return_window_days"]
+    window = "at any time" if days is None else f"within {days} days of delivery"
+    edits = data["item_edits_max"]
+    changed = "" if edits is None else f" The items of an order can be changed {edits} times."
+    return (
+        f"You can send things back {window}; the money goes back to the way you paid once they "
+        "have arrived. Before an order ships you can cancel it, and all of it is refunded."
+        f"{changed}"
+    )
+
+
 _BY_KIND: Mapping[str, Callable[[Any, str], str]] = {
     "products": products,
     "product": product,
@@ -190,6 +239,10 @@ _BY_KIND: Mapping[str, Callable[[Any, str], str]] = {
     "list[TimelineEntry]": _timeline,
     "list[CategoryView]": _categories,
     "UserView": _user,
+    "Answer": _answer,
+    "Receipt": _receipt,
+    "HandoverView": _handover,
+    "PolicyInput": _aftersales_policy,
     "Page[UserView]": _users,
     "Page[NotificationView]": _notifications,
     "list[PaymentView]": _payments,
@@ -213,7 +266,16 @@ QUESTIONS = {
     "location": "At which location? Tell me its code, such as HAM.",
     "delta": "By how many units?",
     "name": "Which name?",
-    "email": "Which email address should the confirmation go to?",
+    "email": "Which email address should it go to?",
+    "lines": "Which items, and how many of each?",
+    "changes": "Which item should become which? Tell me both SKUs, such as MUG-BLUE to MUG-RED.",
+    "address": "Which address? Tell me name, street, postal code and city, country.",
+    "new_sku": "Which variant should it become? Tell me its SKU.",
+    "case": "Which case? Tell me its number.",
+    "note": "How was it resolved?",
+    "amount": "How much?",
+    "code": "What is the code?",
+    "at": "For which day? Such as 2026-01-31.",
     "line1": "Which street and number?",
     "postal_code": "Which postal code and city?",
     "city": "Which city?",
@@ -226,7 +288,7 @@ def tell(kind: str, data: Any, operation: str) -> str:
     if kind == "failed":
         return f"That did not work: {data}"
     word = _BY_KIND.get(kind)
-    said = word(data, operation) if word else "Done."
+    said = word(data, operation) if word else planner_tell.told(data) or "Done."
     done = _DONE.get(operation, "") if kind != "waiting" else ""
     return f"{done} {said}".strip()
 
@@ -257,4 +319,8 @@ def offer(operation: Operation, slots: Mapping[str, Any], *, is_certain: bool) -
 
 
 def question(missing: str) -> str:
-    return QUESTIONS.get(missing, f"What is the {missing.replace('_', ' ')}?")
+    known = QUESTIONS.get(missing)
+    if known is not None:
+        return known
+    noun = missing.removesuffix("_id").removesuffix("_code").replace("_", " ")
+    return f"Which {noun}?" if missing.endswith(("_id", "_code")) else f"What is the {noun}?"

@@ -5,6 +5,7 @@ take it over: `SHOPKEEPER_RENDER_PROMPTS=1 pytest tests/agents/test_prompts.py`.
 """
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tools.surface import load_operations
 
 load_operations()
 RENDERED = Path(__file__).parent / "prompts"
-ALL: dict[str, Agent[Deps, object]] = {"coordinator": coordinator} | {  # type: ignore[dict-item]
+ALL: dict[str, Agent[Deps, object]] = {"coordinator": coordinator} | {
     domain.value: agent for domain, agent in AGENTS.items()
 }
 
@@ -42,6 +43,8 @@ async def _instructions(agent: Agent[Deps, object], deps: Deps) -> str:
 @pytest.mark.parametrize("name", sorted(ALL))
 async def test_a_prompt_reads_as_recorded(name: str, merchant: Deps) -> None:
     rendered = (await _instructions(ALL[name], merchant)).rstrip() + "\n"
+    if name == "coordinator":  # Its desks quote an example of every operation there is.
+        rendered = re.sub(r"(?m)^- (\w+): .*$", r"- \1: …", rendered)
     path = RENDERED / f"{name}.txt"
     if os.environ.get("SHOPKEEPER_RENDER_PROMPTS"):
         path.write_text(rendered)

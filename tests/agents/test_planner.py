@@ -1,0 +1,237 @@
+"""The offline planner: what it understands, what it asks, and that it never acts unasked."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
+
+from agents.phrases import expand, table
+from agents.planner import Planner, Step
+from agents.planner_context import Context
+from agents.planner_frame import Mode, frame_of
+from agents.planner_intent import understand
+from agents.planner_slots import date_in
+from db.models.user import Role
+from deps.core import ROLE_SCOPES, Deps
+from tests import factories
+from tests.agents.talk import Talk
+from tools import order as orders
+from tools.registry import OPERATIONS, Risk
+from tools.surface import load_operations
+
+load_operations()
+STAFF = frozenset(OPERATIONS)
+SHOPPER = frozenset(k for k, op in OPERATIONS.items() if op.scope in ROLE_SCOPES[Role.CUSTOMER])
+
+
+def first_step(text: str, allowed: frozenset[str] = STAFF) -> Step | None:
+    messages: list[ModelMessage] = [ModelRequest(parts=[UserPromptPart(text)])]
+    return next(iter(Planner(allowed, "EUR").rehearse(messages)), None)
+
+
+def writes(step: Step | None) -> bool:
+    return bool(step and step.tool and OPERATIONS[step.operation or ""].risk is not Risk.READ)
+
+
+def test_every_phrase_is_for_an_operation_that_exists() -> None:
+    unknown = [k for k in table() if k not in OPERATIONS and not k.startswith("none.")]
+    assert not unknown
+
+
+def test_a_phrase_stands_for_each_of_its_readings() -> None:
+    assert list(expand("(cancel|stop) my (order|)")) == [
+        "cancel my order", "cancel my", "stop my order", "stop my",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "how do I cancel order 1001?",
+        "how can I remove MUG-1 from my cart?",
+        "I don't know how to change the address of order 1001",
+        "is it possible to cancel order 1001?",
+        "what do I have to do to return order 1001?",
+        "I can't cancel order 1001",
+        "tell me how to add MUG-1 to my cart",
+    ],
+)
+def test_a_question_about_a_write_is_never_the_write(text: str) -> None:
+    step = first_step(text)
+    assert step is not None
+    assert not writes(step)
+    assert step.note["question"]["missing"] == "confirm"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "don't cancel my order 1001",
+        "please do not buy it",
+        "never mind, don't add MUG-1 to my cart",
+        "I do not want to cancel order 1001",
+        "no, do not refund order 1001",
+    ],
+)
+def test_what_must_not_be_done_is_not_done(text: str) -> None:
+    assert understand(text, Context(), STAFF).reason == "declined" or first_step(text) is None
+    assert not writes(first_step(text))
+
+
+def test_one_clause_may_refuse_what_another_asks() -> None:
+    step = first_step("don't cancel order 1001, show me order 1001")
+    assert step is not None
+    assert (step.operation, step.tool) == ("order.get", "order_get")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("cancle ordr 1001", "checkout.cancel"),
+        ("plz canel purchase 1001", "checkout.cancel"),
+        ("where is my oder 1001", "order.get"),
+        ("wanna tlak to a humna", "handover.request"),
+        ("CANCEL ORDER 1001!!!", "checkout.cancel"),
+        ("could you be so kind and tell me which paymnet methods you take", "help.payment_methods"),
+    ],
+)
+def test_slips_and_manners_change_nothing(text: str, key: str) -> None:
+    intent = understand(text, Context(), SHOPPER)
+    assert intent.operation is not None
+    assert intent.operation.key == key
+
+
+@pytest.mark.parametrize(
+    ("said", "mode", "core"),
+    [
+        ("could you help me to cancel my order please", Mode.HELP, "cancel my order"),
+        ("how do i cancel my order", Mode.HOW, "cancel my order"),
+        ("i want to cancel my order, how do i do it?", Mode.HOW, "cancel my order"),
+        ("is it possible to cancel my order", Mode.ABILITY, "cancel my order"),
+        ("i am not able to cancel my order", Mode.TROUBLE, "cancel my order"),
+        ("please cancel my order", Mode.REQUEST, "cancel my order"),
+    ],
+)
+def test_the_wrapping_is_taken_off(said: str, mode: Mode, core: str) -> None:
+    frame = frame_of(said)
+    assert (frame.mode, frame.core) == (mode, core)
+
+
+@pytest.mark.parametrize("key", sorted(OPERATIONS))
+def test_every_operation_is_reached_by_most_of_its_own_examples(key: str) -> None:
+    operation = OPERATIONS[key]
+    values = {
+        "number": "1001", "quantity": "2", "sku": "MUG-1", "handle_or_sku": "MUG-1", "days": "7",
+        "new_sku": "MUG-2", "delta": "5", "location": "HAM", "email": "ada@example.com",
+        "reason": "it broke", "at": "2026-01-20", "query": "brass lamp", "name": "Ada King",
+        "amount": "EUR 12.50",
+        "max_price_amount": "EUR 40", "status": "placed", "note": "sent a new one", "case": "3",
+        "line1": "12 Quay Street", "postal_code": "20457", "city": "Hamburg", "country_code": "DE",
+        "shipping_method": "express", "country": "Norway",
+        "address": "Ada Lovelace, 12 Quay Street, 20457 Hamburg, DE",
+    }  # fmt: skip
+    said = [example.format_map(_Default(values)) for example in operation.examples]
+    reached = sum(_operation(text) == key for text in said)
+    assert reached * 2 >= len(said), [(text, _operation(text)) for text in said]
+
+
+class _Default(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "X1"
+
+
+def _operation(text: str) -> str | None:
+    found = understand(text, Context(), STAFF).operation
+    return found.key if found else None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("by 2026-02-03", "2026-02-03"),
+        ("tomorrow", "2026-01-31"),
+        ("the day after tomorrow", "2026-02-01"),
+        ("next monday", "2026-02-02"),
+        ("in 2 weeks", "2026-02-13"),
+        ("on 3 March", "2026-03-03"),
+        ("January 5th", "2027-01-05"),
+        ("on the 31st of April", None),
+        ("soon", None),
+    ],
+)
+def test_dates_in_words(text: str, found: str | None) -> None:
+    assert date_in(text, Context(today=date(2026, 1, 30))) == found
+
+
+CONVERSATION = (
+    "do you have a mug?", "add two of the first one to my cart", "how do I check out?", "no",
+    "what's in my cart and do you ship to Norway?", "which payment methods do you accept",
+)  # fmt: skip
+
+
+async def test_the_same_words_make_the_same_transcript(customer: Deps) -> None:
+    await factories.product(customer, "MUG-1", title="Stoneware mug")
+    other = await factories.user(customer)
+    transcripts = []
+    for deps in (customer, other):
+        talk = Talk(deps)
+        transcripts.append([(await talk.say(text)).text for text in CONVERSATION])
+    assert transcripts[0] == transcripts[1]
+    assert all(transcripts[0])
+
+
+async def test_several_wishes_are_served_in_turn(customer: Deps) -> None:
+    await factories.product(customer, "MUG-1", title="Stoneware mug")
+    reply = await Talk(customer).say("add MUG-1 to my cart and tell me how much shipping is")
+    assert reply.tools == ["cart_add_item", "help_delivery"]
+    assert [r["domain"] for r in reply.of("route")] == ["order", "support"]
+
+
+async def test_a_question_is_answered_and_then_done(customer: Deps) -> None:
+    await factories.product(customer, "MUG-1", title="Stoneware mug")
+    placed = await factories.placed_order(customer, **{"MUG-1": 1})
+    talk = Talk(customer)
+    offered = await talk.say(f"how do I cancel order {placed.number}?")
+    assert not offered.tools
+    assert offered.text.endswith("Shall I?")
+    asked = await talk.say("yes please")
+    assert "Why?" in asked.text
+    proposed = await talk.say("ordered twice")
+    assert proposed.of("approval")[0]["operation"] == "checkout.cancel"
+    async with customer.begin() as uow:
+        assert (await orders.get(uow, placed.number)).status == "placed"
+
+
+async def test_no_is_an_answer(customer: Deps) -> None:
+    talk = Talk(customer)
+    await talk.say("how do I cancel order 1001?")
+    assert not (await talk.say("no, leave it")).tools
+
+
+async def test_the_same_for_another_product(customer: Deps) -> None:
+    await factories.product(customer, "MUG-1", title="Stoneware mug")
+    await factories.product(customer, "BOWL-1", title="Enamel bowl")
+    talk = Talk(customer)
+    await talk.say("add 2 MUG-1 to my cart")
+    again = await talk.say("same for BOWL-1")
+    (card,) = again.of("card")
+    assert {line["sku"]: line["quantity"] for line in card["data"]["lines"]} == {
+        "MUG-1": 2,
+        "BOWL-1": 2,
+    }
+
+
+async def test_a_guest_who_asks_for_a_person_is_asked_for_an_email(guest: Deps) -> None:
+    talk = Talk(guest)
+    asked = await talk.say("I want to talk to a human")
+    assert "email" in asked.text
+    done = await talk.say("ada@example.com")
+    assert done.tools == ["handover_request"]
+    assert "ada@example.com" in done.text
+
+
+async def test_a_shopper_does_not_reach_what_only_staff_may(customer: Deps) -> None:
+    reply = await Talk(customer).say("show the ledger balances")
+    assert not reply.tools
+    assert "not permitted" in reply.text
