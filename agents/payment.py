@@ -7,6 +7,7 @@ from tools import credit as _credit  # noqa: F401
 from tools import dispute as _dispute  # noqa: F401
 from tools import method as _method  # noqa: F401
 from tools import payment as _operations  # noqa: F401
+from tools import reconciliation as _reconciliation  # noqa: F401
 from tools import webhook as _webhook  # noqa: F401
 
 payment_agent = build_agent(

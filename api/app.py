@@ -34,6 +34,7 @@ from api import (
     payments,
     problems,
     products,
+    reconciliations,
     refunds,
     returns,
     stock_counts,
@@ -77,6 +78,7 @@ V1 = (
     methods,
     webhooks,
     disputes,
+    reconciliations,
 )
 UNVERSIONED = (health, metrics, pages)
 DESCRIPTION = """

@@ -211,7 +211,11 @@ class Stripe(StripeGateway):
                 self.client.v1.disputes.update_async(dispute_id, params, {"idempotency_key": key})
             )
         except stripe.InvalidRequestError as error:
-            raise refused(error) from None
+            # Stripe forgets keys after a day; a dispute that waits no longer has our evidence.
+            found = await self.dispute(dispute_id)
+            if found is None or found.state is DisputeState.NEEDS_RESPONSE:
+                raise refused(error) from None
+            return found
         return _dispute(_Dispute.model_validate(made.to_dict()))
 
     async def balance(self, start: datetime, end: datetime) -> AsyncIterator[BalanceLine]:
@@ -232,7 +236,10 @@ class Stripe(StripeGateway):
     async def store_method(
         self, key: str, token: str, owner: str, *, beside: str | None = None
     ) -> MethodTruth:
-        """Attach a payment method to the customer's account at Stripe, made with the first one."""
+        """Attach a payment method to the customer's account at Stripe, made with the first one.
+
+        Methods that are stored at once share it by its key, later ones by `beside`.
+        """
         if _METHOD_TOKEN.fullmatch(token) is None:
             raise MethodDeclined("invalid_method")
         customer = beside.partition("/")[0] if beside else None
@@ -242,13 +249,13 @@ class Stripe(StripeGateway):
                 made = await self.call(
                     v1.customers.create_async(
                         {"metadata": {"shopkeeper_customer": owner}},
-                        {"idempotency_key": f"{key}:customer"},
+                        {"idempotency_key": f"customer:{owner}"},
                     )
                 )
                 customer = made.id
             attached = await self.call(
                 v1.payment_methods.attach_async(
-                    token, {"customer": customer}, {"idempotency_key": key}
+                    token, {"customer": customer}, {"idempotency_key": f"{key}:{customer}"}
                 )
             )
         except stripe.CardError as error:

@@ -201,6 +201,12 @@ async def add(
         owner = _owner(uow)
         kept = await _listed(uow)
     beside = next((row.token for row in kept if row.provider == name), None)
+    stored = next((row for row in kept if row.token.rpartition("/")[2] == token), None)
+    if stored is not None and stored.provider == name:
+        if not is_default:
+            return MethodView.model_validate(stored)
+        async with deps.begin() as uow:
+            return await set_default(uow, stored.id)
     if len(kept) >= METHODS_MAX:
         raise Conflict(f"You have {METHODS_MAX} payment methods; remove one first.")
     key = f"{owner}:{sha256(token.encode()).hexdigest()[:32]}"

@@ -17,7 +17,7 @@ from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import running
 from tests.providers.stripe_server import StripeServer
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1.2  # Shorter than a server hangs, longer than a busy machine needs.
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 
-HANG_S = 1.0
+HANG_S = 1.8
 
 
 class Fault(StrEnum):

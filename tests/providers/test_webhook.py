@@ -251,7 +251,7 @@ async def test_a_provider_that_is_away_puts_it_off_until_it_is_dead_and_replayed
     assert reference is not None
     await deliver(guest_shop, stripe_account, of_payment(stripe_account, reference)[-1])
     # The provider answers, but not in time: each try is put off further, and the last is the end.
-    stripe_account.delay_s = 0.8
+    stripe_account.delay_s = 1.5
     now = guest_shop
     for attempt in range(1, webhook.ATTEMPTS_MAX + 1):
         await webhook.handle_due(now)

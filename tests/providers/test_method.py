@@ -1,0 +1,168 @@
+"""Stored methods: tokens only, of use to their owner only."""
+
+import asyncio
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from deps.core import Deps
+from tests import factories
+from tests.providers.paypal_server import PayPalServer
+from tests.providers.shop import buy, tender_of
+from tests.providers.stripe_server import StripeServer
+from tools import method
+from tools.errors import InvalidInput, NotFound, PaymentDeclined, Unauthenticated
+
+
+@pytest.mark.parametrize(
+    ("text", "is_card"),
+    [
+        ("4242424242424242", True),
+        ("4242 4242 4242 4242", True),
+        ("4242-4242-4242-4242", True),
+        ("my card is 5555555555554444, thanks", True),
+        ("3782 822463 10005", True),
+        ("pm_4242424242424242", True),
+        ("4242424242424241", False),
+        ("pm_1PgafyB7WZ01zgkWSjxsAJo3", False),
+        ("0195c8a0-0000-7000-8000-000000000001", False),
+        ("12345678-1234-1234-1234-123456789012", False),
+        ("42424242", False),
+        ("", False),
+    ],
+)
+def test_card_numbers_are_recognised(text: str, is_card: bool) -> None:
+    assert method.has_card_number(text) is is_card
+
+
+async def test_kept_listed_paid_with_and_forgotten(
+    stripe_client: httpx.AsyncClient, stripe_shop: Deps, stripe_account: StripeServer
+) -> None:
+    await factories.product(stripe_shop, "MUG", price=1250, stock=50)
+    owner = await factories.user(stripe_shop)
+    headers = factories.bearer(owner)
+    path = "/v1/me/payment-methods"
+    first = await stripe_client.post(path, headers=headers, json={"token": "pm_card_visa"})
+    assert first.status_code == 201, first.text
+    kept = first.json()
+    assert (kept["brand"], kept["last4"], kept["expires_on"]) == ("visa", "4242", "2030-08-31")
+    assert kept["is_default"]
+    assert "token" not in kept
+    again = await stripe_client.post(path, headers=headers, json={"token": "pm_card_visa"})
+    assert again.json()["id"] == kept["id"]
+    second = await method.add(owner, "pm_card_mastercard", is_default=True)
+    listed = (await stripe_client.get(path, headers=headers)).json()
+    assert [(m["id"], m["is_default"]) for m in listed] == [
+        (str(second.id), True),
+        (kept["id"], False),
+    ]
+    mine = [stripe_account.attached[f"pm_card_{brand}_saved"] for brand in ("visa", "mastercard")]
+    assert mine[0] == mine[1], "one account at Stripe for one customer"
+    r = await stripe_client.put(f"{path}/{kept['id']}/default", headers=headers)
+    assert r.json()["is_default"]
+    placed = await buy(owner, kept["id"])
+    assert placed.status == "placed"
+    assert (await tender_of(owner, placed.id)).method_token.startswith("cus_")
+    r = await stripe_client.delete(f"{path}/{kept['id']}", headers=headers)
+    assert r.status_code == 200
+    left = (await stripe_client.get(path, headers=headers)).json()
+    assert [(m["id"], m["is_default"]) for m in left] == [(str(second.id), True)]
+    with pytest.raises(NotFound):
+        await buy(owner, kept["id"])
+
+
+async def test_a_stored_token_is_of_no_use_to_others(
+    stripe_shop: Deps, stripe_account: StripeServer
+) -> None:
+    await factories.product(stripe_shop, "MUG", price=1250, stock=50)
+    owner = await factories.user(stripe_shop)
+    stored = await method.add(owner, "pm_card_visa")
+    token = (await _token(owner, stored)) or ""
+    assert token.startswith("cus_")
+    thief, guest = await factories.user(stripe_shop), factories.guest(stripe_shop)
+    for payment_method in (str(stored.id), token):
+        with pytest.raises(NotFound):
+            await buy(thief, payment_method)
+        with pytest.raises((NotFound, Unauthenticated)):
+            await buy(guest, payment_method)
+    for foreign in (stored.id, uuid4()):
+        with pytest.raises(NotFound, match="No such payment method"):
+            await method.remove(thief, foreign)
+        async with thief.begin() as uow:
+            with pytest.raises(NotFound, match="No such payment method"):
+                await method.set_default(uow, foreign)
+    # Without its account at Stripe the bare token is refused by Stripe itself.
+    with pytest.raises(PaymentDeclined):
+        await buy(thief, token.partition("/")[2])
+    async with thief.begin() as uow:
+        assert await method.list_methods(uow) == []
+
+
+async def _token(deps: Deps, stored: method.MethodView) -> str:
+    async with deps.begin() as uow:
+        return (await method.access(uow, stored.id)).token
+
+
+async def test_eight_at_once_keep_one_and_one_default(
+    stripe_shop: Deps, stripe_account: StripeServer
+) -> None:
+    owner = await factories.user(stripe_shop)
+    tokens = ["pm_card_visa", "pm_card_mastercard"] * 4
+    answers = await asyncio.gather(
+        *(method.add(owner, token, is_default=True) for token in tokens), return_exceptions=True
+    )
+    assert any(isinstance(answer, method.MethodView) for answer in answers)
+    for token in tokens[:2]:
+        await method.add(owner, token)
+    accounts = [c for c in stripe_account.customers.values() if c["metadata"]]
+    ids = [c["metadata"]["shopkeeper_customer"] for c in accounts]
+    assert ids.count(str(owner.actor.user_id)) == 1
+    async with owner.begin() as uow:
+        kept = await method.list_methods(uow)
+    assert sum(each.is_default for each in kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        ("4242424242424242", 422),
+        ("4242 4242 4242 4242", 422),
+        ("pm_card_chargeDeclined", 422),
+        ("pm_unknown", 422),
+        ("../../v1/refunds", 422),
+        ("pm_card_visa\r\nX: y", 422),
+        ("", 422),
+    ],
+)
+async def test_hostile_tokens(
+    stripe_client: httpx.AsyncClient, stripe_shop: Deps, token: str, status: int
+) -> None:
+    headers = factories.bearer(await factories.user(stripe_shop))
+    body = {"token": token}
+    answer = await stripe_client.post("/v1/me/payment-methods", headers=headers, json=body)
+    assert answer.status_code == status
+    assert "4242424242424242" not in answer.text
+
+
+async def test_guests_keep_nothing(stripe_client: httpx.AsyncClient, stripe_shop: Deps) -> None:
+    headers = {"X-Guest-Token": factories.GUEST_TOKEN}
+    answer = await stripe_client.get("/v1/me/payment-methods", headers=headers)
+    assert answer.status_code == 401
+    with pytest.raises(Unauthenticated):
+        await method.add(factories.guest(stripe_shop), "pm_card_visa")
+    with pytest.raises(InvalidInput, match="card number"):
+        await method.token_for(stripe_shop, "4242 4242 4242 4242")
+
+
+async def test_paypals_vault(paypal_shop: Deps, paypal_account: PayPalServer) -> None:
+    owner = await factories.user(paypal_shop)
+    card = await method.add(owner, "SETUPCARD-1")
+    wallet = await method.add(owner, "SETUP-3", is_default=True)
+    assert (card.kind, card.brand, card.last4) == ("card", "visa", "1111")
+    assert (wallet.kind, wallet.is_default) == ("paypal", True)
+    before = len(paypal_account.vault)
+    await method.remove(owner, wallet.id)
+    assert len(paypal_account.vault) == before - 1
+    with pytest.raises(InvalidInput):
+        await method.add(owner, "WRONG")

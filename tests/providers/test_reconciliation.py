@@ -1,0 +1,303 @@
+"""Reconciliation: the books agree, or every difference has a name."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from db.models.reconciliation import DifferenceKind, RunState
+from db.models.user import Role
+from deps.core import SYSTEM, Deps
+from tests import factories
+from tests.conftest import NOW
+from tests.providers.paypal_server import PayPalServer
+from tests.providers.shop import balances, buy, hear, order_of, reference_of
+from tests.providers.stripe_server import Json, StripeServer, fee_of
+from tools import method, reconciliation, refund
+from tools.errors import InvalidInput, NotFound, Unavailable
+from tools.invariant import check
+from tools.reconciliation import RunView
+
+START, END = NOW - timedelta(days=1), NOW + timedelta(days=1)
+
+
+@pytest.fixture
+async def staff(stripe_shop: Deps, stripe_account: StripeServer) -> Deps:
+    """Staff of a shop two days later: what was sold at NOW has settled."""
+    stripe_account.ledger.clear()
+    await factories.product(stripe_shop, "MUG", price=1250, stock=50)
+    return factories.later(await factories.user(stripe_shop, role=Role.MERCHANT), days=2)
+
+
+async def run(deps: Deps, provider: str = "stripe", report: str | None = None) -> RunView:
+    return await reconciliation.run(deps, provider, START, END, report)
+
+
+async def found(deps: Deps, done: RunView) -> list[tuple[str, int | None, int | None]]:
+    async with deps.begin() as uow:
+        page = await reconciliation.differences(uow, done.id)
+    assert len(page.items) == done.difference_count
+    return [(d.kind.value, d.expected_amount, d.actual_amount) for d in page.items]
+
+
+async def sold(shop: Deps, stripe_account: StripeServer) -> str:
+    placed = await buy(factories.guest(factories.later(shop, days=-2)))
+    return await reference_of(shop, placed.id)
+
+
+def line_of(account: StripeServer, category: str) -> Json:
+    return next(row for row in account.ledger if row["reporting_category"] == category)
+
+
+async def test_books_that_agree(staff: Deps, stripe_account: StripeServer) -> None:
+    shop = factories.guest(factories.later(staff, days=-2))
+    first, _ = await buy(shop), await buy(shop)
+    of = await order_of(staff, first.id)
+    async with factories.later(staff, days=-2).acting_as(SYSTEM).begin() as uow:
+        asked = await refund.request(uow, of, amount=1000, reason="it broke")
+    await refund.drive(factories.later(staff, days=-2).acting_as(SYSTEM), asked.id)
+    stripe_account.pay_out(4000)
+    for _ in range(2):  # The second time books nothing more.
+        done = await run(staff)
+        assert (done.state, done.line_count, done.matched_count) == (RunState.FINISHED, 4, 3)
+        assert await found(staff, done) == []
+    fees = 2 * fee_of(2990)
+    assert done.totals == {"EUR": {"charge": 5980, "refund": -1000, "payout": -4000, "fees": fees}}
+    books = await balances(staff)
+    assert (books["fees"], books["payouts"]) == (fees, 4000)
+    assert books["clearing"] == 5980 - 1000 - 4000 - fees
+    assert await check(staff) == []
+
+
+async def test_missing_here(staff: Deps, stripe_account: StripeServer) -> None:
+    """Money moved at Stripe that we know nothing of: another system's, and a refund by hand."""
+    reference = await sold(staff, stripe_account)
+    stripe_account.refund_by_hand(reference, 700)
+    foreign = stripe_account.create_intent(
+        "",
+        {
+            "amount": "5000",
+            "currency": "eur",
+            "payment_method": "pm_card_visa",
+            "payment_method_options": {},
+        },
+        None,
+    )
+    stripe_account.capture(foreign["id"], {}, None)
+    done = await run(staff)
+    assert sorted(await found(staff, done)) == [
+        ("missing_here", None, -700),
+        ("missing_here", None, 5000),
+    ]
+    # Once the webhook has brought the refund in, only the foreign charge is left.
+    await hear(factories.later(staff, days=-2), stripe_account)
+    assert await found(staff, await run(staff)) == [("missing_here", None, 5000)]
+
+
+async def test_missing_there(staff: Deps, stripe_account: StripeServer) -> None:
+    await sold(staff, stripe_account)
+    stripe_account.ledger.clear()
+    assert await found(staff, await run(staff)) == [("missing_there", 2990, None)]
+
+
+async def test_what_is_still_settling_is_not_missing(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    await sold(staff, stripe_account)
+    stripe_account.ledger.clear()
+    done = await reconciliation.run(staff, "stripe", START, NOW + timedelta(hours=1))
+    assert await found(staff, done) == []
+
+
+async def test_another_amount(staff: Deps, stripe_account: StripeServer) -> None:
+    await sold(staff, stripe_account)
+    line_of(stripe_account, "charge")["amount"] -= 90
+    assert await found(staff, await run(staff)) == [("amount", 2990, 2900)]
+
+
+async def test_another_currency(staff: Deps, stripe_account: StripeServer) -> None:
+    await sold(staff, stripe_account)
+    line_of(stripe_account, "charge")["currency"] = "usd"
+    assert await found(staff, await run(staff)) == [("currency", None, 2990)]
+
+
+async def test_a_changed_or_senseless_fee(staff: Deps, stripe_account: StripeServer) -> None:
+    await sold(staff, stripe_account)
+    await run(staff)
+    line = line_of(stripe_account, "charge")
+    line["fee"] += 10
+    assert await found(staff, await run(staff)) == [("fee", fee_of(2990), fee_of(2990) + 10)]
+    await sold(staff, stripe_account)
+    stripe_account.ledger[-1]["fee"] = 3000
+    line["fee"] -= 10
+    assert await found(staff, await run(staff)) == [("fee", None, 3000)]
+
+
+async def test_duplicated(staff: Deps, stripe_account: StripeServer) -> None:
+    """The same line twice, and the same charge under another line."""
+    await sold(staff, stripe_account)
+    line = line_of(stripe_account, "charge")
+    stripe_account.ledger.append({**line, "id": "txn_again"})
+    assert await found(staff, await run(staff)) == [("duplicated", None, 2990)]
+    stripe_account.ledger[:] = [line, line]
+    kinds = [kind for kind, _, _ in await found(staff, await run(staff))]
+    assert set(kinds) == {"duplicated"}
+
+
+async def test_a_refund_that_the_bank_returned_agrees(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    reference = await sold(staff, stripe_account)
+    stripe_account.refund_by_hand(reference, 700)
+    await hear(factories.later(staff, days=-2), stripe_account)
+    stripe_account.fail_refund(list(stripe_account.refunds)[-1])
+    await hear(factories.later(staff, days=-2), stripe_account)
+    assert await found(staff, await run(staff)) == []
+    assert await check(staff) == []
+
+
+async def test_disputes_and_their_fees(staff: Deps, stripe_account: StripeServer) -> None:
+    reference = await sold(staff, stripe_account)
+    stripe_account.open_dispute(reference)
+    assert await found(staff, await run(staff)) == [("amount", 0, 2990)]
+    await hear(factories.later(staff, days=-2), stripe_account)
+    assert await found(staff, await run(staff)) == []
+    books = await balances(staff)
+    assert (books["disputes"], books["fees"]) == (2990, fee_of(2990) + 2000)
+    assert await check(staff) == []
+
+
+async def test_two_runs_at_once_book_once(staff: Deps, stripe_account: StripeServer) -> None:
+    await sold(staff, stripe_account)
+    stripe_account.pay_out(1000)
+    runs = await asyncio.gather(*(run(staff) for _ in range(4)))
+    assert [done.difference_count for done in runs] == [0, 0, 0, 0]
+    books = await balances(staff)
+    assert (books["fees"], books["payouts"]) == (fee_of(2990), 1000)
+    assert await check(staff) == []
+
+
+async def test_a_provider_that_is_away_leaves_a_failed_run(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    stripe_account.delay_s = 2.0
+    with pytest.raises(Unavailable):
+        await run(staff)
+    async with staff.begin() as uow:
+        (kept,) = (await reconciliation.list_runs(uow, "stripe")).items
+    assert kept.state is RunState.FAILED
+    assert kept.detail
+
+
+HEADER = (
+    "balance_transaction_id,created_utc,currency,gross,fee,reporting_category,source_id,"
+    "payment_intent_id\n"
+)
+
+
+async def test_a_report_as_a_file(staff: Deps, stripe_account: StripeServer) -> None:
+    reference = await sold(staff, stripe_account)
+    at = NOW.strftime("%Y-%m-%d %H:%M:%S")
+    report = HEADER + (
+        f"txn_a,{at},eur,29.90,0.69,charge,ch_1,{reference}\n"
+        f"txn_b,{at},eur,-25.00,0.00,payout,po_1,\n"
+        f"txn_c,{at},jpy,-300,0,fee,,\n"
+    )
+    done = await run(staff, report=report)
+    assert (done.source, done.matched_count) == ("report", 1)
+    assert await found(staff, done) == []
+    assert done.totals["JPY"]["fees"] == 300
+    assert (await balances(staff))["payouts"] == 2500
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "",
+        "rubbish",
+        "a,b\n1,2\n",
+        HEADER + "txn,2026-01-30 12:00:00,eur,1.234,0,charge,,\n",
+        HEADER + "txn,2026-01-30 12:00:00,eur,NaN,0,charge,,\n",
+        HEADER + "txn,2026-01-30 12:00:00,eur,1e999999999,0,charge,,\n",
+        HEADER + "txn,yesterday,eur,1,0,charge,,\n",
+        HEADER + "txn,2026-01-30 12:00:00,euro,1,0,charge,,\n",
+        HEADER + ",2026-01-30 12:00:00,eur,1,0,charge,,\n",
+        HEADER + "txn\n",
+        HEADER + '"txn,2026\n',
+    ],
+)
+async def test_hostile_reports(staff: Deps, report: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await run(staff, report=report)
+    assert caught.value.field == "report"
+    assert await check(staff) == []
+
+
+async def test_periods_that_are_none(staff: Deps) -> None:
+    for start, end in (
+        (END, START),
+        (START, START),
+        (START, NOW + timedelta(days=30)),
+        (NOW - timedelta(days=400), NOW),
+        (datetime(2026, 1, 1), NOW),  # noqa: DTZ001  Without a zone on purpose.
+    ):
+        with pytest.raises(InvalidInput):
+            await reconciliation.run(staff, "stripe", start, end)
+    with pytest.raises(NotFound):
+        await run(staff, "scripted")
+
+
+async def test_over_http(
+    stripe_client: httpx.AsyncClient, staff: Deps, stripe_account: StripeServer
+) -> None:
+    await sold(staff, stripe_account)
+    stripe_account.ledger.clear()
+    # The client's clock is NOW: a period may not end after it.
+    body = {
+        "provider": "stripe",
+        "start": START.isoformat(),
+        "end": NOW.astimezone(UTC).isoformat(),
+    }
+    path, customer = "/v1/reconciliations", await factories.user(staff)
+    refused = await stripe_client.post(path, json=body, headers=factories.bearer(customer))
+    assert refused.status_code == 401 or refused.status_code == 403
+    headers = factories.bearer(factories.later(staff, days=-2)) | {"Idempotency-Key": str(uuid4())}
+    made = await stripe_client.post(path, json=body, headers=headers)
+    assert (made.status_code, made.json()["state"]) == (201, "finished")
+    listed = (await stripe_client.get(path, headers=headers)).json()["items"]
+    assert [item["id"] for item in listed] == [made.json()["id"]]
+    differences = f"{path}/{made.json()['id']}/differences"
+    answer = await stripe_client.get(
+        differences, headers=headers, params={"kind": DifferenceKind.MISSING_THERE.value}
+    )
+    assert (answer.status_code, answer.json()["items"]) == (200, [])
+    absent = await stripe_client.get(f"{path}/{uuid4()}/differences", headers=headers)
+    assert absent.status_code == 404
+
+
+async def test_paypals_books(paypal_shop: Deps, paypal_account: PayPalServer) -> None:
+    paypal_account.transactions.clear()
+    await factories.product(paypal_shop, "MUG", price=1250, stock=50)
+    buyer = await factories.user(paypal_shop)
+    stored = await method.add(buyer, "SETUP-4")
+    placed = await buy(buyer, str(stored.id))
+    of = await order_of(buyer, placed.id)
+    async with buyer.acting_as(SYSTEM).begin() as uow:
+        asked = await refund.request(uow, of, amount=1000, reason="it broke")
+    await refund.drive(buyer.acting_as(SYSTEM), asked.id)
+    paypal_account.pay_out("10.00")
+    staff = factories.later(await factories.user(paypal_shop, role=Role.MERCHANT), days=2)
+    done = await run(staff, "paypal")
+    assert (done.line_count, done.matched_count) == (3, 2)
+    assert await found(staff, done) == []
+    books = await balances(staff)
+    assert (books["fees"], books["payouts"]) == (109, 1000)
+    paypal_account.refund_by_hand(await reference_of(buyer, placed.id), "1.00")
+    assert await found(staff, await run(staff, "paypal")) == [("missing_here", None, -100)]
+    async with staff.begin() as uow:
+        count = await uow.session.scalar(text("SELECT count(*) FROM balance_entry"))
+    assert count == 4
+    assert await check(staff) == []
