@@ -280,6 +280,10 @@ async def _record_capture(uow: UnitOfWork, found: Order, tender: Payment, outcom
         uow.publish(
             PaymentFailed(order_id=OrderId(found.id), payment_id=PaymentId(tender.id), code=code)
         )
+        taken = min(outcome.amount, tender.amount) if outcome.approved else 0
+        if taken > 0:
+            # Another amount than asked for, and yet it was taken: book it, so that it goes back.
+            await payment.record_capture(uow, found, tender, taken, transaction_id=tender.id)
         return
     await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
     await payment.record_capture(uow, found, tender, outcome.amount, transaction_id=tender.id)
@@ -434,20 +438,27 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
             tender = await uow.session.get_one(Payment, payment_id)
             found = await _locked(uow, OrderId(tender.order_id))
             tender = await payment.locked(uow, payment_id)
-        if tender.state is PaymentState.CAPTURED:
+        is_condemned = tender.decline_code is not None
+        keeps = tender.captured_amount - tender.refunded_amount
+        if tender.state is PaymentState.CAPTURED and not is_condemned:
             return
-        if tender.state in (PaymentState.DECLINED, PaymentState.VOIDED):
+        if tender.state in (PaymentState.DECLINED, PaymentState.VOIDED, PaymentState.CAPTURED) and (
+            keeps == 0
+        ):
             raise PaymentDeclined(
                 "The payment was declined; try another method.",
                 decline_code=tender.decline_code or "declined",
             )
         if tender.state in (PaymentState.CREATED, PaymentState.UNKNOWN):
             kind, record = AttemptKind.AUTHORIZE, record_authorization
-        elif tender.state is PaymentState.AUTHORIZED and tender.decline_code is None:
+        elif tender.state is PaymentState.AUTHORIZED and not is_condemned:
             kind, record = AttemptKind.CAPTURE, _record_capture
+        elif keeps:
+            kind, record = AttemptKind.REFUND, _record_give_back
         else:
             kind, record = AttemptKind.VOID, _record_void
-        outcome = await call(deps, tender, kind, 0 if kind is AttemptKind.VOID else tender.amount)
+        amount = {AttemptKind.VOID: 0, AttemptKind.REFUND: keeps}.get(kind, tender.amount)
+        outcome = await call(deps, tender, kind, amount)
         async with deps.begin() as uow:
             found = await _locked(uow, OrderId(tender.order_id))
             status = found.payment_status

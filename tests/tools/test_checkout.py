@@ -140,13 +140,17 @@ async def test_an_unknown_outcome_is_asked_for_and_never_repeated(
     assert await check(later) == []
 
 
-async def test_a_wrong_amount_is_voided(guest: Deps, gateway: ScriptedGateway) -> None:
+@pytest.mark.parametrize("calls_before", [0, 1])
+async def test_a_wrong_amount_goes_back(
+    guest: Deps, gateway: ScriptedGateway, calls_before: int
+) -> None:
     await factories.product(guest, "MUG", stock=3)
     filled = await factories.filled_cart(guest, MUG=1)
+    gateway.script.extend([None] * calls_before)
     gateway.script.append(Fault.WRONG_AMOUNT)
     with pytest.raises(PaymentDeclined):
         await checkout.complete(guest, filled.id, payment_method="tok_visa")
-    assert gateway.charges == {}
+    assert sum(gateway.charges.values()) == 0
     assert await counters(guest) == (3, 0, 0)
     assert await check(guest) == []
 
