@@ -82,9 +82,6 @@ def smuggled(text: str) -> str:
     return "".join(chr(ord(c) - 0xE0000) for run in _TAGS.findall(text) for c in run)
 
 
-ADDRESSED: Final = ("the marks of another role", "instructions")
-
-
 def flags(text: str) -> list[str]:
     """Say what a text has besides what it shows, before it is made visible; usually nothing."""
     found = []
@@ -96,27 +93,28 @@ def flags(text: str) -> list[str]:
         found.append("a reversed reading order")
     seen = HIDDEN.sub("", text)
     if _ROLE_PLAY.search(seen):
-        found.append(ADDRESSED[0])
+        found.append("the marks of another role")
     if _INSTRUCTION.search(seen):
-        found.append(ADDRESSED[1])
+        found.append("instructions")
     return found
 
 
 def flags_in(value: Any) -> list[str]:
     """Collect `flags` from all texts in a JSON value, each once."""
-    return list(dict.fromkeys(flag for text in _texts(value) for flag in flags(text)))
+    return list(dict.fromkeys(flag for text in texts_in(value) for flag in flags(text)))
 
 
-def _texts(value: Any) -> Iterable[str]:
+def texts_in(value: Any) -> Iterable[str]:
+    """Yield every text in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _texts(key)
-            yield from _texts(item)
+            yield from texts_in(key)
+            yield from texts_in(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from texts_in(item)
 
 
 def as_data(value: Any) -> Any:
@@ -189,7 +187,7 @@ def _is_card(text: str) -> bool:
 
 def emails_in(value: Any) -> set[str]:
     """Return the addresses in a JSON value, lower-case."""
-    return {m.lower() for text in _texts(value) for m in _EMAIL.findall(text)}
+    return {m.lower() for text in texts_in(value) for m in _EMAIL.findall(text)}
 
 
 def safe_links(reply: str, hosts: Collection[str]) -> str:

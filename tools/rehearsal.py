@@ -18,9 +18,11 @@ from db.models.outbox import OutboxMessage
 from deps.core import Deps, UnitOfWork
 from tools import agent_run
 from tools.agent_run import Compensation
-from tools.registry import Operation
+from tools.registry import Operation, Risk
 
 _MONEY_FIELDS = ("charge_amount", "refund_amount")
+# Value handed out counts alike, whether it goes to a card or into an account.
+_PAYS_OUT = {"refund": "refund", "credit": "refund", "return": "refund", "exchange": "refund"}
 # What changes without changing what was agreed: others buy, pictures move, times pass.
 _IMMATERIAL = re.compile(r".*_at|available|image_url|trace_id")
 _WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
@@ -88,9 +90,10 @@ async def rehearse(deps: Deps, operation: Operation, arguments: Mapping[str, Any
         DomainError: What already stands against it.
     """
     if operation.is_process:
-        assert operation.preview is not None, f"{operation.key}: a risky process needs a preview"
+        if operation.preview is None:
+            return _outcome({}, Effects())
         preview = await _declared(deps, operation, arguments)
-        return _outcome(preview, Effects(money=_money_in(preview)))
+        return _outcome(preview, Effects(money=_money_in(operation, preview)))
     declared = await _declared(deps, operation, arguments) if operation.preview else None
     seen: list[Outcome] = []
     try:
@@ -121,7 +124,7 @@ async def perform(
     counts = _difference(rows, await _rows(uow))
     effects = Effects(
         rows=counts,
-        money=_money_in(shown) + await _ledger(uow, last),
+        money=_money_in(operation, shown) + await _ledger(uow, last),
         events=_names(uow.events[published:]),
         prices=await _prices(uow) if any(c.table == "variant" for c in counts) else {},
     )
@@ -186,11 +189,17 @@ def _is_id(value: str) -> bool:
     return True
 
 
-def _money_in(preview: Mapping[str, Any]) -> list[MoneyMove]:
+def _money_in(operation: Operation, preview: Mapping[str, Any]) -> list[MoneyMove]:
+    """Read what moves from a preview: the fields that say so, or the one amount it is about."""
+    fields = {name: name.removesuffix("_amount") for name in _MONEY_FIELDS}
+    if operation.key == "checkout.cancel":
+        fields = {"total_amount": "refund"}
+    elif operation.risk is Risk.MONEY and not fields.keys() & preview.keys():
+        fields = {"amount": _PAYS_OUT.get(operation.domain, operation.domain)}
     currency = str(preview.get("currency", ""))
     return [
-        MoneyMove(what=name.removesuffix("_amount"), amount=preview[name], currency=currency)
-        for name in _MONEY_FIELDS
+        MoneyMove(what=what, amount=preview[name], currency=currency)
+        for name, what in fields.items()
         if isinstance(preview.get(name), int) and preview[name]
     ]
 
