@@ -122,6 +122,7 @@ class ObedientModel(Model):
     """Begins once a text holds this; at once when empty."""
     done: set[Command] = field(default_factory=set)
     called: list[str] = field(default_factory=list)
+    seen: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -142,6 +143,7 @@ class ObedientModel(Model):
     ) -> ModelResponse:
         _, parameters = self.prepare_request(model_settings, model_request_parameters)
         texts = list(_seen(messages))
+        self.seen += "\n".join(texts)
         if parameters.output_tools:
             part: list[ModelResponsePart] = [self._route(texts, parameters.output_tools[0].name)]
         else:
