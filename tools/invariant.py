@@ -237,10 +237,12 @@ INVARIANTS: Final[Mapping[str, str]] = {
                  WHERE r.order_id = o.id AND part.state IN ('pending', 'succeeded'))
              > (SELECT coalesce(sum(captured_amount), 0) FROM payment WHERE order_id = o.id)
     """,
-    "an order gives back no more tax and shipping than it took": """
+    "an order gives back no more goods, shipping and tax than it sold": """
         SELECT 'order ' || order_id FROM ledger_entry
-         WHERE account IN ('tax_payable', 'shipping_revenue') AND order_id IS NOT NULL
-         GROUP BY order_id, account HAVING sum(amount) > 0
+         WHERE account IN ('revenue', 'refunds', 'tax_payable', 'shipping_revenue')
+           AND order_id IS NOT NULL
+         GROUP BY order_id, CASE account WHEN 'refunds' THEN 'revenue' ELSE account END
+        HAVING sum(amount) > 0
     """,
     "what is owed for an order that is captured later is what its tenders are still to bring": """
         SELECT 'order ' || o.number FROM orders o

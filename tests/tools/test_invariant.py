@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import text
 
-from deps.core import Deps
+from deps.core import SYSTEM, Deps
 from tests import factories
-from tools import invariant
+from tools import checkout, credit, credit_code, credit_tender, invariant, order, refund
 
 
 async def _damage(deps: Deps, *statements: str) -> None:
@@ -81,4 +81,91 @@ async def test_damage_is_found(deps: Deps, statement: str, name: str) -> None:
     await factories.product(deps, sku="MUG", price=1250, stock=10)
     await factories.placed_order(factories.guest(deps), MUG=2)
     await _damage(deps, statement)
+    assert name in await _names(deps)
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        (
+            "UPDATE refund_part SET amount = amount + 1",
+            "a refund is the sum of its parts and of what it is for",
+        ),
+        (
+            "UPDATE refund SET breakdown = breakdown || jsonb_build_object('tax_amount', 1)",
+            "a refund is the sum of its parts and of what it is for",
+        ),
+        (
+            "UPDATE refund SET state = 'pending'",
+            "a refund has ended when all its parts have, and succeeded when all did",
+        ),
+        (
+            "UPDATE refund_part SET state = 'failed'",
+            "a refund has ended when all its parts have, and succeeded when all did",
+        ),
+        (
+            "UPDATE payment SET refunding_amount = 1 WHERE provider = 'credit'",
+            "what a tender is giving back, or gave, is the sum of its refunds' parts",
+        ),
+        (
+            "UPDATE payment SET refunded_amount = refunded_amount + 1 WHERE provider = 'credit'",
+            "what a tender is giving back, or gave, is the sum of its refunds' parts",
+        ),
+        (
+            "UPDATE refund_part SET amount = 1000000",
+            "refunds of an order are within what was captured",
+        ),
+        (
+            "UPDATE ledger_entry SET amount = amount + 10000 WHERE account = 'refunds'",
+            "an order gives back no more goods, shipping and tax than it sold",
+        ),
+        (
+            "UPDATE credit_account SET balance_amount = balance_amount + 1",
+            "a credit account is the sum of its movements",
+        ),
+        (
+            "DELETE FROM credit_movement WHERE held_delta > 0",
+            "a credit account is the sum of its movements",
+        ),
+        (
+            "UPDATE credit_hold SET captured_amount = captured_amount - 1",
+            "held credit is what live holds hold",
+        ),
+        (
+            "ALTER TABLE credit_account DROP CONSTRAINT ck_credit_account_no_overdraft; "
+            "UPDATE credit_account SET held_amount = balance_amount + 1",
+            "no credit is overdrawn, held beyond its balance, or refunded beyond what was spent",
+        ),
+        (
+            "ALTER TABLE credit_hold DROP CONSTRAINT ck_credit_hold_refunded_within_captured; "
+            "UPDATE credit_hold SET refunded_amount = captured_amount + 1",
+            "no credit is overdrawn, held beyond its balance, or refunded beyond what was spent",
+        ),
+        (
+            "DELETE FROM ledger_entry WHERE account = 'gift_card_liability' AND order_id IS NULL",
+            "what we owe on gift cards and store credit is their balance",
+        ),
+        (
+            "UPDATE orders SET captures_later = true; "
+            "UPDATE payment SET state = 'authorized', amount = amount + 5",
+            "what is owed for an order that is captured later is what its tenders are still to "
+            "bring",
+        ),
+    ],
+)
+async def test_damage_to_money_given_back_is_found(deps: Deps, statement: str, name: str) -> None:
+    await factories.product(deps, sku="MUG", price=1250, stock=10)
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        card = await credit.issue_gift_card(uow, 1_000)
+        code = (await credit_code.reveal(uow, card.id)).code
+    guest = factories.guest(deps)
+    filled = await factories.filled_cart(guest, MUG=1)
+    await credit_tender.choose(guest, filled.id, codes=[code], uses_account=False)
+    placed = await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        of = await order.access(uow, placed.number)
+        asked = await refund.request(uow, of, reason="x", amount=1_200)
+    await refund.drive(deps, asked.id)
+    assert await invariant.check(deps) == []
+    await _damage(deps, *statement.split("; "))
     assert name in await _names(deps)

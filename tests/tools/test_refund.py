@@ -71,6 +71,18 @@ async def test_sixteen_at_once_never_pass_what_was_captured(
     assert await check(customer) == []
 
 
+async def test_what_is_on_its_way_back_is_not_given_back_again(customer: Deps) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    first = await start(customer, placed, amount=900)
+    second = await start(customer, placed, lines={"MUG": 1}, shipping_amount=490)
+    assert (first.breakdown["goods_amount"], second.breakdown["goods_amount"]) == (900, 100)
+    assert second.breakdown["shipping_amount"] == 490
+    for each in (second, first):
+        await refund.drive(customer, each.id)
+    assert await check(customer) == []
+
+
 async def test_sixteen_drivers_of_one_refund_pay_it_once(
     customer: Deps, gateway: ScriptedGateway
 ) -> None:
