@@ -46,6 +46,7 @@ REQUIRED: Final = tuple(
         r"/v1/stock/[^/]+/(adjustments|receipts)",
         r"/v1/inventory/transfers/[^/]+/receive",
         r"/v1/credit/grants",
+        r"/v1/disputes/[^/]+/evidence",
         r"/v1/gift-cards",
     )
 )

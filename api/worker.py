@@ -35,6 +35,7 @@ from tools import (
     refund,
     sale,
     stock_ledger,
+    truth,
     webhook,
 )
 from tools.handlers import HANDLERS, Handlers, groups
@@ -107,6 +108,7 @@ class _Worker:
             self.supervise("mail", self.send_mail, lambda: MAIL_EVERY_S),
             self.supervise("checkout sweep", self.resume_checkouts, lambda: SWEEP_EVERY_S),
             self.supervise("refund sweep", self.resume_refunds, lambda: SWEEP_EVERY_S),
+            self.supervise("authorization expiry", self.settle_expired, lambda: PURGE_EVERY_S),
             self.supervise("webhooks", self.handle_webhooks, lambda: WEBHOOKS_EVERY_S),
             self.supervise("authorisations", self.renew_authorizations, lambda: PURGE_EVERY_S),
             self.supervise("credit expiry", self.expire_credit, lambda: PURGE_EVERY_S),
@@ -280,6 +282,10 @@ class _Worker:
 
     async def expire_credit(self) -> bool:
         return await credit.expire_due(self.deps) > 0
+
+    async def settle_expired(self) -> bool:
+        await truth.settle_expired(self.deps)
+        return False
 
     async def handle_webhooks(self) -> bool:
         return await webhook.handle_due(self.deps) > 0

@@ -235,12 +235,14 @@ async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, tender: Tender
     gateway = deps.gateways[tender.provider]
     who = (deps.actor.user_id, deps.actor.label, deps.trace_id)
     names = (prepared.order_id, tender.id)
+    calling = key(AttemptKind.AUTHORIZE)
     try:
-        held = await gateway.authorize(key(AttemptKind.AUTHORIZE), total, tender.method_token)
+        held = await gateway.authorize(calling, total, tender.method_token)
         if _is_as_asked(held, total) and await deps.hot.fetchval(
             _CONFIRM, *names, held.reference, held.expires_at, *who, deps.clock()
         ):
-            taken = await gateway.capture(key(AttemptKind.CAPTURE), held.reference, total)
+            calling = key(AttemptKind.CAPTURE)
+            taken = await gateway.capture(calling, held.reference, total)
             placed_at = deps.clock()
             if _is_as_asked(taken, total) and await deps.hot.fetchval(
                 _PLACE, *names, *who, placed_at
@@ -248,7 +250,7 @@ async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, tender: Tender
                 return _placed(priced, prepared, placed_at)
     except GatewayTimeout as error:
         await sale.end_lease(deps, prepared.order_id)
-        raise await sale.unknown(deps, str(error)) from error
+        raise await sale.unknown(deps, calling) from error
     except PostgresError as error:
         if error.sqlstate != OUT_OF_STOCK:
             raise

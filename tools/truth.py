@@ -7,7 +7,9 @@ that ran out, a refund that the bank sent back. Whatever of ours is still under 
 own driver, which knows its key.
 """
 
+import logging
 from contextlib import suppress
+from typing import Final
 from uuid import UUID, uuid5
 
 from sqlalchemy import func
@@ -32,6 +34,9 @@ from tools.errors import Conflict, NotFound, NotRefundable, OutOfStock, PaymentD
 from tools.events import PaymentExpired, PaymentVoided, RefundFailed
 from tools.refund_plan import parts_of
 
+log = logging.getLogger(__name__)
+
+EXPIRED_BATCH: Final = 50
 _NAMES = UUID("0b2f0c53-6d9a-4d0e-9a57-3f6f1d2c8e11")
 _UNDER_WAY = (AttemptState.STARTED, AttemptState.UNKNOWN)
 
@@ -105,6 +110,30 @@ async def settle(deps: Deps, provider: str, reference: str, key: str | None) -> 
     async with system.begin() as uow:
         await _apply(uow, order_id, PaymentId(known.id), truth)
     return True
+
+
+async def settle_expired(deps: Deps) -> int:
+    """Ask after authorisations whose time is over, in case no webhook came; return how many."""
+    names = [name for name, gateway in deps.gateways.items() if isinstance(gateway, Provider)]
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        query = (
+            select(Payment.provider, Payment.provider_reference)
+            .where(
+                Payment.state == PaymentState.AUTHORIZED,
+                col(Payment.provider).in_(names),
+                col(Payment.provider_reference).is_not(None),
+                col(Payment.expires_at) < uow.now,
+            )
+            .order_by(col(Payment.expires_at))
+            .limit(EXPIRED_BATCH)
+        )
+        rows = list(await uow.session.exec(query))
+    for provider, reference in rows:
+        try:
+            await settle(deps, provider, reference or "", None)
+        except (Unavailable, Conflict) as error:
+            log.warning("the payment %s of %s is not settled: %s", reference, provider, error)
+    return len(rows)
 
 
 async def _apply(

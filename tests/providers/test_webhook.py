@@ -21,7 +21,7 @@ from tests import factories
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault
 from tests.providers.stripe_server import Json, StripeServer
-from tools import checkout, method, refund, webhook
+from tools import checkout, method, refund, truth, webhook
 from tools.errors import Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -203,15 +203,20 @@ async def later_shop(guest_shop: Deps) -> Deps:
     return replace(guest_shop, settings=settings)
 
 
+@pytest.mark.parametrize("is_told", [True, False])
 async def test_an_authorization_that_ran_out(
-    later_shop: Deps, stripe_account: StripeServer
+    later_shop: Deps, stripe_account: StripeServer, is_told: bool
 ) -> None:
     placed = await buy(later_shop)
     reference = (await tender_of(later_shop, placed.id)).provider_reference
     assert reference is not None
     stripe_account.expire(reference)
-    await deliver(later_shop, stripe_account, stripe_account.events[-1])
-    await work(later_shop)
+    if is_told:
+        await deliver(later_shop, stripe_account, stripe_account.events[-1])
+        await work(later_shop)
+    else:
+        assert await truth.settle_expired(later_shop) == 0
+        assert await truth.settle_expired(factories.later(later_shop, days=8)) == 1
     assert (await tender_of(later_shop, placed.id)).state is PaymentState.EXPIRED
 
 
