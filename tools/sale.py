@@ -230,6 +230,7 @@ async def record_authorization(
         if tender.state is not PaymentState.REQUIRES_ACTION:
             tender.state = PaymentState.REQUIRES_ACTION
             found.payment_status = PaymentStatus.REQUIRES_ACTION
+            await inventory.extend(uow, order_id=order_id)  # The shopper is busy authenticating.
             uow.publish(PaymentActionRequired(order_id=order_id, payment_id=PaymentId(tender.id)))
         return
     if not outcome.approved:

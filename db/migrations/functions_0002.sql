@@ -220,7 +220,8 @@ BEGIN
     FROM (SELECT * FROM cart_line WHERE cart_id = p_cart ORDER BY added_at, sku) k
     JOIN variant v ON v.sku = k.sku JOIN product p ON p.id = v.product_id
     ORDER BY k.added_at, k.sku;
-    short := stock_reserve(p_order, skus, quantities, p_hold_until, p_customer, p_now);
+    short := stock_reserve(p_order, skus, quantities, p_hold_until, p_customer, p_now,
+                           bought.shipping_address);
     IF short IS NOT NULL THEN RAISE EXCEPTION '%', short USING ERRCODE = 'SK001'; END IF;
     INSERT INTO payment (id, order_id, provider, method_token, position, amount, captured_amount,
                          refunded_amount, currency, state, created_at, updated_at)

@@ -343,7 +343,9 @@ BEGIN
         BEGIN
             DELETE FROM reservation_line WHERE reservation_id = p_id;
             DELETE FROM backorder WHERE reservation_id = p_id;
-            short := stock_take(p_id, skus, quantities, p_actor, p_now, p_destination);
+            short := stock_take(p_id, skus, quantities, p_actor, p_now,
+                                coalesce(p_destination, (SELECT shipping_address FROM orders
+                                                         WHERE id = p_id)));
             IF short IS NOT NULL THEN RAISE SQLSTATE 'SK001'; END IF;
         EXCEPTION WHEN SQLSTATE 'SK001' THEN
             RETURN coalesce((SELECT min(bundle_sku) FROM reservation_bundle

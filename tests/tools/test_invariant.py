@@ -43,6 +43,15 @@ async def test_shop_with_orders_is_sound(deps: Deps) -> None:
             "reserved and allocated units are those of live reservations",
         ),
         (
+            "UPDATE stock_item SET backordered = 1, backorder_limit = 1, policy = 'backorder'",
+            "backordered units are those live reservations wait for",
+        ),
+        ("UPDATE stock_level SET incoming = 1", "incoming units are those in transit"),
+        (
+            "UPDATE stock_item SET free = free + 1",
+            "stock counters equal the sums of the movement ledger",
+        ),
+        (
             "UPDATE reservation SET status = 'released'",
             "a placed order has its stock",
         ),

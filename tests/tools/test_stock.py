@@ -304,6 +304,17 @@ async def test_the_nearest_location_ships(merchant: Deps) -> None:
     assert await where(merchant, await reserve(merchant, GERMANY, MUG=1)) == {("MUG", "MAD"): 1}
 
 
+async def test_an_order_ships_from_where_it_is_nearest_to(merchant: Deps) -> None:
+    await _places(merchant)
+    async with merchant.begin() as uow:
+        await location.save(uow, "MAD", priority=0)
+    order = await factories.placed_order(factories.guest(merchant), MUG=1)
+    assert await where(merchant, OrderId(order.id)) == {("MUG", "MAD"): 1}
+    await replace_rules(merchant, Rule(kind=RuleKind.NEAREST))
+    order = await factories.placed_order(factories.guest(merchant), MUG=1)
+    assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
+
+
 async def test_fewest_splits_looks_at_the_whole_order(merchant: Deps) -> None:
     await _places(merchant)
     splits = Rule(kind=RuleKind.FEWEST_SPLITS)
