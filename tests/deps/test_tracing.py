@@ -1,15 +1,20 @@
 """Tracing against a collector: in a process of its own, because a tracer is set once for all."""
 
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.deps.test_telemetry import TRACE_ID
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from deps.settings import Settings
@@ -68,3 +73,55 @@ def test_spans_reach_the_collector_under_the_given_trace(
     assert (bytes.fromhex(TRACE_ID) in sent) is is_exported
     assert (b"order.cancel" in sent) is is_exported
     assert b"never-exported" not in sent
+
+
+def _spans(bodies: list[bytes]) -> list[Span]:
+    return [
+        span
+        for body in bodies
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _attributes(span: Span) -> dict[str, str]:
+    return {pair.key: pair.value.string_value for pair in span.attributes}
+
+
+def test_one_trace_from_the_request_to_the_handler_of_its_event(
+    collector: _Collector, database_url: str
+) -> None:
+    url = f"http://127.0.0.1:{collector.server_port}"
+    program = [sys.executable, "-m", "tests.deps.traced_chat", url, database_url, TRACE_ID]
+    ran = subprocess.run(
+        program,
+        timeout=120,
+        cwd=ROOT,
+        env={**os.environ, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    spans = [span for span in _spans(collector.bodies) if span.trace_id.hex() == TRACE_ID]
+    by_id = {span.span_id: span for span in spans}
+    named = {span.name: span for span in spans}
+
+    def above(span: Span) -> list[str]:
+        names = []
+        while (parent := by_id.get(span.parent_span_id)) is not None:
+            names.append(parent.name)
+            span = parent
+        return names
+
+    request = named["POST /v1/chat"]
+    assert request.parent_span_id.hex() == "00f067aa0ba902b7"
+    assert _attributes(request)["http.route"] == "/v1/chat"
+    [tool] = [s for s in spans if _attributes(s).get("gen_ai.tool.name") == "handover_request"]
+    assert request.name in above(tool)
+    # The statement that wrote the event ran inside the tool, inside the request.
+    writing = [s for s in spans if "outbox" in _attributes(s).get("db.query.text", "")]
+    assert any({tool.name, request.name} <= set(above(span)) for span in writing)
+    handling = named["handle notification.tell_staff_of_handover"]
+    assert any(handling.name in above(s) for s in spans if "db.query.text" in _attributes(s))
+    assert not any("speak to a human" in text for s in spans for text in _attributes(s).values())
