@@ -118,10 +118,12 @@ def _call(row: Json) -> Call:
     arguments = row.get("arguments", row.get("kwargs")) or {}
     if isinstance(arguments, str):
         arguments = orjson.loads(arguments)
-    is_ok = row.get("ok")
-    if is_ok is None and row.get("error"):
+    is_ok, error, result = row.get("ok"), row.get("error"), row.get("result")
+    if error is None and isinstance(result, str) and result.startswith("Error"):
+        error, result = result, None
+    if is_ok is None and error:
         is_ok = False
-    return Call(row["name"], arguments, is_ok, row.get("error"), row.get("result"))
+    return Call(row["name"], arguments, is_ok, error, result)
 
 
 def _rows(path: Path) -> Iterator[Json]:

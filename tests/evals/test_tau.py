@@ -125,7 +125,7 @@ class _lab:
         await postgres.ensure_database(self.url)
         settings = Settings(_env_file=None)
         async with open_deps(settings, database_url=self.url, redis_url=None) as deps:
-            self.made = Lab(deps)
+            self.made = Lab.beside(deps)
             await self.made.build(self.shop)
         return self.made
 
