@@ -6,7 +6,7 @@ One is a module `<package>/<name>.py`, or `<package>/<name>/run.py`, with
 
 that prints its report and returns an exit code. What else a command may be told (`tasks`,
 `payloads`, `live`, `k`) is whatever further keywords its `main` names. A module with `SLOW = True`
-runs only when it is named.
+runs only when it is named, or when a real model is asked.
 """
 
 import importlib
@@ -59,7 +59,8 @@ async def _run_all(
     chosen = {
         name: found
         for name, found in modules.items()
-        if not getattr(found, "SLOW", False) and options.keys() <= taken(found)
+        if (not getattr(found, "SLOW", False) or options.get("live"))
+        and options.keys() <= taken(found)
     }
     as_json = bool(options.get("as_json"))
     if not as_json:

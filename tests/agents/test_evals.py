@@ -1,12 +1,18 @@
 """The evals run here too, so that a change that makes the planner worse fails the build."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic_ai.models import override_allow_model_requests
 
 from deps.core import Deps
-from evals import routing, sale
+from evals import agents, routing, sale
 from tests import factories
+from tests.agents import openai_server
+from tests.agents.openai_server import Answer
 
 
 async def test_routing_stays_above_its_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,3 +31,84 @@ async def test_a_guest_can_buy_by_chat_alone(deps: Deps) -> None:
 
 async def test_the_sale_fails_when_there_is_nothing_to_sell(deps: Deps) -> None:
     assert await sale.hold(deps) == 1
+
+
+CASES = """
+name: small
+cases:
+- name: staff ask what sold
+  inputs: {role: merchant, say: ["what did we sell today?"]}
+  evaluators: [{Judged: {expected: {calls: [{analytics.sales_today: {}}]}}}]
+- name: a guest adds to the cart
+  inputs: {role: guest, say: ["put 3 of MUG-CAMP in my cart"]}
+  evaluators:
+  - Judged: {expected: {calls: [{cart.add_item: {sku: MUG-CAMP, quantity: QUANTITY}}]}}
+"""
+
+
+async def small(
+    deps: Deps, tmp_path: Path, capsys: pytest.CaptureFixture[str], quantity: int, **more: Any
+) -> tuple[int, dict[str, Any]]:
+    path = tmp_path / "small.yaml"
+    path.write_text(CASES.replace("QUANTITY", str(quantity)))
+    deps = replace(deps, settings=deps.settings.model_copy(update={"data_dir": tmp_path}))
+    code = await agents.main(deps, data=path, as_json=True, **more)
+    printed = capsys.readouterr()
+    return code, json.loads(printed.out) if printed.out else {"told": printed.err}
+
+
+async def test_right_calls_pass_every_run(
+    deps: Deps, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result = await small(deps, tmp_path, capsys, 3, k=2)
+    assert code == 0, result
+    assert result["agents"]["small"]["pass_hat"] == {"1": 1.0, "2": 1.0}
+    assert json.loads((tmp_path / "evals" / "agents.json").read_text()) == result
+
+
+async def test_wrong_arguments_and_unasked_acts_fail(
+    deps: Deps, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result = await small(deps, tmp_path, capsys, 4)
+    assert code == 1
+    (failed,) = result["agents"]["small"]["failed"]
+    assert set(failed["wrong"]) == {"arguments"}
+
+
+async def test_live_without_a_key_says_so(
+    deps: Deps, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result = await small(deps, tmp_path, capsys, 3, live=True)
+    assert code == 1
+    assert "OPENAI_API_KEY" in result["told"]
+
+
+async def test_live_asks_the_configured_model_and_counts_its_cost(
+    deps: Deps, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text(CASES.split("- name: a guest")[0])
+    async with openai_server.serve() as server:
+        route = {"wishes": [{"domain": "analytics", "text": "sales"}], "reason": "ok"}
+        server.script(
+            "gpt-4o",
+            Answer(tool="final_result", arguments=route),
+            Answer(tool="analytics_sales_today"),
+            Answer(text="Nothing yet."),
+        )
+        live = deps.settings.model_copy(
+            update={"openai_base_url": server.url, "models": "gpt-4o", "data_dir": tmp_path}
+        )
+        with override_allow_model_requests(True):  # They go to the server above.
+            live_deps = replace(deps, settings=live)
+            code = await agents.main(live_deps, data=path, as_json=True, live=True)
+    result = json.loads(capsys.readouterr().out)
+    assert code == 0, result["agents"]["one"]["failed"]
+    assert result["model"] == "gpt-4o"
+    assert result["agents"]["one"]["tokens"] == 45
+    assert result["cost_usd"] > 0
+
+
+def test_every_dataset_names_operations_that_exist() -> None:
+    found = [agents.load(path) for path in sorted(agents.DATASETS.glob("*.yaml"))]
+    assert sum(len(dataset.cases) for dataset in found) >= 50
