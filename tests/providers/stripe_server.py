@@ -383,7 +383,6 @@ class StripeServer:
             "charge": charge["id"],
             "created": self.now(),
             "currency": intent["currency"],
-            "failure_reason": None,
             "metadata": params.get("metadata", {}),
             "payment_intent": intent["id"],
             "reason": params.get("reason"),
