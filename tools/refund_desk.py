@@ -28,8 +28,7 @@ class RefundPreview(BaseModel):
 
     refund_id: UUID
     order_number: int
-    amount: int
-    refund_amount: int = Field(description="The same, by the name that limits on agents count.")
+    refund_amount: int = Field(description="What goes back. Not `amount`, which a person may give.")
     currency: str
     refundable_amount: int = Field(description="All that could go back now.")
     breakdown: Breakdown
@@ -106,7 +105,6 @@ async def preview(
     return RefundPreview(
         refund_id=new_id(),
         order_number=number,
-        amount=total,
         refund_amount=total,
         currency=of.currency,
         refundable_amount=sum(refund_plan.refundable(tender) for tender in tenders),

@@ -35,7 +35,7 @@ async def test_the_whole_way(
     body = {"lines": {"TEA": 1}, "shipping_amount": 90}
     r = await client.post(f"{path}/preview", json=body, headers=headers(customer))
     assert r.status_code == 200, r.text
-    assert (r.json()["amount"], r.json()["refundable_amount"]) == (423, placed.total_amount)
+    assert (r.json()["refund_amount"], r.json()["refundable_amount"]) == (423, placed.total_amount)
     assert r.json()["parts"][0]["provider"] == "scripted"
     ask = body | {"reason": "one packet was open"}
     key = headers(merchant)
