@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 
 from api import (
     actions,
+    agent_runs,
     agents,
     analytics,
     carts,
@@ -70,6 +71,7 @@ V1 = (
     vercel,
     conversations,
     actions,
+    agent_runs,
     agents,
     events,
     feed,

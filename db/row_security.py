@@ -49,7 +49,7 @@ GUARDED: Final[Mapping[str, Guard]] = {
     "chat_turn": Guard(
         "EXISTS (SELECT 1 FROM conversation WHERE conversation.id = conversation_id)", READ_ONLY
     ),
-    "pending_action": Guard("actor_id = agent_key()", READ_ONLY),
+    "pending_action": Guard("actor_id = agent_key() OR agent_may('event:read')", READ_ONLY),
     "audit_run": Guard("agent_may('event:read')", READ_ONLY),
     "agent_run": Guard("actor_id = agent_key() OR agent_may('event:read')", READ_ONLY),
     "agent_call": Guard("EXISTS (SELECT 1 FROM agent_run WHERE agent_run.id = run_id)", READ_ONLY),

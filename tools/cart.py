@@ -353,11 +353,18 @@ async def current(uow: UnitOfWork) -> CartView:
     return await view(uow, await _current(uow))
 
 
+async def held(uow: UnitOfWork, sku: str, quantity: int = 0) -> dict[str, Any]:
+    """Return what `change_item` takes to bring back the line as it is now."""
+    found = "SELECT quantity FROM cart_line WHERE cart_id = $1 AND sku = $2"
+    return {"sku": sku, "quantity": await uow.fetchval(found, await _current(uow), sku) or 0}
+
+
 @operation(
     scope="cart:write",
     risk=Risk.REVERSIBLE,
     idempotent=False,
-    inverse="cart.remove_item",
+    inverse="cart.change_item",
+    restore=held,
     examples=(
         "add {quantity} of {sku} to my cart",
         "put {quantity} {sku} in my basket",
@@ -384,6 +391,7 @@ async def add_item(uow: UnitOfWork, sku: str, quantity: int = 1) -> CartView:
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="cart.change_item",
+    restore=held,
     examples=(
         "change the quantity of {sku} to {quantity}",
         "make it {quantity} of {sku}",
@@ -408,7 +416,8 @@ async def change_item(uow: UnitOfWork, sku: str, quantity: int) -> CartView:
     scope="cart:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
-    inverse="cart.add_item",
+    inverse="cart.change_item",
+    restore=held,
     examples=(
         "remove {sku} from my cart",
         "take {sku} out of the basket",

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from asyncpg import PostgresError
@@ -323,11 +323,17 @@ async def preview_buy(
     )
 
 
+async def taken_back(uow: UnitOfWork, **_: Any) -> dict[str, Any]:
+    """Return what `cancel` takes besides the number of the order that was bought."""
+    return {"reason": "The purchase was taken back."}
+
+
 @operation(
     scope="checkout:write",
     risk=Risk.MONEY,
     idempotent=True,
     inverse="checkout.cancel",
+    restore=taken_back,
     preview=preview_buy,
     examples=(
         "check out",

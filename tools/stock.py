@@ -2,7 +2,7 @@
 
 from datetime import date
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -163,11 +163,20 @@ async def list_levels(
     return page_of(items, limit, lambda item: [item.available, item.sku, item.location])
 
 
+async def readjusted(
+    uow: UnitOfWork, sku: str, location: str, delta: int, reason: str, **_: Any
+) -> dict[str, Any]:
+    """Return the adjustment that takes this one back, whatever else has moved since."""
+    back = f"Taken back: {reason}"[:500]
+    return {"sku": sku, "location": location, "delta": -delta, "reason": back}
+
+
 @operation(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=False,
     inverse="inventory.adjust",
+    restore=readjusted,
     domain="inventory",
     examples=(
         "add {delta} units of {sku} at {location} because {reason}",

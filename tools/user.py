@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
@@ -203,11 +204,17 @@ async def me(uow: UnitOfWork) -> UserView:
     return UserView.model_validate(await access(uow))
 
 
+async def named(uow: UnitOfWork, name: str) -> dict[str, Any]:
+    """Return what `rename` takes to bring back the name as it is now."""
+    return {"name": (await access(uow)).name}
+
+
 @operation(
     scope="profile:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="user.rename",
+    restore=named,
     examples=("change my name to {name}", "my name is now {name}", "call me {name}"),
 )
 async def rename(uow: UnitOfWork, name: str) -> UserView:

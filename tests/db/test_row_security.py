@@ -120,7 +120,7 @@ async def test_staff_see_the_shop_but_not_peoples_conversations(
     await _belongings(customer)
     for table in ("orders", "order_line", "payment", "outbox"):
         assert await _count(merchant, table) > 0
-    for table in ("conversation", "pending_action", "cart", "idempotency_key"):
+    for table in ("conversation", "cart", "idempotency_key"):
         assert await _count(merchant, table) == 0
 
 
