@@ -1,5 +1,6 @@
 """REST: orders."""
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -7,10 +8,10 @@ from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
-from db.models.order import OrderStatus
+from db.models.order import FulfillmentStatus, OrderStatus, PaymentStatus
 from tools import checkout, order, payment
-from tools.errors import Forbidden, IllegalTransition, NotFound, Unauthenticated
-from tools.order import OrderSummary, OrderView, TimelineEntry
+from tools.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unauthenticated
+from tools.order import OrderSort, OrderSummary, OrderView, TimelineEntry
 from tools.page import PAGE_LIMIT_MAX, Page
 from tools.payment import PaymentView
 
@@ -24,19 +25,35 @@ class Cancellation(BaseModel):
     reason: str = Field(min_length=1, max_length=500, examples=["ordered twice"])
 
 
-@router.get("", responses=problems())
+@router.get("", responses=problems(InvalidInput))
 async def list_orders(
     uow: UowDep,
     status: OrderStatus | None = None,
     email: Annotated[str | None, Query(max_length=254)] = None,
+    payment_status: PaymentStatus | None = None,
+    fulfillment_status: FulfillmentStatus | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     mine: bool = False,
+    sort: OrderSort = OrderSort.NEWEST,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[OrderSummary]:
-    """List orders, newest first: one's own, or the whole shop's for staff."""
+    """List orders: one's own, by state; or the whole shop's, by every filter, for staff."""
     if mine or not uow.actor.may("order:read_all"):
-        return await order.list_mine(uow, limit, cursor)
-    return await order.list_all(uow, status, email, limit, cursor)
+        return await order.list_mine(uow, status, sort, limit, cursor)
+    return await order.list_all(
+        uow,
+        status=status,
+        email=email,
+        payment_status=payment_status,
+        fulfillment_status=fulfillment_status,
+        since=since,
+        until=until,
+        sort=sort,
+        limit=limit,
+        cursor=cursor,
+    )
 
 
 @router.get("/{number}", responses=problems(NotFound))

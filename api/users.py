@@ -1,14 +1,17 @@
 """REST: registration, sign-in, tokens and the signed-in person."""
 
-from fastapi import APIRouter, status
+from typing import Annotated
+
+from fastapi import APIRouter, Query, status
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
+from db.models.user import Role
 from tools import user
 from tools.errors import AlreadyExists, Forbidden, Unauthenticated
-from tools.page import Page
-from tools.user import Tokens, UserView
+from tools.page import PAGE_LIMIT_MAX, Page
+from tools.user import Tokens, UserSort, UserView
 
 router = APIRouter(tags=["users"])
 
@@ -78,7 +81,12 @@ async def change_me(body: ProfileChange, uow: UowDep) -> UserView:
     responses=problems(Unauthenticated, Forbidden),
 )
 async def list_users(
-    uow: UowDep, q: str | None = None, limit: int = 20, cursor: str | None = None
+    uow: UowDep,
+    q: Annotated[str | None, Query(max_length=200, description="Part of a name or email.")] = None,
+    role: Role | None = None,
+    sort: UserSort = UserSort.NEWEST,
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
+    cursor: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Page[UserView]:
-    """List people who have a sign-in, newest first (staff)."""
-    return await user.find(uow, q, limit, cursor)
+    """List people who have a sign-in (staff)."""
+    return await user.find(uow, q, role, sort, limit, cursor)

@@ -13,7 +13,7 @@ from db.models.order import Order, OrderLine
 from db.types import Money, OrderId, UserId
 from deps.core import Deps, UnitOfWork
 from deps.mail import Mail, MailError
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import ByTime, Ordering, Page, read_page
 from tools.registry import Risk, operation
 
 ATTEMPTS_MAX = 8
@@ -165,20 +165,28 @@ async def _finish(deps: Deps, message_id: UUID, attempts: int, error: str | None
     ),
 )
 async def list_recent(
-    uow: UnitOfWork, limit: int = 20, cursor: str | None = None
+    uow: UnitOfWork,
+    status: NotificationStatus | None = None,
+    template: str | None = None,
+    sort: ByTime = ByTime.NEWEST,
+    limit: int = 20,
+    cursor: str | None = None,
 ) -> Page[NotificationView]:
-    """List messages sent to the person, newest first; staff see everyone's.
+    """List messages sent to the person; staff see everyone's.
 
     Args:
+        status: Only those in this state: queued, sending, sent or failed.
+        template: Only those of this kind, such as order_confirmation.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
-        cursor: `next_cursor` of the page before.
+        cursor: `next_cursor` of the page before, with the same sort.
     """
-    query = (
-        select(Notification).order_by(col(Notification.id).desc()).limit(checked_limit(limit) + 1)
-    )
+    query = select(Notification)
     if not uow.actor.may("notification:read_all"):
         query = query.where(Notification.customer_id == uow.actor.user_id)
-    if cursor is not None:
-        query = query.where(col(Notification.id) < UUID(decode_cursor(cursor, str)[0]))
-    items = [NotificationView.model_validate(row) for row in await uow.session.exec(query)]
-    return page_of(items, limit, lambda item: [item.id])
+    if status is not None:
+        query = query.where(Notification.status == status)
+    if template is not None:
+        query = query.where(Notification.template == template)
+    ordering = Ordering((Notification.id,), is_descending=sort is ByTime.NEWEST)
+    return await read_page(uow, query, ordering, NotificationView.model_validate, limit, cursor)

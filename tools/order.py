@@ -1,6 +1,8 @@
 """Orders: look up, list, follow and cancel. `tools.checkout` makes them."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +22,7 @@ from db.models.payment import Payment, PaymentState
 from db.types import Money
 from deps.core import UnitOfWork
 from tools.errors import IllegalTransition, NotFound
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import Ordering, Page, aware, read_page
 from tools.registry import Risk, operation
 
 TIMELINE_MAX = 200
@@ -66,6 +68,21 @@ class OrderView(OrderSummary):
     payment_action: dict[str, Any] | None = Field(
         default=None, description="What the shopper has to do before the payment can go on."
     )
+
+
+class OrderSort(StrEnum):
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    LARGEST = "largest"
+    SMALLEST = "smallest"
+
+
+SORTS: Mapping[OrderSort, Ordering] = {
+    OrderSort.NEWEST: Ordering((Order.number,)),
+    OrderSort.OLDEST: Ordering((Order.number,), is_descending=False),
+    OrderSort.LARGEST: Ordering((Order.total_amount, Order.number)),
+    OrderSort.SMALLEST: Ordering((Order.total_amount, Order.number), is_descending=False),
+}
 
 
 class TimelineEntry(BaseModel):
@@ -164,13 +181,19 @@ async def get(uow: UnitOfWork, number: int) -> OrderView:
     examples=("show my orders", "list my orders", "what did i order", "my recent orders"),
 )
 async def list_mine(
-    uow: UnitOfWork, limit: int = 10, cursor: str | None = None
+    uow: UnitOfWork,
+    status: OrderStatus | None = None,
+    sort: OrderSort = OrderSort.NEWEST,
+    limit: int = 10,
+    cursor: str | None = None,
 ) -> Page[OrderSummary]:
-    """List the shopper's own orders, newest first.
+    """List the shopper's own orders.
 
     Args:
+        status: Only orders in this state: pending, placed, completed or cancelled.
+        sort: newest, oldest, largest or smallest first.
         limit: How many to return, 1 to 100.
-        cursor: `next_cursor` of the page before.
+        cursor: `next_cursor` of the page before, with the same sort.
     """
     query = select(Order)
     if uow.actor.user_id is not None:
@@ -180,7 +203,9 @@ async def list_mine(
             col(Order.customer_id).is_(None),
             Order.guest_secret_sha256 == (uow.actor.guest_secret_sha256 or ""),
         )
-    return await _page(uow, query, limit, cursor)
+    if status is not None:
+        query = query.where(Order.status == status)
+    return await read_page(uow, query, SORTS[sort], OrderSummary.model_validate, limit, cursor)
 
 
 @operation(
@@ -199,31 +224,39 @@ async def list_all(
     uow: UnitOfWork,
     status: OrderStatus | None = None,
     email: str | None = None,
+    payment_status: PaymentStatus | None = None,
+    fulfillment_status: FulfillmentStatus | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    sort: OrderSort = OrderSort.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[OrderSummary]:
-    """List the shop's orders, newest first.
+    """List the shop's orders.
 
     Args:
         status: Only orders in this state: pending, placed, completed or cancelled.
         email: Only orders with this address.
+        payment_status: Only orders paid so far, such as captured or refunded.
+        fulfillment_status: Only orders shipped so far, such as unfulfilled or delivered.
+        since: Only orders created at this time or later.
+        until: Only orders created before this time.
+        sort: newest, oldest, largest or smallest first.
         limit: How many to return, 1 to 100.
-        cursor: `next_cursor` of the page before.
+        cursor: `next_cursor` of the page before, with the same sort.
     """
-    query = select(Order)
-    if status is not None:
-        query = query.where(Order.status == status)
-    if email is not None:
-        query = query.where(Order.email == email.strip().lower())
-    return await _page(uow, query, limit, cursor)
-
-
-async def _page(uow: UnitOfWork, query: Any, limit: int, cursor: str | None) -> Page[OrderSummary]:
-    query = query.order_by(col(Order.number).desc()).limit(checked_limit(limit) + 1)
-    if cursor is not None:
-        query = query.where(col(Order.number) < decode_cursor(cursor, int)[0])
-    items = [OrderSummary.model_validate(order) for order in await uow.session.exec(query)]
-    return page_of(items, limit, lambda item: [item.number])
+    wanted = (
+        (Order.status, status),
+        (Order.email, email.strip().lower() if email is not None else None),
+        (Order.payment_status, payment_status),
+        (Order.fulfillment_status, fulfillment_status),
+    )
+    query = select(Order).where(*(column == value for column, value in wanted if value is not None))
+    if since is not None:
+        query = query.where(col(Order.created_at) >= aware(since, "since"))
+    if until is not None:
+        query = query.where(col(Order.created_at) < aware(until, "until"))
+    return await read_page(uow, query, SORTS[sort], OrderSummary.model_validate, limit, cursor)
 
 
 @operation(

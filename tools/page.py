@@ -3,12 +3,18 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, Field
+from sqlalchemy import literal, tuple_
+from sqlmodel import col
 
+from deps.core import UnitOfWork
 from tools.errors import InvalidInput
 
 T = TypeVar("T")
@@ -36,6 +42,67 @@ def page_of(items: Sequence[T], limit: int, key: Callable[[T], Sequence[Any]]) -
         return Page(items=list(items))
     shown = items[:limit]
     return Page(items=list(shown), next_cursor=encode_cursor(*key(shown[-1])))
+
+
+class ByTime(StrEnum):
+    """Ids sort by time, so these two need no column of their own."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """What a list is sorted by; the last column is unique, so that every row has one place."""
+
+    columns: tuple[Any, ...]
+    is_descending: bool = True
+
+
+async def read_page(
+    uow: UnitOfWork,
+    query: Any,
+    ordering: Ordering,
+    view: Callable[[Any], T],
+    limit: int,
+    cursor: str | None,
+) -> Page[T]:
+    """Read one page of `query`, a select of one table, in the given order.
+
+    Raises:
+        InvalidInput: The limit is out of range, or the cursor is not of a list in this order.
+    """
+    columns: list[Any] = [col(column) for column in ordering.columns]
+    query = query.order_by(*(c.desc() if ordering.is_descending else c.asc() for c in columns))
+    if cursor is not None:
+        values = _typed(cursor, columns)
+        place = tuple_(*columns)
+        query = query.where(place < values if ordering.is_descending else place > values)
+    rows = list(await uow.session.exec(query.limit(checked_limit(limit) + 1)))
+    page = page_of(rows, limit, lambda row: [_plain(getattr(row, c.key)) for c in columns])
+    return Page(items=[view(row) for row in page.items], next_cursor=page.next_cursor)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _typed(cursor: str, columns: Sequence[Any]) -> Any:
+    kinds = [column.type.python_type for column in columns]
+    values = decode_cursor(cursor, *(int if kind is int else str for kind in kinds))
+    try:
+        return tuple_(
+            *(
+                literal(_parse(kind, value), column.type)
+                for kind, value, column in zip(kinds, values, columns, strict=True)
+            )
+        )
+    except ValueError as error:
+        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
+
+
+def _parse(kind: type, value: Any) -> Any:
+    return datetime.fromisoformat(value) if kind is datetime else kind(value)
 
 
 def encode_cursor(*values: Any) -> str:
@@ -79,3 +146,14 @@ def checked_limit(limit: int) -> int:
     if not 1 <= limit <= PAGE_LIMIT_MAX:
         raise InvalidInput(f"limit must be 1 to {PAGE_LIMIT_MAX}.", field="limit")
     return limit
+
+
+def aware(time: datetime, field: str) -> datetime:
+    """Return `time`.
+
+    Raises:
+        InvalidInput: It says no offset from UTC, so it names no moment.
+    """
+    if time.tzinfo is None:
+        raise InvalidInput(f"{field} needs an offset from UTC, such as a final Z.", field=field)
+    return time

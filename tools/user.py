@@ -1,7 +1,9 @@
 """Sign-in: registration, login, rotating refresh tokens, and the signed-in person's profile."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +19,7 @@ from deps.core import Deps, UnitOfWork
 from deps.untrusted import visible
 from tools.errors import AlreadyExists, InvalidInput, NotFound, Unauthenticated
 from tools.events import RefreshTokenReused, UserRegistered
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import Ordering, Page, read_page
 from tools.registry import Risk, operation
 
 PASSWORD_CHARS_MIN = 10
@@ -232,6 +234,21 @@ async def rename(uow: UnitOfWork, name: str) -> UserView:
     return UserView.model_validate(user)
 
 
+class UserSort(StrEnum):
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    NAME = "name"
+    EMAIL = "email"
+
+
+SORTS: Mapping[UserSort, Ordering] = {
+    UserSort.NEWEST: Ordering((User.id,)),
+    UserSort.OLDEST: Ordering((User.id,), is_descending=False),
+    UserSort.NAME: Ordering((User.name, User.id), is_descending=False),
+    UserSort.EMAIL: Ordering((User.email,), is_descending=False),
+}
+
+
 @operation(
     scope="user:read_all",
     risk=Risk.READ,
@@ -239,24 +256,29 @@ async def rename(uow: UnitOfWork, name: str) -> UserView:
     examples=("list the customers", "find the customer {query}", "who registered with {query}"),
 )
 async def find(
-    uow: UnitOfWork, query: str | None = None, limit: int = 20, cursor: str | None = None
+    uow: UnitOfWork,
+    query: str | None = None,
+    role: Role | None = None,
+    sort: UserSort = UserSort.NEWEST,
+    limit: int = 20,
+    cursor: str | None = None,
 ) -> Page[UserView]:
-    """List people who have a sign-in, newest first.
+    """List people who have a sign-in.
 
     Args:
         query: Part of the name or email.
+        role: Only customer, merchant, admin or system.
+        sort: newest, oldest, name or email.
         limit: How many to return, 1 to 100.
-        cursor: `next_cursor` of the page before.
+        cursor: `next_cursor` of the page before, with the same sort.
     """
-    checked_limit(limit)
-    search = select(User).order_by(col(User.id).desc()).limit(limit + 1)
+    search = select(User)
     if query:
         pattern = f"%{_like_escaped(query)}%"
         search = search.where(col(User.name).ilike(pattern) | col(User.email).ilike(pattern))
-    if cursor is not None:
-        search = search.where(col(User.id) < UUID(decode_cursor(cursor, str)[0]))
-    items = [UserView.model_validate(user) for user in await uow.session.exec(search)]
-    return page_of(items, limit, lambda item: [item.id])
+    if role is not None:
+        search = search.where(User.role == role)
+    return await read_page(uow, search, SORTS[sort], UserView.model_validate, limit, cursor)
 
 
 def _like_escaped(text: str) -> str:

@@ -1,0 +1,83 @@
+"""Lists over HTTP: walked page by page in every order, they lose and repeat nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from deps.core import Deps
+from tests import factories
+
+
+async def _walk(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], **params: Any
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor = None
+    for _ in range(50):
+        page = await client.get(
+            path,
+            params={**params, "limit": 2} | ({"cursor": cursor} if cursor else {}),
+            headers=headers,
+        )
+        assert page.status_code == 200, page.text
+        found += page.json()["items"]
+        cursor = page.json()["next_cursor"]
+        if cursor is None:
+            return found
+    raise AssertionError("the list does not end")
+
+
+ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "newest": lambda item: -item["number"],
+    "oldest": lambda item: item["number"],
+    "largest": lambda item: (-item["total_amount"], -item["number"]),
+    "smallest": lambda item: (item["total_amount"], item["number"]),
+}
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+async def test_orders(deps: Deps, merchant: Deps, client: httpx.AsyncClient, sort: str) -> None:
+    await factories.product(deps, "MUG", stock=50)
+    for quantity in (2, 1, 3, 1, 2):
+        await factories.placed_order(factories.guest(deps), MUG=quantity)
+    headers = factories.bearer(merchant)
+    everyone = await _walk(client, "/v1/orders", headers, sort=sort, status="placed")
+    assert len({item["number"] for item in everyone}) == 5
+    assert everyone == sorted(everyone, key=ORDERS[sort])
+    mine = await _walk(client, "/v1/orders", {}, sort=sort)
+    assert mine == everyone
+    assert await _walk(client, "/v1/orders", headers, payment_status="refunded") == []
+    assert await _walk(client, "/v1/orders", headers, until="2020-01-01T00:00:00Z") == []
+
+
+async def test_a_moment_needs_an_offset(merchant: Deps, client: httpx.AsyncClient) -> None:
+    refused = await client.get(
+        "/v1/orders", params={"since": "2026-01-01T00:00:00"}, headers=factories.bearer(merchant)
+    )
+    assert refused.status_code == 422
+    assert refused.json()["field"] == "since"
+
+
+async def test_another_lists_cursor_is_refused(merchant: Deps, client: httpx.AsyncClient) -> None:
+    for cursor in ("x", "WzEsMl0", "WyJhIl0"):
+        refused = await client.get(
+            "/v1/users", params={"cursor": cursor}, headers=factories.bearer(merchant)
+        )
+        assert (refused.status_code, refused.json()["field"]) == (422, "cursor")
+
+
+@pytest.mark.parametrize("sort", ["newest", "oldest", "name", "email"])
+async def test_users(merchant: Deps, client: httpx.AsyncClient, sort: str) -> None:
+    for name in ("Cy", "Bo", "Al", "Bo"):
+        await factories.user(merchant, name=name)
+    found = await _walk(client, "/v1/users", factories.bearer(merchant), sort=sort, role="customer")
+    assert len({item["id"] for item in found}) == 4
+    key: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "newest": lambda item: item["id"],
+        "oldest": lambda item: item["id"],
+        "name": lambda item: (item["name"], item["id"]),
+        "email": lambda item: item["email"],
+    }
+    assert found == sorted(found, key=key[sort], reverse=sort == "newest")
