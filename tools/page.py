@@ -102,7 +102,9 @@ def _typed(cursor: str, columns: Sequence[Any]) -> Any:
 
 
 def _parse(kind: type, value: Any) -> Any:
-    return datetime.fromisoformat(value) if kind is datetime else kind(value)
+    if kind is datetime:
+        return datetime.fromisoformat(value)
+    return UUID(value) if kind is UUID else value
 
 
 def encode_cursor(*values: Any) -> str:
