@@ -1,14 +1,16 @@
 """What every gateway promises, held against each of them: one suite, several providers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from db.types import Money
 from deps import scripted
+from deps.core import SYSTEM, Deps
+from deps.credit import CreditGateway
 from deps.gateway import Gateway, GatewayTimeout, Outcome, OutcomeStatus
 from deps.paypal_desk import PayPal
 from deps.scripted import ScriptedGateway
@@ -16,6 +18,7 @@ from deps.stripe_desk import Stripe
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault
 from tests.providers.stripe_server import StripeServer
+from tools import credit
 
 TOTAL = Money(10_000, "EUR")
 PARTS = (Money(2_500, "EUR"), Money(4_000, "EUR"), Money(3_500, "EUR"))
@@ -29,16 +32,30 @@ class Bench:
     gateway: Gateway
     approved: str
     declined: str
-    challenged: str
-    fail_next: Callable[[Fault], None]
+    challenged: str | None
+    fault: Callable[[Fault], None] | None
     finish_action: Callable[[str, bool], None]
-    held: Callable[[str], int]
+    held: Callable[[str], Awaitable[int]]
     """Money the provider keeps for us of one payment: captured less refunded."""
     expire: Callable[[str], None] | None = None
+    lapses: bool = True
+
+    def fail_next(self, fault: Fault) -> None:
+        if self.fault is None:
+            pytest.skip("it is no call away: it answers, or the transaction never was")
+        self.fault(fault)
+
+    async def challenge(self, key: str) -> Outcome:
+        if self.challenged is None:
+            pytest.skip("it never asks the shopper for anything")
+        return await self.gateway.authorize(key, TOTAL, self.challenged, return_url=RETURN_URL)
 
 
 def scripted_bench() -> Bench:
     gateway = ScriptedGateway()
+
+    async def held(reference: str) -> int:
+        return gateway.charges.get(reference, 0)
 
     def fail_next(fault: Fault) -> None:
         gateway.script.append(scripted.Fault(fault.value))
@@ -50,12 +67,12 @@ def scripted_bench() -> Bench:
         "tok_3ds",
         fail_next,
         lambda reference, succeeds: gateway.finish_action(reference, succeeds=succeeds),
-        lambda reference: gateway.charges.get(reference, 0),
+        held,
     )
 
 
 def stripe_bench(gateway: Stripe, account: StripeServer) -> Bench:
-    def held(reference: str) -> int:
+    async def held(reference: str) -> int:
         charge = account.charges.get(account.intents[reference]["latest_charge"])
         return charge["amount_captured"] - charge["amount_refunded"] if charge else 0
 
@@ -72,7 +89,7 @@ def stripe_bench(gateway: Stripe, account: StripeServer) -> Bench:
 
 
 def paypal_bench(gateway: PayPal, account: PayPalServer) -> Bench:
-    def held(reference: str) -> int:
+    async def held(reference: str) -> int:
         payments = account.orders[reference]["purchase_units"][0]["payments"]
 
         def cents(kind: str) -> int:
@@ -98,7 +115,26 @@ def paypal_bench(gateway: PayPal, account: PayPalServer) -> Bench:
     )
 
 
-@pytest.fixture(params=["scripted", "stripe", "paypal"])
+@pytest.fixture
+async def credit_bench(deps: Deps) -> Bench:
+    """Gift cards: one that is worth enough for every test, and one that is worth too little."""
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        rich = await credit.issue_gift_card(uow, 1_000_000)
+        poor = await credit.issue_gift_card(uow, 1)
+
+    async def held(reference: str) -> int:
+        async with deps.begin() as uow:
+            query = "SELECT captured_amount - refunded_amount FROM credit_hold WHERE id = $1"
+            return int(await uow.fetchval(query, UUID(reference)))
+
+    def finish(reference: str, succeeds: bool) -> None:
+        raise AssertionError("nothing to finish")
+
+    gateway = CreditGateway(deps.db)
+    return Bench(gateway, str(rich.id), str(poor.id), None, None, finish, held, lapses=False)
+
+
+@pytest.fixture(params=["scripted", "stripe", "paypal", "credit"])
 def bench(request: pytest.FixtureRequest) -> Bench:
     if request.param == "stripe":
         return stripe_bench(
@@ -108,6 +144,9 @@ def bench(request: pytest.FixtureRequest) -> Bench:
         return paypal_bench(
             request.getfixturevalue("paypal"), request.getfixturevalue("paypal_account")
         )
+    if request.param == "credit":
+        found: Bench = request.getfixturevalue("credit_bench")
+        return found
     return scripted_bench()
 
 
@@ -142,15 +181,15 @@ async def test_authorize_reserves_and_takes_nothing(bench: Bench) -> None:
     outcome = await bench.gateway.authorize(new_key("authorize"), TOTAL, bench.approved)
     assert outcome.approved
     assert (outcome.amount, outcome.currency) == (10_000, "EUR")
-    assert outcome.expires_at is not None
-    assert bench.held(outcome.reference) == 0
+    assert (outcome.expires_at is not None) is bench.lapses
+    assert await bench.held(outcome.reference) == 0
 
 
 async def test_capture_in_full(bench: Bench) -> None:
     reference = await authorized(bench)
     outcome = await bench.gateway.capture(new_key("capture"), reference, TOTAL)
     assert (outcome.approved, outcome.amount, outcome.currency) == (True, 10_000, "EUR")
-    assert bench.held(reference) == 10_000
+    assert await bench.held(reference) == 10_000
 
 
 async def test_a_partial_capture_releases_the_rest(bench: Bench) -> None:
@@ -159,7 +198,7 @@ async def test_a_partial_capture_releases_the_rest(bench: Bench) -> None:
     assert (outcome.approved, outcome.amount) == (True, 2_500)
     more = await bench.gateway.capture(new_key("capture"), reference, PARTS[1])
     assert more.status is OutcomeStatus.DECLINED
-    assert bench.held(reference) == 2_500
+    assert await bench.held(reference) == 2_500
 
 
 async def test_several_captures(bench: Bench) -> None:
@@ -169,7 +208,7 @@ async def test_several_captures(bench: Bench) -> None:
         is_final = part is PARTS[-1]
         outcome = await bench.gateway.capture(key, reference, part, is_final=is_final)
         assert (outcome.approved, outcome.amount) == (True, part.amount)
-    assert bench.held(reference) == 10_000
+    assert await bench.held(reference) == 10_000
     # Each is still known by its own key, and repeating one takes nothing more.
     for key, part in zip(keys, PARTS, strict=True):
         found = await bench.gateway.find(key, reference)
@@ -177,7 +216,7 @@ async def test_several_captures(bench: Bench) -> None:
         assert (found.approved, found.amount) == (True, part.amount)
     again = await bench.gateway.capture(keys[0], reference, PARTS[0], is_final=False)
     assert (again.approved, again.amount) == (True, 2_500)
-    assert bench.held(reference) == 10_000
+    assert await bench.held(reference) == 10_000
 
 
 async def test_more_than_was_authorized_is_declined(bench: Bench) -> None:
@@ -185,7 +224,7 @@ async def test_more_than_was_authorized_is_declined(bench: Bench) -> None:
     outcome = await bench.gateway.capture(new_key("capture"), reference, Money(10_001, "EUR"))
     assert outcome.status is OutcomeStatus.DECLINED
     assert outcome.decline_code == "amount_too_large"
-    assert bench.held(reference) == 0
+    assert await bench.held(reference) == 0
 
 
 async def test_void_releases_and_may_be_repeated(bench: Bench) -> None:
@@ -194,7 +233,7 @@ async def test_void_releases_and_may_be_repeated(bench: Bench) -> None:
     assert (await bench.gateway.void(new_key("void"), reference)).approved
     outcome = await bench.gateway.capture(new_key("capture"), reference, TOTAL)
     assert outcome.status is OutcomeStatus.DECLINED
-    assert bench.held(reference) == 0
+    assert await bench.held(reference) == 0
 
 
 async def test_refunds_in_parts_and_no_more_than_was_captured(bench: Bench) -> None:
@@ -202,12 +241,12 @@ async def test_refunds_in_parts_and_no_more_than_was_captured(bench: Bench) -> N
     for part in PARTS[:2]:
         outcome = await bench.gateway.refund(new_key("refund"), reference, part)
         assert (outcome.approved, outcome.amount) == (True, part.amount)
-    assert bench.held(reference) == 3_500
+    assert await bench.held(reference) == 3_500
     outcome = await bench.gateway.refund(new_key("refund"), reference, Money(3_501, "EUR"))
     assert outcome.status is OutcomeStatus.DECLINED
     assert outcome.decline_code == "amount_too_large"
     assert (await bench.gateway.refund(new_key("refund"), reference, PARTS[2])).approved
-    assert bench.held(reference) == 0
+    assert await bench.held(reference) == 0
 
 
 async def test_a_refund_reaches_over_several_captures(bench: Bench) -> None:
@@ -221,7 +260,7 @@ async def test_a_refund_reaches_over_several_captures(bench: Bench) -> None:
     found = await bench.gateway.find(key, reference)
     assert found is not None
     assert (found.approved, found.amount) == (True, 8_000)
-    assert bench.held(reference) == 2_000
+    assert await bench.held(reference) == 2_000
 
 
 async def test_a_decline_is_an_outcome_and_is_repeated(bench: Bench) -> None:
@@ -262,7 +301,7 @@ async def test_an_unknown_movement_happens_once(bench: Bench, kind: str, fault: 
     outcome = await settle(bench, key, reference, lambda: move(key, reference, part))
     assert (outcome.approved, outcome.amount) == (True, 2_500)
     await move(key, reference, part)
-    assert bench.held(reference) == (2_500 if kind == "capture" else 7_500)
+    assert await bench.held(reference) == (2_500 if kind == "capture" else 7_500)
 
 
 async def test_an_unknown_void_happens(bench: Bench) -> None:
@@ -300,13 +339,13 @@ async def test_eight_at_once_under_one_key_are_one(bench: Bench, kind: str) -> N
     outcomes = await asyncio.gather(*(move() for _ in range(8)))
     assert all(outcome.approved for outcome in outcomes)
     assert len({outcome.reference for outcome in outcomes}) == 1
-    assert bench.held(reference) == {"authorize": 0, "capture": 2_500, "refund": 7_500}[kind]
+    assert await bench.held(reference) == {"authorize": 0, "capture": 2_500, "refund": 7_500}[kind]
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
 async def test_the_shopper_has_to_act_first(bench: Bench, succeeds: bool) -> None:
     key = new_key("authorize")
-    outcome = await bench.gateway.authorize(key, TOTAL, bench.challenged, return_url=RETURN_URL)
+    outcome = await bench.challenge(key)
     assert outcome.status is OutcomeStatus.REQUIRES_ACTION
     assert outcome.action is not None
     assert outcome.action["type"] == "redirect"
@@ -325,14 +364,14 @@ async def test_the_shopper_has_to_act_first(bench: Bench, succeeds: bool) -> Non
         return
     assert (done.approved, done.amount) == (True, 10_000)
     assert (await bench.gateway.capture(new_key("capture"), reference, TOTAL)).approved
-    assert bench.held(reference) == 10_000
+    assert await bench.held(reference) == 10_000
 
 
 async def test_an_abandoned_challenge_can_be_voided(bench: Bench) -> None:
     key = new_key("authorize")
-    outcome = await bench.gateway.authorize(key, TOTAL, bench.challenged, return_url=RETURN_URL)
+    outcome = await bench.challenge(key)
     assert (await bench.gateway.void(new_key("void"), outcome.reference)).approved
-    assert bench.held(outcome.reference) == 0
+    assert await bench.held(outcome.reference) == 0
 
 
 async def test_the_provider_errs_and_the_outcome_says_so(bench: Bench) -> None:
