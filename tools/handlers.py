@@ -13,13 +13,19 @@ from typing import Any, Final
 
 from deps.bus import Envelope
 from deps.core import Event, UnitOfWork
-from tools import audit, handover, notification, refund_view
+from tools import aftersales_mail, audit, handover, notification, refund_view, return_
 from tools.events import (
     AuditFailed,
+    ExchangeRequested,
     HandoverRequested,
+    OrderAddressChanged,
     OrderCancelled,
+    OrderEdited,
+    OrderPaymentChanged,
     OrderPlaced,
+    OrderShipped,
     RefundSucceeded,
+    ReturnRequested,
 )
 
 
@@ -76,11 +82,46 @@ async def tell_staff_of_audit(
     await audit.tell_staff(context.uow, event)
 
 
+async def tell_return(context: HandlerContext, event: ReturnRequested, envelope: Envelope) -> None:
+    await aftersales_mail.tell_return(context.uow, event)
+
+
+async def close_return(context: HandlerContext, event: RefundSucceeded, envelope: Envelope) -> None:
+    await return_.complete_refunded(context.uow, event.refund_id)
+
+
+async def tell_exchange(
+    context: HandlerContext, event: ExchangeRequested, envelope: Envelope
+) -> None:
+    await aftersales_mail.tell_exchange(context.uow, event)
+
+
+async def tell_shipped(context: HandlerContext, event: OrderShipped, envelope: Envelope) -> None:
+    await aftersales_mail.tell_shipped(context.uow, event)
+
+
+async def tell_change(
+    context: HandlerContext,
+    event: OrderEdited | OrderAddressChanged | OrderPaymentChanged,
+    envelope: Envelope,
+) -> None:
+    await aftersales_mail.tell_change(context.uow, event)
+
+
 HANDLERS: Final[Handlers] = {
+    ReturnRequested: (Handler("notification", tell_return),),
+    ExchangeRequested: (Handler("notification", tell_exchange),),
+    OrderShipped: (Handler("notification", tell_shipped),),
+    OrderEdited: (Handler("notification", tell_change),),
+    OrderAddressChanged: (Handler("notification", tell_change),),
+    OrderPaymentChanged: (Handler("notification", tell_change),),
     AuditFailed: (Handler("notification", tell_staff_of_audit),),
     OrderPlaced: (Handler("notification", confirm_order),),
     OrderCancelled: (Handler("notification", tell_cancellation),),
-    RefundSucceeded: (Handler("notification", tell_refund),),
+    RefundSucceeded: (
+        Handler("notification", tell_refund),
+        Handler("aftersales", close_return),
+    ),
     HandoverRequested: (Handler("notification", tell_staff_of_handover),),
 }
 

@@ -323,6 +323,20 @@ def summarize(event_type: str, payload: dict[str, Any]) -> str:
         "DisputeLost": f"The dispute over{amount} was lost.",
         "OrderPlaced": f"Order {payload.get('number', '')} was placed over{amount}.",
         "OrderCancelled": f"Order was cancelled: {payload.get('reason', '')}.",
+        "OrderEdited": f"Items were changed; the order is over{amount} now.",
+        "OrderEditFailed": f"A change was not made: {payload.get('code', '')}.",
+        "OrderPaymentChanged": f"The order is paid with another method:{amount}.",
+        "OrderAddressChanged": "The shipping address was changed.",
+        "OrderStockSwapped": "Stock was held for the new items and the old put back on sale.",
+        "OrderShipped": f"The parcel left. {payload.get('tracking_number', '')}".strip(),
+        "OrderDelivered": "The parcel arrived.",
+        "ReturnRequested": f"A return over{amount} was asked for.",
+        "ReturnReceived": "The returned parcel arrived.",
+        "ReturnCancelled": "The return was withdrawn.",
+        "ExchangeRequested": "An exchange was asked for; the replacements are kept.",
+        "ExchangeReceived": "The exchanged parcel arrived.",
+        "ExchangeCompleted": f"The replacements left; the order is over{amount} now.",
+        "ExchangeCancelled": "The exchange was withdrawn.",
     }
     return sentences.get(event_type, event_type)
 

@@ -4,10 +4,19 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
+from sqlmodel import select
+
+from db.models.outbox import OutboxMessage
+from deps.bus import Envelope
 from deps.core import Deps
+from tests import aftersales as shop
 from tests import factories
 from tests.factories import RecordingMailer
-from tools import checkout, notification
+from tools import checkout, exchange, notification, return_
+from tools.aftersales import LineChange, LineRequest
+from tools.envelope import load
+from tools.events import EVENTS
+from tools.handlers import HandlerContext, handlers_of
 
 
 async def test_an_order_is_confirmed_once(customer: Deps, mailer: RecordingMailer) -> None:
@@ -66,3 +75,33 @@ async def test_a_cancelled_order_says_so(customer: Deps, mailer: RecordingMailer
         await notification.queue_order_cancelled(uow, placed.id)  # type: ignore[arg-type]
     await notification.send_due(customer)
     assert [mail.subject for mail in mailer.sent] == [f"Order {placed.number} was cancelled"]
+
+
+async def test_mails_after_the_sale_say_what_is_to_do_and_go_once(
+    customer: Deps, mailer: RecordingMailer
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.delivered(customer, steel=2)
+    async with customer.begin() as uow:
+        await return_.request(uow, placed.number, [LineRequest(sku="LAMP-STEEL")])
+        change = LineChange(sku="LAMP-STEEL", new_sku="LAMP-OAK")
+        await exchange.request(uow, placed.number, [change], method)
+    async with customer.begin() as uow:
+        query = select(OutboxMessage).where(OutboxMessage.aggregate_id == placed.id)
+        written = list(await uow.session.exec(query))
+    for _ in range(2):
+        for message in written:
+            envelope = Envelope.model_validate(message, from_attributes=True)
+            for handler in handlers_of(EVENTS[message.type]):
+                async with customer.begin() as uow:
+                    await handler.run(HandlerContext(uow), load(envelope), envelope)
+    await notification.send_due(customer)
+
+    sent = {mail.subject.partition(":")[0]: mail.body for mail in mailer.sent}
+    assert len(mailer.sent) == len(sent)
+    assert "1 x LAMP-STEEL" in sent["Your return"]
+    assert "EUR 65.00 goes back to you" in sent["Your return"]
+    assert "1 x LAMP-OAK" in sent["Your exchange"]
+    assert "EUR 34.00 is charged then" in sent["Your exchange"]
+    assert "tracking number is T-1" in sent["Your parcel has left"]

@@ -13,7 +13,7 @@ from deps.core import SYSTEM, Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
-from tools import exchange, fulfillment, invariant, inventory, order, return_
+from tools import exchange, fulfillment, invariant, inventory, order, refund, return_
 from tools.aftersales import LineChange, LineRequest
 from tools.errors import (
     AftersalesLimit,
@@ -112,6 +112,28 @@ async def test_an_unanswered_refund_is_finished_by_receiving_again(
     assert done.state is RequestState.COMPLETED
     assert sum(gateway.charges.values()) == placed.total_amount - 6500
     assert await invariant.check(customer) == []
+
+
+async def test_a_refund_the_sweeper_finished_closes_its_return(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    placed = await shop.delivered(customer, steel=1)
+    asked = await returned(customer, placed.number)
+    gateway.script.append(Fault.TIMEOUT_AFTER)
+    with pytest.raises(Unavailable):
+        await return_.receive(merchant, asked.id)
+    await refund.resume_stuck(factories.later(merchant, minutes=5))
+
+    for _ in range(2):
+        async with merchant.begin() as uow:
+            (shown,) = await return_.list_for_order(uow, placed.number)
+            assert shown.refund_id is not None
+            await return_.complete_refunded(uow, shown.refund_id)
+
+    async with customer.begin() as uow:
+        (shown,) = await return_.list_for_order(uow, placed.number)
+    assert shown.state is RequestState.COMPLETED
 
 
 async def test_what_is_broken_is_refunded_and_not_restocked(customer: Deps, merchant: Deps) -> None:
