@@ -19,8 +19,8 @@ from deps.transaction import external
 log = logging.getLogger(__name__)
 
 LIVE_API: Final = "https://api-m.paypal.com"
-TIMEOUT_S: Final = 12.0
-DEADLINE_S: Final = 25.0  # Of one of our calls with all its requests; shorter than a lease.
+TIMEOUT_S: Final = 6.0
+DEADLINE_S: Final = 9.0  # With a new token: to ask, to look and to call fits into a lease.
 RENEW_BEFORE_S: Final = 60.0
 
 # Of these PayPal knows no fractions: https://developer.paypal.com/reference/currency-codes/

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-TIMEOUT_S: Final = 12.0
-DEADLINE_S: Final = 25.0  # Of one of our calls with the library's retry; shorter than a lease.
+TIMEOUT_S: Final = 6.0
+DEADLINE_S: Final = 13.0  # With the library's retry: to ask and then to call fits into a lease.
 RETRIES: Final = 1
 KEY: Final = "shopkeeper_key"
 REFUNDS_MAX: Final = 100
