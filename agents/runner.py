@@ -43,6 +43,9 @@ LOOK_S: Final = 1.0
 LOOK_ELSEWHERE_S: Final = 0.25
 HEARTBEAT_S: Final = 15.0
 STOP_S: Final = 2.0
+# Turns of one process that may be at the database for their own rows: the pool is for their tools.
+WRITERS_MAX: Final = 4
+END_TRIES_MAX: Final = 5
 _LOCK: Final = text("SELECT pg_advisory_lock(7408, :runner)")
 _BEAT: Final = text("""
     UPDATE chat_turn SET heartbeat_at = clock_timestamp()
@@ -110,6 +113,7 @@ class Runner:
         self._presence: asyncio.Task[None] | None = None
         self._present = asyncio.Event()
         self._strays: set[UUID] = set()
+        self._writers = asyncio.Semaphore(WRITERS_MAX)
         self._is_closing = False
 
     async def start(
@@ -143,7 +147,7 @@ class Runner:
         if self._is_closing or len(self._runs) >= RUNNING_MAX:
             raise Unavailable("The assistant is busy; please try again in a moment.")
         await self._be_present()
-        async with deps.begin() as uow:
+        async with self._writers, deps.begin() as uow:
             begun = await turns.begin(
                 uow, conversation_id, said, runner=self._number, channel=channel,
                 remember=remember_broken, turn_id=turn_id, thread_key=thread_key,
@@ -249,7 +253,7 @@ class Runner:
         return turns.News([event for event in news if event.number > after], is_running=True)
 
     async def _look(self, deps: Deps, conversation_id: UUID, after: int) -> turns.News:
-        async with deps.begin() as uow:
+        async with self._writers, deps.begin() as uow:
             return await turns.news(uow, conversation_id, after, remember_broken)
 
     async def aclose(self) -> None:
@@ -324,7 +328,7 @@ class Runner:
         async with run.writing:
             events = run.take()
             try:
-                async with deps.begin() as uow:
+                async with self._writers, deps.begin() as uow:
                     written = await turns.append(uow, conversation_id, run.begun.id, events)
             except (SQLAlchemyError, OSError):
                 log.warning("events of a chat turn wait for the database", exc_info=True)
@@ -362,12 +366,20 @@ class Runner:
 
         async with run.writing:
             last = run.take()
-            async with deps.begin() as uow:
-                number = await turns.finish(
-                    uow, run.begun.id, state, answer, last, remember,
-                    conversation_id=conversation_id,
-                    error_code=failure.error_code() if failure else None,
-                )  # fmt: skip
+            for tries in range(END_TRIES_MAX):
+                try:
+                    async with self._writers, deps.begin() as uow:
+                        number = await turns.finish(
+                            uow, run.begun.id, state, answer, last, remember,
+                            conversation_id=conversation_id,
+                            error_code=failure.error_code() if failure else None,
+                        )  # fmt: skip
+                    break
+                except (SQLAlchemyError, OSError):
+                    # Safe to repeat: a turn that is over is not ended again.
+                    if tries + 1 == END_TRIES_MAX or self._is_closing:
+                        raise
+                    await asyncio.sleep(LOOK_S)
         if number is not None:
             done = ("done", {"turn_id": str(run.begun.id), "state": state.value})
             run.keep([*last, done], number)
