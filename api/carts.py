@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, status
 from pydantic import BaseModel, Field
 
-from api.deps import DepsDep, HotDep
+from api.deps import DepsDep, HotDep, UowDep
 from api.problems import problems
 from tools import cart, checkout
 from tools.address import Address
@@ -67,6 +67,12 @@ async def list_shipping_methods(deps: DepsDep) -> list[ShippingMethod]:
 async def create_cart(work: HotDep) -> CartView:
     """Open a cart. A guest sends `X-Guest-Token`, and keeps it: it owns the cart."""
     return await cart.create(work)
+
+
+@router.get("/carts/current", responses=problems())
+async def read_current_cart(uow: UowDep) -> CartView:
+    """Show the caller's latest open cart, opened now if there is none."""
+    return await cart.current(uow)
 
 
 @router.get("/carts/{cart_id}", responses=problems(NotFound))

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
 from db.models.user import Role
-from tools import user
+from deps import security
+from tools import cart, user
 from tools.errors import AlreadyExists, Forbidden, Unauthenticated
 from tools.page import PAGE_LIMIT_MAX, Page
 from tools.user import Tokens, UserSort, UserView
@@ -45,8 +46,21 @@ async def register(body: Registration, deps: DepsDep) -> UserView:
 
 @router.post("/auth/login", responses=problems(Unauthenticated))
 async def login(body: Credentials, deps: DepsDep) -> Tokens:
-    """Exchange email and password for an access and a refresh token."""
-    return await user.login(deps, email=body.email, password=body.password)
+    """Exchange email and password for an access and a refresh token.
+
+    With the `X-Guest-Token` of before, what was put in a cart as a guest comes along.
+    """
+    tokens = await user.login(deps, email=body.email, password=body.password)
+    if deps.actor.guest_secret_sha256 is not None:
+        shopper = security.read_access(
+            deps.settings,
+            tokens.access_token,
+            deps.clock(),
+            guest_secret_sha256=deps.actor.guest_secret_sha256,
+        )
+        async with deps.acting_as(shopper).begin() as uow:
+            await cart.adopt(uow)
+    return tokens
 
 
 @router.post("/auth/refresh", responses=problems(Unauthenticated))

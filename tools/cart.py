@@ -111,14 +111,19 @@ async def _current(uow: UnitOfWork) -> UUID:
     Who has signed in since they shopped as a guest finds the guest's lines in their cart.
     """
     customer_id, secret = _owner(uow)
-    # Two messages at once must not open two carts.
-    await uow.fetchval(
-        "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", str(customer_id or secret or "")
-    )
+    await _lock_owner(uow)
     if customer_id is not None and secret is not None:
         await adopt(uow)
     newest = await uow.fetchval(_NEWEST, customer_id, secret)
     return newest if newest is not None else (await create(uow)).id
+
+
+async def _lock_owner(uow: UnitOfWork) -> None:
+    """Two messages at once must not open two carts, nor merge one twice."""
+    customer_id, secret = _owner(uow)
+    await uow.fetchval(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", str(customer_id or secret or "")
+    )
 
 
 async def adopt(uow: UnitOfWork) -> None:
@@ -129,6 +134,7 @@ async def adopt(uow: UnitOfWork) -> None:
     customer_id, secret = _owner(uow)
     if customer_id is None or secret is None:
         return
+    await _lock_owner(uow)
     guests = await uow.fetch(_GUESTS, secret)
     if not guests:
         return

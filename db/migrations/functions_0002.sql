@@ -150,10 +150,12 @@ BEGIN
     RETURN cart_document(changed, p_now);
 END $$;
 
--- Move the lines of one cart into another and close it; what passes a limit stays behind.
+-- Move the lines and the credit of one cart into another and close it; what passes a limit stays
+-- behind.
 CREATE FUNCTION cart_merge(
     p_into uuid, p_from uuid, p_lines_max integer, p_quantity_max integer, p_now timestamptz
-) RETURNS void LANGUAGE sql AS $$
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO cart_line AS k (cart_id, sku, quantity, added_at)
     SELECT p_into, sku, quantity, added_at FROM cart_line WHERE cart_id = p_from
     ORDER BY EXISTS (SELECT 1 FROM cart_line o WHERE o.cart_id = p_into AND o.sku = cart_line.sku)
@@ -168,8 +170,11 @@ CREATE FUNCTION cart_merge(
                       shipping_method = coalesce(i.shipping_method, f.shipping_method),
                       version = i.version + 1, updated_at = p_now
     FROM cart f WHERE i.id = p_into AND f.id = p_from;
+    INSERT INTO cart_credit (cart_id, account_id, seen_amount)
+    SELECT p_into, account_id, seen_amount FROM cart_credit WHERE cart_id = p_from
+    ON CONFLICT DO NOTHING;
     UPDATE cart SET status = 'merged', updated_at = p_now WHERE id = p_from;
-$$;
+END $$;
 
 -- Everything that makes a cart an order, but the money: order, lines, hold, tenders and the intent
 -- to charge them. `p_version` and `p_subtotal` are what the caller priced: if the cart or a price has

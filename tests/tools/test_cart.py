@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
 from deps.core import Deps
@@ -111,3 +112,30 @@ async def test_delivery_is_kept(guest: Deps) -> None:
     assert view.shipping_address is not None
     assert view.shipping_address.country_code == "DE"
     assert [problem.code for problem in view.problems] == ["empty"]
+
+
+async def test_who_signs_in_finds_both_carts_in_one(deps: Deps, client: httpx.AsyncClient) -> None:
+    await factories.product(deps, "MUG", stock=2000)
+    await factories.product(deps, "TEA", stock=10)
+    await client.post(
+        "/v1/auth/register",
+        json={"email": "ada@example.com", "password": "a long passphrase", "name": "Ada"},
+    )
+    guest = (await client.post("/v1/carts")).json()["id"]
+    await client.post(f"/v1/carts/{guest}/lines", json={"sku": "MUG", "quantity": 999})
+    await client.post(f"/v1/carts/{guest}/lines", json={"sku": "TEA", "quantity": 2})
+    credentials = {"email": "ada@example.com", "password": "a long passphrase"}
+    elsewhere = {"X-Guest-Token": "the-token-of-another-device-0123456789"}
+    first = (await client.post("/v1/auth/login", json=credentials, headers=elsewhere)).json()
+    there = {"Authorization": f"Bearer {first['access_token']}", **elsewhere}
+    own = (await client.get("/v1/carts/current", headers=there)).json()["id"]
+    await client.post(f"/v1/carts/{own}/lines", json={"sku": "MUG", "quantity": 3}, headers=there)
+
+    for _ in range(2):  # Signing in again changes nothing more.
+        assert (await client.post("/v1/auth/login", json=credentials)).status_code == 200
+    merged = (await client.get("/v1/carts/current", headers=there)).json()
+    assert merged["id"] == own
+    assert {x["sku"]: x["quantity"] for x in merged["lines"]} == {"MUG": 999, "TEA": 2}
+    assert (await client.get(f"/v1/carts/{guest}")).json()["status"] == "merged"
+    refused = await client.post(f"/v1/carts/{guest}/lines", json={"sku": "MUG", "quantity": 1})
+    assert refused.status_code == 409
