@@ -30,7 +30,7 @@ from tools.registry import OPERATIONS
 
 SLOW = True
 _FOREIGN = ("evil.example", "4242 4242 4242 4242", "sk-live-0123456789")
-SPREE_A_TRY = 4
+SPREE_A_TRY = 2
 
 
 @dataclass
@@ -150,7 +150,7 @@ async def _listed(
     score, number = scores.setdefault("payloads", Score("payloads")), 0
     for payload in listed:
         for channel in CHANNELS:
-            for reader in channel.readers[:1] if channel.is_own_words else channel.readers:
+            for reader in channel.readers[:1]:
                 number += 1
                 model = ObedientModel(spree=spree(shop, number))
                 found = await attempt(shop, channel, reader, payload, model)
