@@ -7,7 +7,7 @@ A doubtful read is tried; a doubtful write becomes a question.
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from tools.registry import OPERATIONS, Operation, Risk
 READ_MIN = 0.6
 WRITE_MIN = 0.6
 # A search fits nearly anything, so it takes more to be meant.
-SEARCH_MIN = 0.68
+SEARCH_MIN = 0.64
 _FREE_READS = frozenset(("product.search", "product.get"))
 # From here on a write is done as asked, if it is also this much likelier than all else.
 ACT_MIN = 0.78
@@ -31,8 +31,9 @@ ACT_MARGIN = 0.06
 # An operation the person may use is preferred to a likelier one they may not, within this.
 ALLOWED_MARGIN = 0.15
 SPLIT_MIN = 0.7
+SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
-SOUGHT_NONE_MAX = 0.66
+SOUGHT_NONE_MAX = 0.45
 # Comparing costs time; what is longer than this tells a story, and the story is cut.
 COMPARED_CHARS_MAX = 400
 
@@ -108,15 +109,14 @@ def hear(text: str) -> Heard:
     written = plain(normalize(marked(shown)))
     said = of.speller.mend(written)
     frame = frame_of(said)
-    best: dict[str, float] = {}
+    best: dict[str, Score] = {}
     for reading, worth in _readings(text, written, said, frame.core):
         for score in of.rank(reading):
             # What a clause says of something else does not outweigh what another asks for.
             value = score.value * (worth if worth == 1.0 or not score.is_none else CLAUSE_OF_NONE)
-            best[score.key] = max(best.get(score.key, 0.0), value)
-    scores = sorted(
-        (Score(key, value) for key, value in best.items()), key=lambda s: (-s.value, s.key)
-    )
+            if score.key not in best or value > best[score.key].value:
+                best[score.key] = replace(score, value=value)
+    scores = sorted(best.values(), key=lambda score: (-score.value, score.key))
     return Heard(said, frame.mode, frame.core, frame.refuses, tuple(scores[:12]))
 
 
@@ -189,6 +189,8 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if operation.risk is not Risk.READ and best.value < WRITE_MIN:
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
+    if best.words < 2 and len(words(heard.said)) > SHORT_WORDS_MAX:
+        is_sure = False  # One word of many in common may be about anything.
     if heard.mode is Mode.HELP and len(words(heard.core)) < 2:
         is_sure = False  # `payment help` is no request to pay.
     return Intent(operation, mode=heard.mode, is_sure=is_sure)
@@ -201,7 +203,9 @@ def _reason_without(heard: Heard) -> str:
 
 def _sought(text: str, heard: Heard, allowed: Collection[str]) -> Intent | None:
     """Take `I need a brass compass` as a search: nothing else is like it, and reading does no harm."""
-    if "product.search" not in allowed or not _SEEKS.match(heard.said) or not phrase_in(text):
+    if "product.search" not in allowed or not phrase_in(text):
+        return None
+    if not (_SEEKS.match(heard.said) or _SEEKS.match(heard.core)):
         return None
     none = next((score.value for score in heard.scores if score.is_none), 0.0)
     if none >= SOUGHT_NONE_MAX:

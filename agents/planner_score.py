@@ -43,6 +43,9 @@ _MARK_WEIGHTS = {NUMBER: 0.8, MONEY: 0.8, EMAIL: 1.0, SKU: 0.3, COUNT: 0.3, ADDR
 _PAIR = 0.6
 # What words beyond a phrase with an open slot cost, against words that have no place at all.
 _OPEN, _OPEN_KNOWN = 0.1, 0.7
+# The more a phrase says around its slot, the less it matters what fills it.
+_OPEN_SAYS_MUCH, _OPEN_KNOWN_MUCH = 14.0, 0.5
+_TELLING = 2.0
 # A phrase with little said around its open slot, such as `find {query}`, proves little.
 _OPEN_DOUBT = 1.0
 # One that says less than this, such as `show me {query}`, is no phrase at all.
@@ -63,6 +66,8 @@ class Phrase:
 class Score:
     key: str
     value: float
+    words: int = 0
+    """How many telling words the message shares with the phrase it is most like."""
 
     @property
     def is_none(self) -> bool:
@@ -98,27 +103,34 @@ def _rank(of: Index, features: frozenset[str]) -> list[Score]:
 
 
 def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
-    total = unheard = 0.0
+    squared = {feature: _weight(of, feature) ** 2 for feature in sorted(features)}
+    total = sum(squared.values())
+    unheard = sum(
+        value for f, value in squared.items() if f not in of.weights and not f.startswith("#")
+    )
+    # Words that most operations share settle nothing by themselves, and are in most phrases.
+    telling = [f for f, value in squared.items() if value >= _TELLING] or list(squared)
+    others = features.difference(telling)
     shared: dict[int, float] = defaultdict(float)
-    for feature in sorted(features):
-        squared = _weight(of, feature) ** 2
-        total += squared
-        if feature not in of.weights and not feature.startswith("#"):
-            unheard += squared
+    for feature in telling:
         for number in of.postings.get(feature, ()):
-            shared[number] += squared
-    best: dict[str, Score] = {}
+            shared[number] += squared[feature]
+    best: dict[str, tuple[float, int]] = {}
     for number, dot in shared.items():
-        phrase = of.phrases[number]
+        phrase, norm = of.phrases[number], of.norms[number]
+        for feature in others & phrase.features:
+            dot += squared[feature]
         rest = total - dot
         if phrase.is_open:
-            rest = unheard * _OPEN + (rest - unheard) * _OPEN_KNOWN
-        norm = of.norms[number] + (_OPEN_DOUBT if phrase.is_open else 0.0)
-        value = dot / sqrt(norm * (dot + max(rest, 0.0)))
-        known = best.get(phrase.key)
-        if known is None or value > known.value:
-            best[phrase.key] = Score(phrase.key, value)
-    return sorted(best.values(), key=lambda score: (-score.value, score.key))
+            kept = _OPEN_KNOWN if norm < _OPEN_SAYS_MUCH else _OPEN_KNOWN_MUCH
+            rest = unheard * _OPEN + (rest - unheard) * kept
+            norm += _OPEN_DOUBT
+        value = dot / sqrt(norm * (dot + abs(rest)))
+        if value > best.get(phrase.key, (0.0, 0))[0]:
+            best[phrase.key] = (value, number)
+    words = {f for f in telling if "_" not in f and not f.startswith("#")}
+    scores = [Score(k, v, len(words & of.phrases[n].features)) for k, (v, n) in best.items()]
+    return sorted(scores, key=lambda score: (-score.value, score.key))
 
 
 def _weight(of: Index, feature: str) -> float:

@@ -221,7 +221,8 @@ def _query(text: str, context: Context) -> str | None:
 
 def _rename(text: str, context: Context) -> str | None:
     match = re.search(r"(?:name (?:is now|is|to|should be)|call me)\s+(.+?)[.!]?$", text, re.I)
-    return match[1].strip() if match else None
+    name = match[1].strip() if match else ""
+    return name if name and words(name)[:1] != [] and words(name)[0] not in FILLER else None
 
 
 def _status(text: str, context: Context) -> str | None:

@@ -17,7 +17,7 @@ _ENTITIES = (
     (MONEY, re.compile(r"(?:\b(?:eur|usd|gbp)|[€$£])\s?\d[\d.,]*|\b\d[\d.,]*\s?(?:eur\b|usd\b|gbp\b|€|\$|£|euros?\b|dollars?\b|pounds?\b|bucks?\b)", re.I)),
     (NUMBER, re.compile(r"(?:\b(?:number|no\.?|nr\.?)\s*)?(?:#\s?\d+\b|\b\d{4,}\b)|(?<=order )\d+\b|(?<=order number )\d+\b", re.I)),
     (SKU, re.compile(r"(?:\b[Ss][Kk][Uu]:?\s+)?\b(?=[A-Z0-9]*[A-Z])[A-Z0-9]+(?:[-_/.][A-Z0-9]+)+\b")),
-    (COUNT, re.compile(r"\b\d{1,3}(?:[.,]\d+)?\b")),
+    (COUNT, re.compile(r"\b\d{1,3}(?:[.,:]\d+)?\b")),
 )  # fmt: skip
 _ENTITY = re.compile(r"#(?:address|date|email|number|money|sku|count)\b")
 
@@ -38,8 +38,10 @@ arrive arrival
 product item article goods merchandise
 invoice bill
 refund reimburse reimbursement restitution rebate compensation moneyback
-person assistant human agent representative operator someone somebody anyone anybody employee rep
-contact speak talk chat reach call phone communicate
+person assistant human agent representative operator employee rep
+someone somebody anyone anybody
+contact speak talk chat reach communicate
+call phone ring telephone
 support service helpdesk
 change modify edit update alter amend
 correct correction

@@ -303,6 +303,7 @@ _YOURS = (
 def gist(operation: Operation) -> str:
     """Return what an operation does, from its own description, as the end of a sentence."""
     first = (inspect.getdoc(operation.run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+    first = first.partition(";")[0]
     for theirs, yours in _YOURS:
         first = first.replace(theirs, yours)
     return first[:1].lower() + first[1:]

@@ -16,6 +16,7 @@ from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
 from tests import factories
 from tests.agents.talk import Talk
+from tools import fulfillment
 from tools import order as orders
 from tools.registry import OPERATIONS, Risk
 from tools.surface import load_operations
@@ -235,3 +236,23 @@ async def test_a_shopper_does_not_reach_what_only_staff_may(customer: Deps) -> N
     reply = await Talk(customer).say("show the ledger balances")
     assert not reply.tools
     assert "not permitted" in reply.text
+
+
+async def test_a_return_takes_its_lines_from_the_order(customer: Deps, merchant: Deps) -> None:
+    await factories.product(customer, "MUG-1", title="Stoneware mug")
+    await factories.product(customer, "BOWL-1", title="Enamel bowl")
+    placed = await factories.placed_order(customer, **{"MUG-1": 2, "BOWL-1": 1})
+    await _deliver(merchant, placed.number)
+    reply = await Talk(customer).say(f"return the bowl from order {placed.number}")
+    assert reply.tools == ["order_get", "return_request"], reply.text
+    (approval,) = reply.of("approval")
+    assert [(line["sku"], line["quantity"]) for line in approval["preview"]["lines"]] == [
+        ("BOWL-1", 1)
+    ]
+
+
+async def _deliver(merchant: Deps, number: int) -> None:
+    async with merchant.begin() as uow:
+        await fulfillment.ship(uow, number)
+    async with merchant.begin() as uow:
+        await fulfillment.deliver(uow, number)
