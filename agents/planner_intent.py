@@ -33,7 +33,7 @@ ALLOWED_MARGIN = 0.15
 SPLIT_MIN = 0.7
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
-SOUGHT_NONE_MAX = 0.45
+SOUGHT_NONE_MAX = 0.55
 # Comparing costs time; what is longer than this tells a story, and the story is cut.
 COMPARED_CHARS_MAX = 400
 
@@ -45,6 +45,9 @@ _SEEKS = re.compile(
     r"looking for|searching for|in search of|where can i (?:find|get|buy))\s+"
     r"(?!to\b|that\b|this\b|it\b|them\b|all\b|everything\b|#money|money\b|ten dollars|someone\b|somebody\b|you\b|your\b|my\b|the (?:name|time|date|way|number|nearest|best way|weather|meaning|definition|balance|news)\b|help\b|assistance\b|information\b|how\b|what\b|when\b|where\b|who\b|why\b|out\b|directions\b|up\b)"
     r"(?:(?:some|any|an?|the|one|two|three|new|good|nice|\d+|pair of|set of)\s+)*(?=\w)"
+)
+_ASKS = re.compile(
+    r"^(?:am|are|is|was|were|did|does|do (?:you|i|we)|has|why|who|when|where|which)\b"
 )
 _LOOKS_FOR = re.compile(
     r"^(?:(?:i|we) am |i )?(?:looking|look|searching|search|shopping|hunting) for\b"
@@ -189,8 +192,10 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if operation.risk is not Risk.READ and best.value < WRITE_MIN:
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
-    if best.words < 2 and len(words(heard.said)) > SHORT_WORDS_MAX:
+    if best.words < 2 and len(words(heard.said)) > SHORT_WORDS_MAX and not _is_address(text):
         is_sure = False  # One word of many in common may be about anything.
+    if _ASKS.match(heard.said) or len(words(heard.said)) == 1:
+        is_sure = False  # `am I talking to a person` asks; a word alone may be about anything.
     if heard.mode is Mode.HELP and len(words(heard.core)) < 2:
         is_sure = False  # `payment help` is no request to pay.
     return Intent(operation, mode=heard.mode, is_sure=is_sure)

@@ -128,7 +128,7 @@ def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
         value = dot / sqrt(norm * (dot + abs(rest)))
         if value > best.get(phrase.key, (0.0, 0))[0]:
             best[phrase.key] = (value, number)
-    words = {f for f in telling if "_" not in f and not f.startswith("#")}
+    words = {f for f in features if "_" not in f and not f.startswith("#")}
     scores = [Score(k, v, len(words & of.phrases[n].features)) for k, (v, n) in best.items()]
     return sorted(scores, key=lambda score: (-score.value, score.key))
 

@@ -164,6 +164,7 @@ def plain(said: str) -> str:
 
 # Pairs of words that tell more together than what is left of them alone.
 _JOINED = (
+    (re.compile(r"\bcheck out\b"), "checkout"),
     (re.compile(r"\b(?:do not|does not|no longer) (?:really |even )?(?:want|need)\b"), "unwanted"),
     (re.compile(r"\b(?:do not|does not) (?:yet |even )?have\b|\bhave no\b|\bhave not got\b"), "lacking"),
     (re.compile(r"\b(?:do|does) (?:you|your (?:shop|store|company))\b"), "doyou"),
