@@ -258,7 +258,7 @@ SORTS: Mapping[UserSort, Ordering] = {
 async def find(
     uow: UnitOfWork,
     query: str | None = None,
-    role: Role | None = None,
+    kind: Role | None = None,
     sort: UserSort = UserSort.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
@@ -267,7 +267,7 @@ async def find(
 
     Args:
         query: Part of the name or email.
-        role: Only customer, merchant, admin or system.
+        kind: Only people who are customer, merchant, admin or system.
         sort: newest, oldest, name or email.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before, with the same sort.
@@ -276,8 +276,8 @@ async def find(
     if query:
         pattern = f"%{_like_escaped(query)}%"
         search = search.where(col(User.name).ilike(pattern) | col(User.email).ilike(pattern))
-    if role is not None:
-        search = search.where(User.role == role)
+    if kind is not None:
+        search = search.where(User.role == kind)
     return await read_page(uow, search, SORTS[sort], UserView.model_validate, limit, cursor)
 
 
