@@ -9,14 +9,12 @@ An ordinary operation, the end of its action and the record of it are one transa
 transactions of its own, so its action is claimed first and finished afterwards.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, Field
 from pydantic_core import to_jsonable_python
 from sqlmodel import col, func, select, update
@@ -76,7 +74,7 @@ def owner_id(actor: Actor) -> UUID:
 def digest(operation: str, actor_id: UUID, arguments: Mapping[str, Any]) -> str:
     """Return the sha256 of the canonical JSON of what is to be approved."""
     bound = {"operation": operation, "actor_id": str(actor_id), "arguments": dict(arguments)}
-    return hashlib.sha256(orjson.dumps(bound, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return agent_run.sha256(bound)
 
 
 async def propose(

@@ -6,6 +6,7 @@ The records cannot be written by the role that agents' statements run in.
 """
 
 import hashlib
+import json
 import logging
 import secrets
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
 from pydantic_core import to_jsonable_python
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
@@ -34,7 +34,8 @@ _NOT_PERMITTED = "42501"  # Also what a row-level policy answers to a write.
 
 def canonical(value: Any) -> bytes:
     """Return JSON that is the same for equal values, whatever the order of their keys."""
-    return orjson.dumps(to_jsonable_python(value), option=orjson.OPT_SORT_KEYS)
+    # Not orjson: a model may write a number of more than 64 bits, and it is recorded as any other.
+    return json.dumps(to_jsonable_python(value), sort_keys=True, separators=(",", ":")).encode()
 
 
 def sha256(value: Any) -> str:
