@@ -25,13 +25,8 @@ from tools.errors import (
 )
 from tools.fulfillment import ParcelView
 from tools.order import OrderView
-from tools.order_edit import (
-    AddressPreview,
-    EditedOrder,
-    ItemsPreview,
-    OrderEditView,
-    PaymentPreview,
-)
+from tools.order_change import EditedOrder, OrderEditView
+from tools.order_edit import AddressPreview, ItemsPreview, PaymentPreview
 
 router = APIRouter(tags=["orders"])
 Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]

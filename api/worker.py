@@ -31,7 +31,7 @@ from tools import (
     idempotency,
     inventory,
     notification,
-    order_edit,
+    order_change,
     refund,
     sale,
     stock_ledger,
@@ -267,7 +267,7 @@ class _Worker:
 
     async def resume_checkouts(self) -> bool:
         await sale.resume_stuck(self.deps)
-        await order_edit.resume_stuck(self.deps)
+        await order_change.resume_stuck(self.deps)
         await exchange.resume_stuck(self.deps)
         return False
 

@@ -12,7 +12,7 @@ from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
 from tests.aftersales import LAMP
-from tools import checkout, fulfillment, invariant, inventory, order, order_edit
+from tools import checkout, fulfillment, invariant, inventory, order, order_change, order_edit
 from tools.address import Address
 from tools.aftersales import LineChange
 from tools.errors import (
@@ -182,7 +182,7 @@ async def test_an_unanswered_charge_is_finished_by_the_sweeper(
         await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
     assert await invariant.check(customer) == []
 
-    await order_edit.resume_stuck(factories.later(customer, minutes=5))
+    await order_change.resume_stuck(factories.later(customer, minutes=5))
 
     async with customer.begin() as uow:
         now = await order.get(uow, placed.number)
@@ -204,7 +204,7 @@ async def test_units_lost_while_the_money_was_awaited_give_the_money_back(
     await inventory.expire_due(later)
     await shop.ordered(later, oak=1)
 
-    await order_edit.resume_stuck(later)
+    await order_change.resume_stuck(later)
 
     assert [edit.failure for edit in await edits(customer)] == ["out_of_stock"]
     assert (await shop.tenders(customer, placed))[-1] == ("tok_visa", 3400, 3400)
