@@ -31,6 +31,7 @@ def test_equal_weights_differ_by_one_at_most(amount: int, count: int) -> None:
     [
         (1999, "EUR", "EUR 19.99"),
         (5, "EUR", "EUR 0.05"),
+        (0, "EUR", "EUR 0.00"),
         (-120, "EUR", "EUR -1.20"),
         (500, "JPY", "JPY 500"),
         (1234, "KWD", "KWD 1.234"),
@@ -38,6 +39,14 @@ def test_equal_weights_differ_by_one_at_most(amount: int, count: int) -> None:
 )
 def test_money_reads_as_people_write_it(amount: int, currency: str, text: str) -> None:
     assert str(Money(amount, currency)) == text
+
+
+@given(amounts, amounts, st.integers(min_value=0, max_value=999))
+def test_sums_differences_and_multiples_are_those_of_integers(a: int, b: int, n: int) -> None:
+    one, other = Money(a, "EUR"), Money(b, "EUR")
+    assert one + other == Money(a + b, "EUR")
+    assert one - other == Money(a - b, "EUR")
+    assert one * n == Money(a * n, "EUR")
 
 
 def test_money_refuses_floats_and_mixed_currencies() -> None:

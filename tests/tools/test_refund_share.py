@@ -139,3 +139,14 @@ def test_a_third_of_a_line_at_a_time() -> None:
     assert [b.lines[0].discount_amount for b in earlier] == [34, 33, 33]
     assert [b.tax_amount for b in earlier] == [3, 3, 4]
     assert sum(b.total_amount for b in earlier) == 3000 - 100 + 490 + 10
+
+
+@given(AMOUNTS, AMOUNTS, AMOUNTS, st.integers(0, 40_000))
+def test_a_plain_amount_takes_shipping_only_after_all_goods_and_tax(
+    goods: int, shipping: int, tax: int, amount: int
+) -> None:
+    within = Limits(goods, shipping, tax)
+    made_of = of_amount(within, amount)
+    assert made_of.total_amount == amount
+    assert made_of.tax_amount <= tax
+    assert made_of.shipping_amount == min(max(amount - goods - tax, 0), shipping)
