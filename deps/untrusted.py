@@ -51,6 +51,29 @@ _CREDENTIALS: Final = (
     ),
     (re.compile(r"\bsk-[\w-]{8,}"), "[key]"),
 )
+# What people let slip in prose, where a word after `password` need not be one.
+_SAID: Final = (
+    (
+        re.compile(
+            r"(?i)\b(password|passcode|pass ?phrase|secret|token|pin)"
+            r"((?:\s+code)?\s*(?:[:=]|\bis\b|\bwas\b)\s*)"
+            r"(?=\S*[\d\W])[^\s,;&'\"}]{4,}"
+        ),
+        r"\1\2[redacted]",
+    ),
+    (
+        re.compile(r"(?i)\b(cvv2?|cvc2?|security code)(\W+(?:(?:is|code|number)\W+)*)\d{3,4}\b"),
+        r"\1\2[redacted]",
+    ),
+    # A gift card's code is worth its balance to whoever reads it.
+    (
+        re.compile(
+            r"(?i)(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Z])"
+            r"[0-9A-HJKMNP-TV-Z]{4}(?:[ -]?[0-9A-HJKMNP-TV-Z]{4}){4}(?![\w-])"
+        ),
+        "[code]",
+    ),
+)
 _LONG_NUMBER: Final = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
 # Every secret contains one of these; most strings contain none, and one search says so.
 _SUSPICIOUS: Final = re.compile(
@@ -176,6 +199,27 @@ def redact_reply(message: str, *, keep: Collection[str] = ()) -> str:
     for pattern, replacement in _CREDENTIALS[:1] + _CREDENTIALS[2:]:
         message = pattern.sub(replacement, message)
     return _LONG_NUMBER.sub(lambda m: "[number]" if _is_card(m[0]) else m[0], message)
+
+
+def redact_record(value: Any, *, keep: Collection[str] = ()) -> Any:
+    """Take secrets out of a JSON value that people keep, such as what was said in a case.
+
+    Unlike a reply it holds what people wrote: passwords, security codes and codes of gift cards
+    go too.
+
+    Args:
+        value: Texts, at any depth; what else it holds stays.
+        keep: Addresses that may stay, lower-case.
+    """
+    if isinstance(value, str):
+        for pattern, replacement in (*_SAID, _CREDENTIALS[1]):
+            value = pattern.sub(replacement, value)
+        return redact_reply(value, keep=keep)
+    if isinstance(value, Mapping):
+        return {key: redact_record(item, keep=keep) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_record(item, keep=keep) for item in value]
+    return value
 
 
 def _is_card(text: str) -> bool:

@@ -1,4 +1,5 @@
-"""Hand a conversation over to a person, with all that was said."""
+"""Hand a conversation over to a person, with all that was said but for secrets and strangers'
+addresses: a case is read by many, mailed, and outlives the conversation."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +13,7 @@ from sqlmodel import col, select, update
 from db.models.handover import Handover, HandoverStatus
 from db.models.user import User
 from db.types import ConversationId, new_id
+from deps import untrusted
 from deps.core import UnitOfWork
 from tools import conversation as conversations
 from tools import notification
@@ -84,7 +86,12 @@ async def request(
         if known is not None:
             return HandoverView.model_validate(known)
         transcript = await turns.entries(uow, row.id)
-    case = await _open(uow, address, reason[:REASON_CHARS_MAX], conversation_id, transcript)
+    own = {normalize_email(address), await _own_email(uow)} - {None}
+    kept: dict[str, Any] = untrusted.redact_record(
+        {"reason": reason[:REASON_CHARS_MAX], "transcript": list(transcript)},
+        keep={email.lower() for email in own if email},
+    )
+    case = await _open(uow, address, kept["reason"], conversation_id, kept["transcript"])
     return HandoverView.model_validate(case)
 
 

@@ -93,6 +93,32 @@ async def test_staff_are_told_by_mail(customer: Deps, mailer: RecordingMailer) -
     assert "my mug is broken" in mail.body
 
 
+async def test_a_case_and_its_mail_hold_no_secrets_and_no_strangers_address(
+    customer: Deps, merchant: Deps, mailer: RecordingMailer
+) -> None:
+    said = (
+        "I paid with 4242 4242 4242 4242, cvc 123, my password is hunter22 and the gift card "
+        "7K3M-Q9ZT-0BXW-5HRN-2C4D; write to ADA@example.com, not to mallory@evil.example. "
+        "The parcel is 00340434161094042557, the order #1001 of EUR 12.50."
+    )
+    async with customer.begin() as uow:
+        row = await conversations.start(uow, "paid twice")
+        entry = {"role": "user", "text": said, "cards": [{"note": said}], "approvals": []}
+        await conversations.append(uow, row.id, [entry])
+    async with customer.begin() as uow:
+        asked = await handover.request(uow, said, "ada@example.com", row.id)
+    async with merchant.begin() as uow:
+        case = await handover.get(uow, asked.number)
+        await handover.tell_staff(uow, asked.id)
+    await notification.send_due(customer)
+    (mail,) = mailer.sent
+    for text in (mail.body, case.reason, str(case.transcript)):
+        for secret in ("4242", "cvc 123", "hunter22", "7K3M", "2C4D", "mallory"):
+            assert secret not in text
+        for kept in ("ADA@example.com", "00340434161094042557", "#1001", "12.50"):
+            assert kept in text
+
+
 async def test_over_http(client: httpx.AsyncClient, customer: Deps, merchant: Deps) -> None:
     shopper, staff = factories.bearer(customer), factories.bearer(merchant)
     made = await client.post("/v1/handovers", json={"reason": "broken"}, headers=shopper)
