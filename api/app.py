@@ -119,7 +119,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,
     )
     v1 = APIRouter(prefix="/v1")
     for module in V1:

@@ -3,10 +3,13 @@
 `.ci/lint-openapi.sh` holds the result to the OpenAPI and OWASP rules of `.spectral.yaml`.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from fastapi import FastAPI
+import orjson
+from fastapi import FastAPI, Request
+from starlette.responses import Response
 
 PROBLEM: Final = {
     "type": "object",
@@ -55,16 +58,34 @@ METHODS: Final = ("get", "put", "post", "patch", "delete")
 INT64_MAX: Final = 2**63 - 1
 
 
+URL: Final = "/v1/openapi.json"
+
+
 def install(app: FastAPI) -> None:
-    """Complete what `app.openapi()` returns; it is made once and kept, as FastAPI does."""
+    """Serve the completed description at `URL`; it is made once, and so are its bytes.
+
+    The application is made without `openapi_url`: FastAPI's own route serialises the document for
+    every request, more than half a megabyte of it.
+    """
     generate: Callable[[], dict[str, Any]] = app.openapi
+    making = asyncio.Lock()
+    made: list[bytes] = []
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = completed(generate())
         return app.openapi_schema
 
+    async def document(request: Request) -> Response:
+        async with making:
+            if not made:
+                # About a second of work, which must not hold up everybody else's requests.
+                made.append(await asyncio.to_thread(lambda: orjson.dumps(app.openapi())))
+        return Response(made[0], media_type="application/json")
+
     app.openapi = openapi  # type: ignore[method-assign]  # The documented way to extend it.
+    app.openapi_url = URL
+    app.add_route(URL, document, include_in_schema=False)
 
 
 def completed(schema: dict[str, Any]) -> dict[str, Any]:

@@ -284,5 +284,7 @@ async def test_customers_see_no_console(deps: Deps, page: Page, site: str) -> No
 
 async def test_the_api_documentation_needs_no_other_host(page: Page, site: str) -> None:
     await page.goto(f"{site}/docs")
-    await page.until("document.querySelectorAll('.opblock').length > 20")
+    await page.until("document.querySelectorAll('.opblock-tag').length > 20")
+    await page.click(".opblock-tag[data-tag=orders]")
+    await page.until("document.querySelectorAll('[id^=operations-orders-]').length > 5")
     assert_clean(page, site)
