@@ -58,11 +58,12 @@ class Conversation:
         self._client = client
         self._interactive = interactive
         self._id: str | None = None
+        self._said = ""
         self.failed = False
 
     async def say(self, text: str) -> None:
         """Send one message and print what comes back, as it comes."""
-        self.failed = False
+        self.failed, self._said = False, ""
         body = {"text": text} | ({"conversation_id": self._id} if self._id else {})
         approvals: list[dict[str, Any]] = []
         async with self._client.stream("POST", "/v1/chat", json=body) as response:
@@ -81,7 +82,7 @@ class Conversation:
         if name == "conversation":
             self._id = str(data["id"])
         elif name == "text":
-            console.print(escape(str(data.get("delta", ""))), end="")
+            self._hear(str(data.get("delta", "")), is_anew=bool(data.get("replace")))
         elif name == "tool" and data.get("status") == "failed":
             console.print(f"[dim]({escape(str(data.get('name')))} failed)[/]")
         elif name == "card":
@@ -89,6 +90,16 @@ class Conversation:
         elif name == "error":
             self.failed = True
             console.print(f"[red]{escape(str(data.get('detail')))}[/]")
+
+    def _hear(self, words: str, *, is_anew: bool) -> None:
+        """Print words. With `is_anew` they stand for all that was said so far in this answer."""
+        if is_anew and words.startswith(self._said):
+            words, is_anew = words[len(self._said) :], False
+        if is_anew:
+            # What was printed stays on a terminal: say that it does not count.
+            console.print("\n[dim](That was taken back. Instead:)[/]")
+        self._said = words if is_anew else self._said + words
+        console.print(escape(words), end="")
 
     async def _decide(self, approval: dict[str, Any]) -> None:
         console.print(f"[bold]Needs your yes:[/] {escape(str(approval.get('summary')))}")

@@ -1,0 +1,34 @@
+"""The conversation in the terminal: what a person reads of a stream of events."""
+
+import httpx
+import orjson
+import pytest
+
+from api import terminal
+
+
+def reply(*texts: dict[str, object]) -> bytes:
+    return b"".join(b"event: text\ndata: " + orjson.dumps(text) + b"\n\n" for text in texts)
+
+
+async def printed(capsys: pytest.CaptureFixture[str], *texts: dict[str, object]) -> str:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=reply(*texts)))
+    async with httpx.AsyncClient(base_url="http://shop", transport=transport) as client:
+        await terminal.Conversation(client, interactive=False).say("hello")
+    return capsys.readouterr().out
+
+
+async def test_words_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await printed(capsys, {"delta": "We have "}, {"delta": "mugs."}) == "We have mugs.\n"
+
+
+async def test_a_reply_said_anew_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    said = ({"delta": "It is red."}, {"delta": "It is blue.", "replace": True})
+    assert await printed(capsys, *said) == (
+        "It is red.\n(That was taken back. Instead:)\nIt is blue.\n"
+    )
+
+
+async def test_what_was_printed_is_not_printed_again(capsys: pytest.CaptureFixture[str]) -> None:
+    said = ({"delta": "It is "}, {"delta": "It is blue.", "replace": True})
+    assert await printed(capsys, *said) == "It is blue.\n"
