@@ -1,6 +1,7 @@
 """Outgoing mail over SMTP."""
 
 from dataclasses import dataclass
+from email.headerregistry import Address
 from email.message import EmailMessage
 from typing import Protocol
 
@@ -33,6 +34,7 @@ class Mailer(Protocol):
 @dataclass(frozen=True, slots=True)
 class SmtpMailer:
     settings: Settings
+    timeout_s: float = SMTP_TIMEOUT_S
 
     async def send(self, mail: Mail) -> None:
         """Hand `mail` to the SMTP server.
@@ -43,7 +45,7 @@ class SmtpMailer:
         external()
         settings = self.settings
         message = EmailMessage()
-        message["From"] = f"{settings.shop_name} <{settings.mail_from}>"
+        message["From"] = Address(settings.shop_name, addr_spec=settings.mail_from)
         message["To"] = mail.recipient
         message["Subject"] = " ".join(mail.subject.split())  # A header has no line breaks.
         domain = settings.mail_from.rpartition("@")[2]
@@ -58,7 +60,7 @@ class SmtpMailer:
                 username=settings.smtp_username,
                 password=password.get_secret_value() if password else None,
                 start_tls=settings.smtp_starttls,
-                timeout=SMTP_TIMEOUT_S,
+                timeout=self.timeout_s,
             )
         except (aiosmtplib.SMTPException, OSError) as error:
             raise MailError(str(error)[:500]) from error
