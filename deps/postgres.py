@@ -36,7 +36,9 @@ MIGRATION_LOCK_TIMEOUT = "120s"
 IDLE_IN_TRANSACTION_TIMEOUT = "15s"
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0
-DUPLICATE_DATABASE = "42P04"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
+# Of a database that is there, and of one that another session is making at this moment.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+DUPLICATE_DATABASE = ("42P04", "23505")
 
 
 class DatabaseUnavailable(Exception):
@@ -160,7 +162,7 @@ async def ensure_database(url: str) -> bool:
         try:
             await connection.execute(text(f'CREATE DATABASE "{quoted}"'))
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != DUPLICATE_DATABASE:
+            if getattr(error.orig, "sqlstate", None) not in DUPLICATE_DATABASE:
                 raise
             return False  # Another process was faster.
     return True
