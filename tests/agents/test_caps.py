@@ -8,6 +8,7 @@ import pytest
 
 from agents.base import call_operation
 from db.models.conversation import ActionStatus, Approver
+from db.models.user import Role
 from deps.core import Deps
 from tests import factories
 from tools import action
@@ -38,7 +39,7 @@ async def test_a_large_action_needs_a_colleague(
     deps: Deps, customer: Deps, merchant: Deps, number: int
 ) -> None:
     asker = limited(merchant, agent_second_approver_amount=1000)
-    colleague = limited(await factories.user(deps, role=merchant.actor.role), **{})
+    colleague = limited(await factories.user(deps, role=Role.MERCHANT), **{})
     waiting = await ask(asker, number, 1001)
     async with asker.begin() as uow:
         assert (await action.get(uow, waiting)).approver is Approver.OTHER
@@ -72,7 +73,7 @@ async def test_the_shops_limit_holds_for_everybody_until_a_day_has_passed(
     asker = limited(merchant, **limits)
     first, second = await ask(asker, number, 800), await ask(asker, number, 300)
     await action.approve(asker, first)
-    colleague = limited(await factories.user(deps, role=merchant.actor.role), **limits)
+    colleague = limited(await factories.user(deps, role=Role.MERCHANT), **limits)
     for person in (asker, colleague):
         with pytest.raises(LimitReached):
             await action.approve(person, second)
