@@ -1,5 +1,7 @@
 """The conversation in the terminal: what a person reads of a stream of events."""
 
+from collections.abc import Mapping
+
 import httpx
 import orjson
 import pytest
@@ -7,11 +9,11 @@ import pytest
 from api import terminal
 
 
-def reply(*texts: dict[str, object]) -> bytes:
+def reply(*texts: Mapping[str, object]) -> bytes:
     return b"".join(b"event: text\ndata: " + orjson.dumps(text) + b"\n\n" for text in texts)
 
 
-async def printed(capsys: pytest.CaptureFixture[str], *texts: dict[str, object]) -> str:
+async def printed(capsys: pytest.CaptureFixture[str], *texts: Mapping[str, object]) -> str:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=reply(*texts)))
     async with httpx.AsyncClient(base_url="http://shop", transport=transport) as client:
         await terminal.Conversation(client, interactive=False).say("hello")
