@@ -227,13 +227,13 @@ async def test_a_message_sent_again_is_not_said_again(client: httpx.AsyncClient)
 
 
 async def test_another_persons_thread_is_one_of_ones_own(client: httpx.AsyncClient) -> None:
-    await agui(client, run("shared", user("my secret is 42")))
+    await agui(client, run("shared", user("my secret is marmalade")))
     (mine,) = (await client.get("/v1/conversations")).json()["items"]
     stranger = {"X-Guest-Token": "somebody-else-0123456789abcdefghijk"}
     for thread in ("shared", mine["id"]):
         body = run(thread, user("what is my secret?"))
         answer = await client.post("/v1/agui", json=body, headers=stranger)
-        assert "42" not in answer.text
+        assert "marmalade" not in answer.text
     (still,) = (await client.get("/v1/conversations")).json()["items"]
     assert still["turns"] == 1
 
