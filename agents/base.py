@@ -193,7 +193,12 @@ def _permitted(ctx: RunContext[Deps], definition: ToolDefinition) -> bool:
 
 def prompt(name: str, **values: Any) -> str:
     """Read `prompts/<name>.md` and fill its `{placeholders}` with values owned by the code."""
-    return (PROMPTS / f"{name}.md").read_text().format(**values)
+    return _template(name).format(**values)
+
+
+@functools.cache
+def _template(name: str) -> str:
+    return (PROMPTS / f"{name}.md").read_text()
 
 
 def build_agent(name: str, operations: Sequence[Operation]) -> Agent[Deps, str]:

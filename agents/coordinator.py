@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
 from pydantic_ai import Agent, AgentRunResultEvent, RunContext, ToolOutput, UsageLimits
 from pydantic_ai.conversation import Conversation, ConversationTypeAdapter
 from pydantic_ai.exceptions import (
@@ -57,6 +57,8 @@ from tools.spend import Spent
 WISHES_MAX = 3
 # Older turns are forgotten by the model; the transcript keeps what people saw.
 HISTORY_TURNS_MAX = 20
+
+_USAGE = TypeAdapter(RunUsage)
 
 Reason = Literal["ok", "small_talk", "out_of_scope", "not_allowed", "declined"]
 
@@ -121,19 +123,24 @@ def load(state: Mapping[str, Any], conversation_id: UUID) -> Conversation:
 
 def merged(state: dict[str, Any], conversation_id: UUID, turn: Turn) -> dict[str, Any]:
     """Fold a turn into the stored state: its messages are appended, its usage added."""
-    stored = load(state, conversation_id)
-    stored.messages = _recent([*stored.messages, *turn.messages])
-    stored.usage = stored.usage + turn.usage
-    dumped: dict[str, Any] = ConversationTypeAdapter.dump_python(stored, mode="json")
-    return dumped
+    before: list[dict[str, Any]] = state.get("messages", [])
+    used = _USAGE.validate_python(state.get("usage", {}))
+    # Only what is new is serialised; what was stored goes back as it came.
+    grown = Conversation(
+        messages=turn.messages, usage=used + turn.usage, conversation_id=str(conversation_id)
+    )
+    dumped: dict[str, Any] = ConversationTypeAdapter.dump_python(grown, mode="json")
+    return {**dumped, **state, "usage": dumped["usage"]} | {
+        "messages": _recent([*before, *dumped["messages"]])
+    }
 
 
-def _recent(messages: list[ModelMessage]) -> list[ModelMessage]:
+def _recent(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     starts = [
         index
         for index, message in enumerate(messages)
-        if isinstance(message, ModelRequest)
-        and any(isinstance(part, UserPromptPart) for part in message.parts)
+        if message["kind"] == "request"
+        and any(part["part_kind"] == "user-prompt" for part in message["parts"])
     ]
     return messages[starts[-HISTORY_TURNS_MAX] :] if len(starts) > HISTORY_TURNS_MAX else messages
 

@@ -15,17 +15,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agents import coordinator
 from agents.model import choose_model
 from db.models.chat import TurnState
-from deps.core import Deps
+from deps.core import Actor, Deps
+from deps.postgres import DatabaseUnavailable
 from deps.signal import Signals
 from tools import turn as turns
 from tools.errors import DomainError, NotFound, Unavailable
@@ -46,12 +47,10 @@ STOP_S: Final = 2.0
 # Turns of one process that may be at the database for their own rows: the pool is for their tools.
 WRITERS_MAX: Final = 4
 END_TRIES_MAX: Final = 5
-_LOCK: Final = text("SELECT pg_advisory_lock(7408, :runner)")
-_BEAT: Final = text("""
-    UPDATE chat_turn SET heartbeat_at = clock_timestamp()
-    WHERE runner = :runner AND state = 'running' RETURNING id, cancel_requested_at IS NOT NULL
-""")
-_DISOWN: Final = text("UPDATE chat_turn SET runner = NULL WHERE id = :turn")
+# What the database raises when it is away, by way of a session or of the hot pool.
+AWAY: Final = (
+    SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable, OSError,
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -59,6 +58,7 @@ class Run:
     """A turn while it runs here. `events` are those that are committed."""
 
     begun: Begun
+    actor: Actor
     task: asyncio.Task[None] | None = None
     answer: Answer = field(default_factory=Answer)
     events: list[Event] = field(default_factory=list)
@@ -147,15 +147,15 @@ class Runner:
         if self._is_closing or len(self._runs) >= RUNNING_MAX:
             raise Unavailable("The assistant is busy; please try again in a moment.")
         await self._be_present()
-        async with self._writers, deps.begin() as uow:
+        async with self._writers:
             begun = await turns.begin(
-                uow, conversation_id, said, runner=self._number, channel=channel,
+                deps, conversation_id, said, runner=self._number, channel=channel,
                 remember=remember_broken, turn_id=turn_id, thread_key=thread_key,
             )  # fmt: skip
         conversation_id = begun.conversation_id
         if begun.is_repeat:
             return begun
-        run = Run(begun)
+        run = Run(begun, deps.actor)
         opening = {"id": str(begun.id), "number": begun.number, "text": said}
         run.events.append(
             Event(number=begun.first_event, turn_id=begun.id, name="turn", data=opening)
@@ -212,11 +212,14 @@ class Runner:
             NotFound: No such conversation, or someone else's.
         """
         topic, loop = str(conversation_id), asyncio.get_running_loop()
+        run: Run | None = None
         told_at = loop.time()
         async with self.signals.waiter(topic) as woken:
             while True:
                 woken.clear()
-                found = self._here(conversation_id, after) or await self._look(
+                # Kept, since the end of a turn is told when its run has already left the list.
+                run = self._runs.get(conversation_id) or run
+                found = _here(run, deps.actor, after) or await self._look(
                     deps, conversation_id, after
                 )
                 if found.is_reset:
@@ -241,16 +244,6 @@ class Runner:
                         yield None
                 else:
                     told_at = loop.time()
-
-    def _here(self, conversation_id: UUID, after: int) -> turns.News | None:
-        """Return the news from memory, when this process runs the turn they belong to."""
-        run = self._runs.get(conversation_id)
-        if run is None or run.has_gap or after + 1 < run.begun.first_event:
-            return None
-        news = run.events[max(0, after + 1 - run.events[0].number) :]
-        if not news and run.is_over:
-            return None
-        return turns.News([event for event in news if event.number > after], is_running=True)
 
     async def _look(self, deps: Deps, conversation_id: UUID, after: int) -> turns.News:
         async with self._writers, deps.begin() as uow:
@@ -286,7 +279,7 @@ class Runner:
             await asyncio.shield(self._end(deps, run, said, turn, state, failure))
         except NotFound:
             log.info("a conversation was deleted while a turn of it ran")
-        except (SQLAlchemyError, OSError):
+        except AWAY:
             # The database is away. Disowned at the next beat, the turn is ended by its next reader.
             log.exception("a chat turn could not be kept")
         finally:
@@ -328,9 +321,9 @@ class Runner:
         async with run.writing:
             events = run.take()
             try:
-                async with self._writers, deps.begin() as uow:
-                    written = await turns.append(uow, conversation_id, run.begun.id, events)
-            except (SQLAlchemyError, OSError):
+                async with self._writers:
+                    written = await turns.add(deps, conversation_id, run.begun.id, events)
+            except AWAY:
                 log.warning("events of a chat turn wait for the database", exc_info=True)
                 run.pending = [*events, *run.pending]
                 run.added.set()
@@ -368,14 +361,13 @@ class Runner:
             last = run.take()
             for tries in range(END_TRIES_MAX):
                 try:
-                    async with self._writers, deps.begin() as uow:
+                    async with self._writers:
                         number = await turns.finish(
-                            uow, run.begun.id, state, answer, last, remember,
-                            conversation_id=conversation_id,
+                            deps, run.begun, state, answer, last, remember,
                             error_code=failure.error_code() if failure else None,
                         )  # fmt: skip
                     break
-                except (SQLAlchemyError, OSError):
+                except AWAY:
                     # Safe to repeat: a turn that is over is not ended again.
                     if tries + 1 == END_TRIES_MAX or self._is_closing:
                         raise
@@ -405,7 +397,7 @@ class Runner:
                 async with engine.connect() as pooled:
                     await pooled.execution_options(isolation_level="AUTOCOMMIT")
                     try:
-                        await pooled.execute(_LOCK, {"runner": self._number})
+                        await turns.be_present(pooled, self._number)
                         self._present.set()
                         async with self.signals.waiter("cancel") as woken:
                             while True:
@@ -416,22 +408,30 @@ class Runner:
                     finally:
                         # Not back to the pool: the lock must go when we do.
                         await pooled.invalidate()
-            except (SQLAlchemyError, OSError):
+            except AWAY:
                 log.warning("the chat's connection was lost; it is made again", exc_info=True)
                 await asyncio.sleep(LOOK_S)
 
-    async def _beat(self, connection: Any) -> None:
-        rows = (await connection.execute(_BEAT, {"runner": self._number})).all()
-        mine = {run.begun.id for run in self._runs.values()}
+    async def _beat(self, connection: AsyncConnection) -> None:
+        running = await turns.beat(connection, self._number)
         # Twice, because one may have been begun a moment ago and not be among ours yet.
-        strays = {turn_id for turn_id, _ in rows} - mine
+        strays = running.keys() - {run.begun.id for run in self._runs.values()}
         for turn_id in strays & self._strays:
-            await connection.execute(_DISOWN, {"turn": turn_id})
+            await turns.disown(connection, turn_id)
         self._strays = strays
-        asked = {turn_id for turn_id, is_cancelled in rows if is_cancelled}
         for conversation_id, run in list(self._runs.items()):
-            if run.begun.id in asked:
+            if running.get(run.begun.id):
                 self._stop(conversation_id, run.begun.id)
+
+
+def _here(run: Run | None, actor: Actor, after: int) -> turns.News | None:
+    """Return the news from memory: of a run of this process, for whom it runs for."""
+    if run is None or run.actor != actor or run.has_gap or after + 1 < run.begun.first_event:
+        return None
+    news = [event for event in run.events if event.number > after]
+    if not news and run.is_over:
+        return None
+    return turns.News(news, is_running=True)
 
 
 _NOTES = {TurnState.CANCELLED: "Stopped.", TurnState.INTERRUPTED: turns.INTERRUPTED}

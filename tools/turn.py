@@ -10,15 +10,17 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 import orjson
 from pydantic import BaseModel, Field
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col, select
 
 from db.models.chat import ChatTurn, TurnState
 from db.models.conversation import Conversation
 from db.types import new_id
-from deps.core import UnitOfWork
+from deps.core import Deps, UnitOfWork
 from tools import conversation as conversations
 from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests, TurnRunning
 
@@ -55,6 +57,16 @@ _DROP_OLD = text("""
         SELECT first_event FROM chat_turn
         WHERE conversation_id = :conversation AND number = :oldest_kept)
 """)
+
+_BEGIN = "SELECT * FROM chat_begin($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+_ADD = "SELECT last_number, is_cancelled FROM chat_append($1, $2, $3, $4)"
+_FINISH = "SELECT chat_finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+_LOCK = text("SELECT pg_advisory_lock(7408, :runner)")
+_BEAT = text("""
+    UPDATE chat_turn SET heartbeat_at = clock_timestamp()
+    WHERE runner = :runner AND state = 'running' RETURNING id, cancel_requested_at IS NOT NULL
+""")
+_DISOWN = text("UPDATE chat_turn SET runner = NULL WHERE id = :turn")
 
 # Makes a conversation's next state of the stored one: what the agents remember of a turn.
 Remember = Callable[[dict[str, Any]], dict[str, Any]]
@@ -101,7 +113,7 @@ class Answer:
 
 
 async def begin(
-    uow: UnitOfWork,
+    deps: Deps,
     conversation_id: UUID | None,
     said: str,
     *,
@@ -113,8 +125,11 @@ async def begin(
 ) -> Begun:
     """Begin a turn of the actor's conversation, for the process `runner` to run.
 
+    The ordinary case is one statement; a transaction finds out what is not ordinary.
+
     Args:
-        conversation_id: Locked until the commit. Absent: that of `thread_key`, or a new one.
+        deps: Whose actor asks.
+        conversation_id: Absent: that of `thread_key`, or a new one.
         said: 1 to 4000 characters.
         runner: Number whose advisory lock the process holds.
         channel: Where it was said.
@@ -130,6 +145,50 @@ async def begin(
     """
     if not 1 <= len(said.strip()) <= TEXT_CHARS_MAX or len(said) > TEXT_CHARS_MAX:
         raise InvalidInput(f"Say 1 to {TEXT_CHARS_MAX} characters.", field="text")
+    if thread_key is None and deps.actor.key is not None:
+        begun = await _begin_ordinary(deps, conversation_id, said, runner, channel, turn_id)
+        if begun is not None:
+            return begun
+    async with deps.begin() as uow:
+        return await _begin(
+            uow, conversation_id, said, runner=runner, channel=channel, remember=remember,
+            turn_id=turn_id, thread_key=thread_key,
+        )  # fmt: skip
+
+
+async def _begin_ordinary(
+    deps: Deps,
+    conversation_id: UUID | None,
+    said: str,
+    runner: int,
+    channel: str,
+    turn_id: UUID | None,
+) -> Begun | None:
+    actor, own, turn = deps.actor, conversation_id or new_id(), turn_id or new_id()
+    try:
+        row = await deps.hot.fetchrow(
+            _BEGIN, own, conversation_id is None, turn, actor.user_id, actor.guest_secret_sha256,
+            conversations.titled(said), said, channel, runner, deps.trace_id, deps.clock(),
+            RUNNING_PER_OWNER_MAX, TURNS_WITH_EVENTS,
+        )  # fmt: skip
+    except asyncpg.UniqueViolationError:
+        return None  # The same turn was begun at the same moment.
+    if row is None:
+        return None
+    return Begun(turn, own, row["turn_number"], row["first_number"], row["remembered"])
+
+
+async def _begin(
+    uow: UnitOfWork,
+    conversation_id: UUID | None,
+    said: str,
+    *,
+    runner: int,
+    channel: str,
+    remember: RememberBroken,
+    turn_id: UUID | None,
+    thread_key: str | None,
+) -> Begun:
     known = await uow.session.get(ChatTurn, turn_id) if turn_id is not None else None
     conversation = await _conversation_for(uow, conversation_id, known, thread_key, said)
     if known is not None:
@@ -204,31 +263,71 @@ async def append(
         The last number and whether somebody asked to cancel; None when the turn does not run any
         more, and then nothing was written.
     """
-    rows = [{"name": name, "data": data} for name, data in events]
     arguments = {"conversation": conversation_id, "turn": turn_id, "at": uow.now}
-    packed = arguments | {"events": orjson.dumps(rows).decode()}
+    packed = arguments | {"events": _packed(events)}
     row = (await uow.session.execute(_APPEND, packed)).first()
     return (row.last_number, row.is_cancelled) if row is not None else None
 
 
-async def finish(
-    uow: UnitOfWork,
+async def add(
+    deps: Deps,
+    conversation_id: UUID,
     turn_id: UUID,
+    events: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[int, bool] | None:
+    """Add events of a turn as `append` does, in one statement that is a transaction by itself."""
+    rows = _packed(events)
+    row = await deps.hot.fetchrow(_ADD, conversation_id, turn_id, rows, deps.clock())
+    return (row["last_number"], row["is_cancelled"]) if row is not None else None
+
+
+def _packed(events: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    return orjson.dumps([{"name": name, "data": data} for name, data in events]).decode()
+
+
+async def finish(
+    deps: Deps,
+    begun: Begun,
     state: TurnState,
     answer: Answer,
     events: Sequence[tuple[str, Mapping[str, Any]]],
     remember: Remember,
     *,
-    conversation_id: UUID,
     error_code: str | None = None,
 ) -> int | None:
     """End a running turn: its last events, its answer and what the agents remember, together.
 
+    The state is made of the one that the turn began with; only where the conversation has got
+    another turn meanwhile, such as what became of an approval, it is read again.
+
     Returns:
         The number of the last event, or None when somebody else has ended the turn.
+
+    Raises:
+        NotFound: The conversation was deleted meanwhile.
     """
-    conversation = await _locked(uow, conversation_id)
-    ending = [*events, ("done", {"turn_id": str(turn_id), "state": state.value})]
+    ending = [*events, ("done", {"turn_id": str(begun.id), "state": state.value})]
+    last: int | None = await deps.hot.fetchval(
+        _FINISH, begun.conversation_id, begun.id, begun.number, _packed(ending), deps.clock(),
+        state.value, answer.text, answer.cards, answer.approvals, error_code,
+        remember(dict(begun.state)),
+    )  # fmt: skip
+    if last is not None:
+        return last
+    async with deps.begin() as uow:
+        return await _finish(uow, begun, state, answer, ending, remember, error_code)
+
+
+async def _finish(
+    uow: UnitOfWork,
+    begun: Begun,
+    state: TurnState,
+    answer: Answer,
+    ending: Sequence[tuple[str, Mapping[str, Any]]],
+    remember: Remember,
+    error_code: str | None,
+) -> int | None:
+    conversation, turn_id = await _locked(uow, begun.conversation_id), begun.id
     written = await append(uow, conversation.id, turn_id, ending)
     if written is None:
         return None
@@ -381,3 +480,19 @@ async def _refresh_approvals(uow: UnitOfWork, views: Sequence[TurnView]) -> None
     current = {str(row.id): row.status for row in await uow.session.execute(_STATUSES, ids)}
     for approval in shown:
         approval["status"] = current.get(approval["action_id"], "expired")
+
+
+async def be_present(connection: AsyncConnection, runner: int) -> None:
+    """Take the lock that says that the process `runner` lives. It goes with the connection."""
+    await connection.execute(_LOCK, {"runner": runner})
+
+
+async def beat(connection: AsyncConnection, runner: int) -> dict[UUID, bool]:
+    """Say that a process's turns run; return which do, and whether each is to be cancelled."""
+    rows = (await connection.execute(_BEAT, {"runner": runner})).all()
+    return {turn_id: is_cancelled for turn_id, is_cancelled in rows}
+
+
+async def disown(connection: AsyncConnection, turn_id: UUID) -> None:
+    """Leave a turn to be ended by its next reader."""
+    await connection.execute(_DISOWN, {"turn": turn_id})

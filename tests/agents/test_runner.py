@@ -182,6 +182,17 @@ async def test_strangers_find_nothing(runner: Runner, guest: Deps, customer: Dep
             await turns_of(other, begun.conversation_id)
 
 
+async def test_a_stranger_hears_nothing_of_a_turn_that_runs(runner: Runner, guest: Deps) -> None:
+    tap = Tap()
+    begun = await runner.start(guest, None, "hello", channel="sse", model=saying(WORDS, tap))
+    stranger = factories.guest(guest, "another-secret-0123456789abcdefghijklmn")
+    with pytest.raises(NotFound):
+        await read(runner, stranger, begun.conversation_id)
+    tap.open()
+    events = await read(runner, guest, begun.conversation_id)
+    assert events[0].data["text"] == "hello"
+
+
 async def test_nobody_may_run_everything(runner: Runner, guest: Deps) -> None:
     tap = Tap()
     for _ in range(turns.RUNNING_PER_OWNER_MAX):
