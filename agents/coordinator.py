@@ -3,6 +3,7 @@
 Text is routed by a model; a structured request names its operation and needs none.
 """
 
+import functools
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,7 +81,12 @@ coordinator: Agent[Deps, Route] = Agent(
 
 @coordinator.instructions
 def _desks(ctx: RunContext[Deps]) -> str:
-    actor = ctx.deps.actor
+    desks = _desks_of(ctx.deps.actor.scopes)
+    return prompt("coordinator", shop=ctx.deps.settings.shop_name, wishes=WISHES_MAX, desks=desks)
+
+
+@functools.lru_cache(maxsize=64)
+def _desks_of(scopes: frozenset[str]) -> str:
     lines = [
         f"- {domain.value}: " + "; ".join(op.examples[0] for op in operations)
         for domain in Domain
@@ -88,12 +94,11 @@ def _desks(ctx: RunContext[Deps]) -> str:
             operations := [
                 op
                 for _, op in sorted(OPERATIONS.items())
-                if domain_of(op) is domain and actor.may(op.scope)
+                if domain_of(op) is domain and op.scope in scopes
             ]
         )
     ]
-    shop = ctx.deps.settings.shop_name
-    return prompt("coordinator", shop=shop, wishes=WISHES_MAX, desks="\n".join(lines))
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
