@@ -234,7 +234,12 @@ async def test_health(deps: Deps) -> None:
         ready = await http.get("/health/ready")
         assert (ready.status_code, ready.json()["status"]) == (200, "ok")
         details = (await http.get("/v1/health")).json()
-    assert details["backlog"] == {"pending": 0, "lag_s": 0.0, "dead_letters": 0}
+    assert details["backlog"] == {
+        "pending": 0,
+        "lag_s": 0.0,
+        "dead_letters": 0,
+        "broken_invariants": 0,
+    }
 
 
 async def test_shop_without_redis_is_degraded_but_ready(deps: Deps) -> None:
