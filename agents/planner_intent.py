@@ -13,6 +13,7 @@ from typing import Any
 
 from agents.phrases import NONE
 from agents.planner_context import Context
+from agents.planner_evidence import is_foreign, is_plain, leaves_open, strays
 from agents.planner_frame import Mode, frame_of
 from agents.planner_score import Score, index
 from agents.planner_slots import EXTRACTORS, address_in, ordinal_in, phrase_in, sku_in
@@ -98,6 +99,8 @@ class Heard:
     """A message as it is compared, and how like each operation it is."""
 
     said: str
+    written: str
+    """The same with its slips."""
     mode: Mode
     core: str
     refuses: str | None
@@ -120,7 +123,7 @@ def hear(text: str) -> Heard:
             if score.key not in best or value > best[score.key].value:
                 best[score.key] = replace(score, value=value)
     scores = sorted(best.values(), key=lambda score: (-score.value, score.key))
-    return Heard(said, frame.mode, frame.core, frame.refuses, tuple(scores[:12]))
+    return Heard(said, written, frame.mode, frame.core, frame.refuses, tuple(scores[:12]))
 
 
 def _readings(text: str, written: str, said: str, core: str) -> list[tuple[str, float]]:
@@ -185,6 +188,8 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
         best = fit
     operation = OPERATIONS[best.key]
     is_write = operation.risk is not Risk.READ
+    if _is_out_of_place(text, heard, best, operation):
+        return Intent(None, "out_of_scope")
     seeks = _LOOKS_FOR.match(heard.said) if is_write else _SEEKS.match(heard.said)
     if seeks and (is_write or operation.key == "product.get"):
         return _sought(text, heard, allowed) or Intent(None, "out_of_scope")
@@ -192,6 +197,8 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if operation.risk is not Risk.READ and best.value < WRITE_MIN:
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
+    if is_write and is_sure and not _is_address(text):
+        is_sure = is_plain(heard.core, frame_of(heard.written).core, best, operation)
     if best.words < 2 and len(words(heard.said)) > SHORT_WORDS_MAX and not _is_address(text):
         is_sure = False  # One word of many in common may be about anything.
     if _ASKS.match(heard.said) or len(words(heard.said)) == 1:
@@ -199,6 +206,23 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if heard.mode is Mode.HELP and len(words(heard.core)) < 2:
         is_sure = False  # `payment help` is no request to pay.
     return Intent(operation, mode=heard.mode, is_sure=is_sure)
+
+
+def _is_out_of_place(text: str, heard: Heard, best: Score, operation: Operation) -> bool:
+    """Tell whether a message that is like an operation is about something else altogether."""
+    if _is_address(text) or sku_in(text):
+        return False
+    names_product = bool({"sku", "handle_or_sku", "query"} & operation.parameters.keys())
+    if is_foreign(heard.written, names_product=names_product):
+        return operation.risk is not Risk.READ or best.value < ACT_MIN or names_product
+    if operation.risk is Risk.READ or best.words > 1 or "#" in heard.core:
+        return False
+    # One word in common with what leaves the rest open, among words that are not: not even asked.
+    return (
+        leaves_open(best)
+        and bool(strays(heard.core, best, operation))
+        and len(words(heard.said)) > 2
+    )
 
 
 def _reason_without(heard: Heard) -> str:
@@ -213,7 +237,7 @@ def _sought(text: str, heard: Heard, allowed: Collection[str]) -> Intent | None:
     if not (_SEEKS.match(heard.said) or _SEEKS.match(heard.core)):
         return None
     none = next((score.value for score in heard.scores if score.is_none), 0.0)
-    if none >= SOUGHT_NONE_MAX:
+    if none >= SOUGHT_NONE_MAX or is_foreign(heard.written, names_product=True):
         return None
     return Intent(OPERATIONS["product.search"], mode=heard.mode, is_sure=False)
 

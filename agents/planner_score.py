@@ -68,6 +68,8 @@ class Score:
     value: float
     words: int = 0
     """How many telling words the message shares with the phrase it is most like."""
+    phrase: int = -1
+    """That phrase, by its place in the index."""
 
     @property
     def is_none(self) -> bool:
@@ -129,7 +131,7 @@ def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
         if value > best.get(phrase.key, (0.0, 0))[0]:
             best[phrase.key] = (value, number)
     words = {f for f in features if "_" not in f and not f.startswith("#")}
-    scores = [Score(k, v, len(words & of.phrases[n].features)) for k, (v, n) in best.items()]
+    scores = [Score(k, v, len(words & of.phrases[n].features), n) for k, (v, n) in best.items()]
     return sorted(scores, key=lambda score: (-score.value, score.key))
 
 

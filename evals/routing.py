@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 
+from agents.desk import tool_of
 from agents.domains import domain_of
 from agents.planner import Planner, Step
 from db.models.user import Role
@@ -44,11 +45,17 @@ class Planned:
 
     @property
     def writes(self) -> frozenset[str]:
-        """Operations that would change something at once or be proposed."""
+        """Operations that would change something at once or be proposed.
+
+        Looking a product up for the sake of a purchase reads: what the catalogue does not have
+        is never bought.
+        """
         return frozenset(
             step.operation
             for step in self.steps
-            if step.operation and step.tool and OPERATIONS[step.operation].risk is not Risk.READ
+            if step.operation
+            and step.tool == tool_of(step.operation)
+            and OPERATIONS[step.operation].risk is not Risk.READ
         )
 
     @property
