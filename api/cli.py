@@ -352,9 +352,14 @@ def doctor(as_json: Json = False) -> None:
 def test(context: typer.Context) -> None:
     """Run the tests; arguments go to pytest. Without -n, two processes are used.
 
+    Without a path or -m, those that take minutes are left out: crashes at every place, races of
+    processes, every operation against every foreign thing. `./shopkeeper test -m slow` runs them.
+
     Example: ./shopkeeper test tests/tools -k cart
     """
     arguments = list(context.args)
+    if all(argument.startswith("-") and argument != "-m" for argument in arguments):
+        arguments = ["-m", "not slow", *arguments]
     if not any(argument.startswith(("-n", "--numprocesses")) for argument in arguments):
         arguments = ["-n", "2", *arguments]
     sys.stdout.flush()
