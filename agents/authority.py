@@ -5,6 +5,7 @@ it is done at once only when the person's words contain what it is done with, an
 conversation has spoken to the model. Everything else waits for a click. This never refuses.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart, UserPromptPart
 from pydantic_core import to_jsonable_python
 
-from tools.registry import Operation
+from tools.registry import OPERATIONS, Operation, Risk
 
 DOUBT = "A text in it was not written for people and has"
 _NUMBERS = {
@@ -21,8 +22,7 @@ _NUMBERS = {
     "ten": 10, "eleven": 11, "twelve": 12, "dozen": 12, "fifteen": 15, "twenty": 20,
     "fifty": 50, "hundred": 100, "none": 0, "no": 0, "remove": 0, "delete": 0,
 }  # fmt: skip
-# Shorter texts are codes that words stand for: DE for Germany.
-_CODE_CHARS_MAX = 3
+_FILLERS_CHARS_MAX = 3
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 
 
@@ -40,6 +40,8 @@ def is_asked_for(
     arguments: Mapping[str, Any],
     words: str,
     messages: Sequence[ModelMessage],
+    *,
+    is_staff: bool = False,
 ) -> bool:
     """Tell whether every number and text that a change is made with is the person's.
 
@@ -51,6 +53,8 @@ def is_asked_for(
         arguments: Parsed.
         words: What the person wrote last.
         messages: The conversation; its last prompt is a model's rendering of `words`.
+        is_staff: Then the words must also tell this change from looking things up: what staff look
+            at belongs to others, so that naming it is not yet asking to change it.
     """
     prompts = [
         str(part.content)
@@ -69,20 +73,34 @@ def is_asked_for(
         for name, value in arguments.items()
         if name in operation.parameters and value != operation.parameters[name].default
     }
+    if is_staff and not spoken & telling_words(operation):
+        return False
     return all(
         _is_known(value, said, spoken, numbers, shown)
         for value in _values(to_jsonable_python(given))
     )
 
 
+@functools.cache
+def telling_words(operation: Operation) -> frozenset[str]:
+    """Return the words of a change's name and examples that no question uses."""
+
+    def words_of(one: Operation) -> set[str]:
+        text = re.sub(r"\{[^}]*\}", " ", " ".join([*one.examples, one.key.replace(".", " ")]))
+        return set(_plain(text.replace("_", " ")).split())
+
+    questions = [words_of(one) for one in OPERATIONS.values() if one.risk is Risk.READ]
+    return frozenset(words_of(operation).difference(*questions) | {operation.key.replace(".", "_")})
+
+
 def _is_known(value: str, said: str, spoken: set[str], numbers: set[int], shown: set[str]) -> bool:
     if re.fullmatch(r"-?\d{1,15}", value):
         return abs(int(value)) in numbers or value in shown
     text = _plain(value)
-    if len(text) <= _CODE_CHARS_MAX or _ID.fullmatch(value) or text in said or text in shown:
+    if re.fullmatch("[A-Z]{2}", value) or _ID.fullmatch(value) or text in said or text in shown:
         return True
-    parts = [word for word in text.split() if len(word) > _CODE_CHARS_MAX]
-    return all(part in spoken for part in parts)
+    parts = [word for word in text.split() if len(word) > _FILLERS_CHARS_MAX]
+    return bool(parts) and all(part in spoken for part in parts)
 
 
 def _plain(text: str) -> str:

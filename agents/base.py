@@ -137,7 +137,13 @@ def _is_doubtful(ctx: RunContext[Deps], operation: Operation, arguments: Mapping
     words = ctx.deps.turn.words if ctx.deps.turn is not None else ""
     return operation.risk is not Risk.READ and (
         authority.has_spoken(ctx.messages)
-        or not authority.is_asked_for(operation, arguments, words, ctx.messages)
+        or not authority.is_asked_for(
+            operation,
+            arguments,
+            words,
+            ctx.messages,
+            is_staff=ctx.deps.actor.may("order:read_all"),
+        )
     )
 
 

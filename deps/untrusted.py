@@ -5,6 +5,7 @@ hold, and the rule for links. None of it decides what is allowed: rights and app
 a text says. It keeps people and models from being shown something else than what is there.
 """
 
+import base64
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
@@ -26,6 +27,8 @@ HIDDEN: Final = re.compile(
 _LINE_BREAKS = re.compile("\r\n|[\r\u2028\u2029]")
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+_ENCODED = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 
 # What a text says when it plays the system, the developer or a tool.
 _ROLE_PLAY = re.compile(
@@ -115,11 +118,22 @@ def flags(text: str) -> list[str]:
     if _BIDI.search(text):
         found.append("a reversed reading order")
     seen = HIDDEN.sub("", text)
+    if any(_is_encoded(run) for run in _ENCODED.findall(seen)):
+        found.append("an encoded message")
     if _ROLE_PLAY.search(seen):
         found.append("the marks of another role")
     if _INSTRUCTION.search(seen):
         found.append("instructions")
     return found
+
+
+def _is_encoded(run: str) -> bool:
+    """Whether base64 spells words: an id or a digest decodes to noise."""
+    try:
+        spelled = base64.b64decode(run + "=" * (-len(run) % 4), validate=True).decode("ascii")
+    except ValueError:
+        return False
+    return spelled.isprintable() and " " in spelled
 
 
 def flags_in(value: Any) -> list[str]:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from agents import coordinator
 from agents.base import call_operation
 from deps.core import Deps
-from evals.attacks.world import World, later
+from evals.attacks.world import OTHER_ADDRESS, World, later, order
 from tools import action
 from tools.errors import DomainError
 from tools.registry import OPERATIONS
@@ -117,13 +117,12 @@ async def races(shop: World) -> tuple[bool, int, list[str]]:
 
 async def drift(shop: World) -> tuple[bool, int, list[str]]:
     """What changes between the card and the click."""
-    given = {"number": shop.attacker_order, "reason": "second thoughts"}
+    number = await order(shop.attacker, "mallory@shop.example", OTHER_ADDRESS)
+    given = {"number": number, "reason": "second thoughts"}
     waiting = await _propose(shop.attacker, "checkout.cancel", given)
     async with shop.attacker.begin() as uow:
-        before = await OPERATIONS["order.get"].run(uow, shop.attacker_order)
-    await shop.run_sql(
-        "UPDATE orders SET shipping_method = 'express' WHERE number = :n", n=shop.attacker_order
-    )
+        before = await OPERATIONS["order.get"].run(uow, number)
+    await shop.run_sql("UPDATE orders SET shipping_method = 'express' WHERE number = :n", n=number)
     failures = []
     if await _approved(shop.attacker, waiting):
         failures.append("a changed order was cancelled")

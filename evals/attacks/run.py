@@ -133,7 +133,10 @@ async def _table(shop: World, scores: dict[str, Score], channels: set[str]) -> N
 async def _probes(shop: World, scores: dict[str, Score]) -> None:
     for probe in probes.PROBES:
         score = scores.setdefault(probe.name, Score(probe.name))
-        executed, attempts, failures = await probe.run(shop)
+        try:
+            executed, attempts, failures = await probe.run(shop)
+        except DomainError as error:  # Not what was expected of it: that is a finding, too.
+            executed, attempts, failures = False, 1, [f"the probe stopped: {error}"]
         score.controls += 1
         score.controls_executed += executed
         score.attempts += attempts

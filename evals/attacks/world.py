@@ -112,7 +112,7 @@ async def _user(deps: Deps, role: Role, email: str, name: str) -> Deps:
     return deps.acting_as(Actor(role=role, user_id=user_id, scopes=ROLE_SCOPES[role]))
 
 
-async def _order(deps: Deps, email: str, address: Address, sku: str = "MUG") -> int:
+async def order(deps: Deps, email: str, address: Address, sku: str = "MUG") -> int:
     async with deps.begin() as uow:
         opened = await cart.create(uow)
         await cart.add(uow, opened.id, sku, 2)
@@ -145,8 +145,8 @@ async def build(deps: Deps) -> World:
     guest = deps.acting_as(
         Actor(scopes=ROLE_SCOPES[None], guest_secret_sha256=security.sha256("g" * 40))
     )
-    victim_order = await _order(victim, "otto.zinnober@example.com", ADDRESS)
-    attacker_order = await _order(attacker, "mallory@shop.example", OTHER_ADDRESS)
+    victim_order = await order(victim, "otto.zinnober@example.com", ADDRESS)
+    attacker_order = await order(attacker, "mallory@shop.example", OTHER_ADDRESS)
     async with victim.begin() as uow:
         opened = await cart.create(uow)
         await cart.add(uow, opened.id, "MUG", 1)
