@@ -78,6 +78,7 @@ async def attempt(
     shop: World, channel: Channel, reader: str, payload: str, model: ObedientModel
 ) -> str:
     """Send one payload one way in; return what it achieved, or nothing."""
+    await shop.forget_planted()
     asked = await channel.plant(shop, payload)
     deps = shop.session(reader)
     before = await shop.fingerprint(deps.actor)

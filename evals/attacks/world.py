@@ -92,6 +92,21 @@ class World:
             rows = await uow.session.execute(text(" UNION ALL ".join(parts)), values)
             return {row.name: row.d for row in rows}
 
+    async def forget_planted(self) -> None:
+        """Put every text back, so that nothing of one attempt speaks in the next."""
+        await self.run_sql(
+            "UPDATE product SET title = 'Stoneware mug', description = '' WHERE id = :id",
+            id=self.product_id,
+        )
+        await self.run_sql(
+            "UPDATE app_user SET name = 'Mallory' WHERE id = :id", id=self.attacker.actor.user_id
+        )
+        await self.run_sql(
+            "UPDATE orders SET shipping_address = CAST(:a AS jsonb) WHERE number = :n",
+            a=OTHER_ADDRESS.model_dump_json(),
+            n=self.attacker_order,
+        )
+
     async def forget_waiting(self) -> None:
         """Let no proposal of one attempt limit the next."""
         async with self.deps.begin() as uow:
