@@ -44,6 +44,11 @@ _NAMED = frozenset(
         method_id return_id refund_id exchange_id"""
     )
 )
+# A person is fetched for who asks for one, never for who asks what they are talking to.
+_FETCHES = re.compile(
+    r"\b(?:talk|speak|chat|connect|transfer|escalate|put|get|reach|contact|call|hand|pass|bring|need|want|"
+    r"like|give|fetch)\b"
+)
 _REASON = re.compile(r"\s*(?:\bbecause\b|\bsince\b|[:;]| - ).*$", re.DOTALL)
 
 
@@ -118,6 +123,8 @@ def is_plain(core: str, written_core: str, best: Score, operation: Operation) ->
         operation: That operation.
     """
     if not is_asked(_REASON.sub("", core)):
+        return False
+    if operation.key == "handover.request" and _FETCHES.search(written_core) is None:
         return False
     return not strays(core, best, operation) or (
         leaves_open(best) and not strays(written_core, best, operation)
