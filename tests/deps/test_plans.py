@@ -115,8 +115,9 @@ async def watched(deps: Deps, database_url: str, plans: Plans) -> AsyncGenerator
     parsed = postgres.normalise(database_url)
     _, address = parsed.get_dialect()().create_connect_args(parsed)
     server_settings = postgres.server_settings(deps.settings, "plans")
+    # `setup`, not `init`: what is given back to a pool forgets its listeners and settings.
     pool = await asyncpg.create_pool(
-        **address, min_size=0, max_size=4, init=report, server_settings=server_settings
+        **address, min_size=0, max_size=4, setup=report, server_settings=server_settings
     )
     hot = HotPool(pool, "plans")
     yield replace(deps, db=postgres.session_factory(engine), hot=hot)
