@@ -104,7 +104,7 @@ def plans() -> Plans:
 async def watched(deps: Deps, database_url: str, plans: Plans) -> AsyncGenerator[Deps, None]:
     """The same dependencies on connections that report their plans."""
 
-    async def report(connection: "asyncpg.Connection[Any]") -> None:
+    async def report(connection: Any) -> None:
         await postgres.set_json_codecs(connection)
         await connection.execute("LOAD 'auto_explain'")
         for name, value in REPORT.items():
