@@ -180,10 +180,11 @@ class Shop:
         held = self.book.orders[order_id]
         expected, parts = True, held.wanted
         if held.status in ("released", "expired"):
-            held.taken, held.owed = Counter(), Counter()
+            # Its lines still say what it had, which was less than all if some was owed.
+            before, held.taken, held.owed = held.taken, Counter(), Counter()
             expected = self.book.take(order_id, parts)
             if not expected:
-                held.taken = parts
+                held.taken = before
         try:
             async with self.deps.begin() as uow:
                 await inventory.allocate(uow, order_id=order_id)
