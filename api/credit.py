@@ -20,7 +20,7 @@ from tools.errors import (
     NotFound,
     Unauthenticated,
 )
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 
 router = APIRouter(tags=["credit"])
 Code = Annotated[str, Field(min_length=4, max_length=64, examples=["7H3K-0ZQX-9M2D-4TCV-W81P"])]
@@ -89,10 +89,14 @@ async def read_balance(uow: UowDep) -> CreditBalance:
     responses=problems(Unauthenticated, Forbidden, NotFound),
 )
 async def list_movements(
-    uow: UowDep, account_id: UUID | None = None, limit: Limit = 20, cursor: Cursor = None
+    uow: UowDep,
+    account_id: UUID | None = None,
+    sort: ByTime = ByTime.NEWEST,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[MovementView]:
-    """List what changed one's credit, newest first; staff may name any account."""
-    return await credit.history(uow, account_id, limit, cursor)
+    """List what changed one's credit; staff may name any account."""
+    return await credit.history(uow, account_id, sort, limit, cursor)
 
 
 @router.post(
@@ -126,11 +130,12 @@ async def list_accounts(
     kind: CreditKind | None = None,
     last4: Annotated[str | None, Query(max_length=4)] = None,
     is_active: bool | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[CreditView]:
-    """List gift cards and store credit, newest first (staff)."""
-    return await credit.list_all(uow, kind, last4, is_active, limit, cursor)
+    """List gift cards and store credit (staff)."""
+    return await credit.list_all(uow, kind, last4, is_active, sort, limit, cursor)
 
 
 @router.post(

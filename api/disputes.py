@@ -12,7 +12,7 @@ from db.models.dispute import DisputeState
 from tools import dispute
 from tools.dispute import DisputeView
 from tools.errors import Conflict, Forbidden, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 
 router = APIRouter(prefix="/disputes", tags=["disputes"])
 readers = [needs("payment:read")]
@@ -33,11 +33,12 @@ async def list_disputes(
     uow: UowDep,
     state: DisputeState | None = None,
     number: Annotated[int | None, Query(ge=1, lt=2**63, description="An order's.")] = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[DisputeView]:
-    """List disputes, newest first."""
-    return await dispute.list_disputes(uow, state, number, limit, cursor)
+    """List disputes."""
+    return await dispute.list_disputes(uow, state, number, sort, limit, cursor)
 
 
 @router.get(

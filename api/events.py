@@ -12,7 +12,7 @@ from tools import audit, event_log
 from tools.audit import AuditView
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.event_log import DeadLetterView, EventView, ReplayReport
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 
 router = APIRouter(tags=["events"])
 SEQ_MAX = 2**63 - 1
@@ -39,11 +39,12 @@ class Replay(BaseModel):
 async def list_audits(
     uow: UowDep,
     is_failed: bool | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
     cursor: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Page[AuditView]:
-    """List the audits of stock, orders and money, latest first, with what they found."""
-    return await audit.list_audits(uow, is_failed, limit, cursor)
+    """List the audits of stock, orders and money, with what they found."""
+    return await audit.list_audits(uow, is_failed, sort, limit, cursor)
 
 
 @router.get("/events", dependencies=readers, responses=problems(Unauthenticated, Forbidden))
@@ -82,7 +83,7 @@ async def list_dead_letters(
     cursor: Annotated[str | None, Query(max_length=1000)] = None,
     with_replayed: bool = False,
 ) -> Page[DeadLetterView]:
-    """List deliveries that were given up, newest first."""
+    """List deliveries that were given up."""
     return await event_log.dead(uow, limit=limit, cursor=cursor, with_replayed=with_replayed)
 
 

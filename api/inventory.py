@@ -13,7 +13,7 @@ from tools import bundle, inventory, stock, stock_ledger
 from tools.bundle import PARTS_MAX, BundlePartInput, BundleView
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.inventory import StockView
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 from tools.stock import ADJUSTMENT_MAX, BACKORDER_LIMIT_MAX, ListedLevel, LowStock, Sort
 from tools.stock_ledger import AdjustReason, MovementView, PastLevel, RebuildReport
 
@@ -86,11 +86,12 @@ async def list_movements(
     location: LocationCode = None,
     since: Time = None,
     until: Time = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[MovementView]:
-    """List what changed a SKU's stock, newest first (staff)."""
-    return await stock_ledger.movements(uow, sku, kind, location, since, until, limit, cursor)
+    """List what changed a SKU's stock (staff)."""
+    return await stock_ledger.movements(uow, sku, kind, location, since, until, sort, limit, cursor)
 
 
 @router.post(

@@ -12,7 +12,7 @@ from api.problems import problems
 from db.models.reconciliation import DifferenceKind
 from tools import reconciliation
 from tools.errors import Forbidden, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 from tools.reconciliation import DifferenceView, RunView
 
 router = APIRouter(prefix="/reconciliations", tags=["reconciliation"])
@@ -45,11 +45,12 @@ async def run_reconciliation(body: RunInput, deps: DepsDep) -> RunView:
 async def list_reconciliations(
     uow: UowDep,
     provider: Annotated[str | None, Query(max_length=32)] = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[RunView]:
-    """List reconciliations, newest first."""
-    return await reconciliation.list_runs(uow, provider, limit, cursor)
+    """List reconciliations."""
+    return await reconciliation.list_runs(uow, provider, sort, limit, cursor)
 
 
 @router.get(

@@ -11,7 +11,7 @@ from api.problems import problems
 from db.models.stock_count import CountStatus
 from tools import stock_count
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 from tools.stock_count import COUNTED_MAX, CountSummary, CountView
 
 router = APIRouter(prefix="/inventory/counts", tags=["stock"], dependencies=[needs("stock:write")])
@@ -39,11 +39,12 @@ async def list_counts(
     uow: UowDep,
     status: CountStatus | None = None,
     location: Annotated[str | None, Query(max_length=32, examples=["HAM"])] = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
     cursor: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Page[CountSummary]:
-    """List counts, newest first."""
-    return await stock_count.show(uow, status, location, limit, cursor)
+    """List counts."""
+    return await stock_count.show(uow, status, location, sort, limit, cursor)
 
 
 @router.get("/{count_id}", responses=problems(Unauthenticated, Forbidden, NotFound))

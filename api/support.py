@@ -13,7 +13,7 @@ from tools import handover, help, receipt
 from tools.errors import Forbidden, IllegalTransition, NotFound, Unauthenticated
 from tools.handover import HandoverCase, HandoverView
 from tools.help import Answer
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 from tools.receipt import Receipt
 
 router = APIRouter(tags=["support"])
@@ -70,11 +70,12 @@ async def request_handover(body: HandoverRequest, uow: UowDep) -> HandoverView:
 @router.get("/handovers", dependencies=staff, responses=problems(Unauthenticated, Forbidden))
 async def list_handovers(
     uow: UowDep,
+    sort: ByTime = ByTime.OLDEST,
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
     cursor: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Page[HandoverView]:
-    """List the conversations that wait for a person, oldest first (staff)."""
-    return await handover.list_open(uow, limit, cursor)
+    """List the conversations that wait for a person (staff)."""
+    return await handover.list_open(uow, sort, limit, cursor)
 
 
 @router.get(

@@ -11,7 +11,7 @@ from api.problems import problems
 from db.models.transfer import TransferStatus
 from tools import transfer
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 from tools.transfer import LINES_MAX, ReceivedUnits, TransferSummary, TransferUnits, TransferView
 
 router = APIRouter(
@@ -54,11 +54,12 @@ async def list_transfers(
     status: TransferStatus | None = None,
     source: Place = None,
     target: Place = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
     cursor: Annotated[str | None, Query(max_length=1000)] = None,
 ) -> Page[TransferSummary]:
-    """List transfers, newest first."""
-    return await transfer.show(uow, status, source, target, limit, cursor)
+    """List transfers."""
+    return await transfer.show(uow, status, source, target, sort, limit, cursor)
 
 
 @router.get("/{transfer_id}", responses=problems(Unauthenticated, Forbidden, NotFound))

@@ -10,7 +10,7 @@ from api.problems import problems
 from db.models.webhook import WebhookState
 from tools import webhook
 from tools.errors import Forbidden, InvalidSignature, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import PAGE_LIMIT_MAX, ByTime, Page
 from tools.webhook import WebhookReceipt, WebhookView
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
@@ -34,11 +34,12 @@ async def list_webhooks(
     provider: Annotated[str | None, Query(max_length=32, examples=["stripe"])] = None,
     state: WebhookState | None = None,
     reference: Annotated[str | None, Query(max_length=200)] = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> Page[WebhookView]:
-    """List what providers told us, newest first (staff)."""
-    return await webhook.list_webhooks(uow, provider, state, reference, limit, cursor)
+    """List what providers told us (staff)."""
+    return await webhook.list_webhooks(uow, provider, state, reference, sort, limit, cursor)
 
 
 @router.post(

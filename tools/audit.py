@@ -10,10 +10,9 @@ from sqlmodel import col, select, update
 from db.models.audit import AuditRun
 from deps.core import Deps, UnitOfWork
 from tools import invariant, notification
-from tools.errors import InvalidInput
 from tools.events import AuditFailed
 from tools.invariant import Violation
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 
 EVERY: Final = timedelta(minutes=15)
@@ -73,13 +72,6 @@ async def tell_staff(uow: UnitOfWork, event: AuditFailed) -> None:
     )
 
 
-def _time(text_: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text_)
-    except ValueError as error:
-        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
-
-
 @operation(
     scope="event:read",
     risk=Risk.READ,
@@ -93,19 +85,22 @@ def _time(text_: str) -> datetime:
     ),
 )
 async def list_audits(
-    uow: UnitOfWork, is_failed: bool | None = None, limit: int = 20, cursor: str | None = None
+    uow: UnitOfWork,
+    is_failed: bool | None = None,
+    sort: ByTime = ByTime.NEWEST,
+    limit: int = 20,
+    cursor: str | None = None,
 ) -> Page[AuditView]:
-    """List the audits of stock, orders and money, latest first, with what they found.
+    """List the audits of stock, orders and money, with what they found.
 
     Args:
         is_failed: Only those that found something, or only those that did not.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
     """
-    query = select(AuditRun).order_by(col(AuditRun.slot).desc()).limit(checked_limit(limit) + 1)
+    query = select(AuditRun)
     if is_failed is not None:
         query = query.where((col(AuditRun.violations) != []) == is_failed)
-    if cursor is not None:
-        query = query.where(col(AuditRun.slot) < _time(decode_cursor(cursor, str)[0]))
-    rows = [AuditView.model_validate(row) for row in await uow.session.exec(query)]
-    return page_of(rows, limit, lambda row: (row.slot.isoformat(),))
+    ordering = by_id(AuditRun.slot, sort)
+    return await read_page(uow, query, ordering, AuditView.model_validate, limit, cursor)

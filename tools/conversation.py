@@ -11,13 +11,13 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 from sqlalchemy import and_, text
-from sqlmodel import col, exists, func, or_, select
+from sqlmodel import col, exists, or_, select
 
 from db.models.chat import ChatTurn, TurnState
 from db.models.conversation import Conversation
 from deps.core import Actor, UnitOfWork
 from tools.errors import InvalidInput, NotFound
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import Ordering, Page, read_page
 
 TITLE_CHARS_MAX: Final = 80
 EXPORT_TURNS_MAX: Final = 5_000
@@ -146,30 +146,8 @@ async def list_mine(
         wanted = wanted.where(
             or_(col(Conversation.title).icontains(query.strip(), autoescape=True), said)
         )
-    if cursor is not None:
-        at, last = decode_cursor(cursor, str, str)
-        wanted = wanted.where(
-            func.row(col(Conversation.updated_at), col(Conversation.id)) < _position(at, last)
-        )
-    order = (col(Conversation.updated_at).desc(), col(Conversation.id).desc())
-    rows = (await uow.session.exec(wanted.order_by(*order).limit(checked_limit(limit) + 1))).all()
-    items = [_summary(row, is_running) for row, is_running in rows[:limit]]
-    last_item = items[-1] if len(rows) > limit else None
-    return Page(
-        items=items,
-        next_cursor=(
-            encode_cursor(last_item.updated_at.isoformat(), str(last_item.id))
-            if last_item
-            else None
-        ),
-    )
-
-
-def _position(at: str, last: str) -> Any:
-    try:
-        return func.row(datetime.fromisoformat(at), UUID(last))
-    except ValueError as error:
-        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
+    ordering = Ordering((Conversation.updated_at, Conversation.id))
+    return await read_page(uow, wanted, ordering, lambda row: _summary(*row), limit, cursor)
 
 
 def _summary(row: Conversation, is_running: bool) -> ConversationSummary:

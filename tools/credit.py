@@ -4,6 +4,7 @@ and `tools.refund` with every purchase and refund.
 """
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from deps.core import Deps, UnitOfWork
 from tools import credit_account, credit_code, idempotency, payment
 from tools.errors import InvalidInput, NotFound
 from tools.events import CreditActivitySet, CreditExpired, CreditIssued, CreditRedeemed
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 from tools.user import normalize_email
 
@@ -261,20 +262,22 @@ async def balance(uow: UnitOfWork) -> CreditBalance:
 async def history(
     uow: UnitOfWork,
     account_id: UUID | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[MovementView]:
-    """List what changed the person's credit, newest first; staff may name any account.
+    """List what changed the person's credit; staff may name any account.
 
     Args:
         account_id: One gift card or store credit; leave out for all one's own.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
 
     Raises:
         NotFound: No such account, or someone else's.
     """
-    query = select(CreditMovement).order_by(col(CreditMovement.id).desc())
+    query = select(CreditMovement)
     if account_id is not None:
         query = query.where(
             CreditMovement.account_id == (await credit_account.access(uow, account_id)).id
@@ -285,12 +288,14 @@ async def history(
             CreditAccount.customer_id == uow.actor.user_id,
         )
         query = query.where(col(CreditMovement.account_id).in_(own))
-    if cursor is not None:
-        query = query.where(col(CreditMovement.id) < decode_cursor(cursor, int)[0])
-    rows = list(await uow.session.exec(query.limit(checked_limit(limit) + 1)))
-    items = [MovementView.model_validate(row, from_attributes=True) for row in rows[:limit]]
-    more = len(rows) > limit
-    return Page(items=items, next_cursor=encode_cursor(rows[limit - 1].id) if more else None)
+    return await read_page(
+        uow,
+        query,
+        by_id(CreditMovement.id, sort),
+        partial(MovementView.model_validate, from_attributes=True),
+        limit,
+        cursor,
+    )
 
 
 async def preview_grant(
@@ -450,33 +455,28 @@ async def list_all(
     kind: CreditKind | None = None,
     last4: str | None = None,
     is_active: bool | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[CreditView]:
-    """List gift cards and store credit, newest first (staff).
+    """List gift cards and store credit (staff).
 
     Args:
         kind: gift_card or store_credit.
         last4: The last four characters of the code.
         is_active: Only those that are switched on, or off.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
     """
-    query = select(CreditAccount).order_by(col(CreditAccount.id).desc())
+    query = select(CreditAccount)
     if kind is not None:
         query = query.where(CreditAccount.kind == kind)
     if last4 is not None:
         query = query.where(CreditAccount.code_last4 == credit_code.normal_code(last4))
     if is_active is not None:
         query = query.where(CreditAccount.is_active == is_active)
-    if cursor is not None:
-        query = query.where(col(CreditAccount.id) < UUID(decode_cursor(cursor, str)[0]))
-    rows = list(await uow.session.exec(query.limit(checked_limit(limit) + 1)))
-    more = len(rows) > limit
-    return Page(
-        items=[view(row) for row in rows[:limit]],
-        next_cursor=encode_cursor(str(rows[limit - 1].id)) if more else None,
-    )
+    return await read_page(uow, query, by_id(CreditAccount.id, sort), view, limit, cursor)
 
 
 async def expire_due(deps: Deps) -> int:

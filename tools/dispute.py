@@ -23,7 +23,7 @@ from deps.provider import EVIDENCE_FIELDS, DisputeTruth
 from tools import order, payment, truth
 from tools.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tools.events import DisputeEvidenceSubmitted, DisputeLost, DisputeOpened, DisputeWon
-from tools.page import Page, checked_limit, decode_id, page_of
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 
 EVIDENCE_LENGTH_MAX: Final = 20_000
@@ -203,28 +203,28 @@ async def list_disputes(
     uow: UnitOfWork,
     state: DisputeState | None = None,
     number: int | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[DisputeView]:
-    """List disputes, newest first.
+    """List disputes.
 
     Args:
         state: Only in this state: needs_response, under_review, won or lost.
         number: Only of this order.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
     """
-    query = select(Dispute).order_by(col(Dispute.id).desc()).limit(checked_limit(limit) + 1)
+    query = select(Dispute)
     if state is not None:
         query = query.where(Dispute.state == state)
     if number is not None:
         of = await order.access(uow, number)
         query = query.where(Dispute.order_id == of.id)
-    if cursor is not None:
-        query = query.where(col(Dispute.id) < decode_id(cursor))
-    rows = list(await uow.session.exec(query))
-    items = [await _view(uow, row) for row in rows]
-    return page_of(items, limit, lambda item: [item.id])
+    page = await read_page(uow, query, by_id(Dispute.id, sort), lambda row: row, limit, cursor)
+    items = [await _view(uow, row) for row in page.items]
+    return Page(items=items, next_cursor=page.next_cursor)
 
 
 @operation(

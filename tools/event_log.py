@@ -24,7 +24,7 @@ from tools.delivery import (
 from tools.envelope import UnreadableEvent, load
 from tools.errors import Conflict, Forbidden, NotFound
 from tools.handlers import HANDLERS, Handler, Handlers, handlers_of
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import Ordering, Page, checked_limit, read_page
 
 REPLAY_BATCH: Final = 200
 TAIL_BATCH: Final = 100
@@ -153,23 +153,11 @@ async def dead(
         Forbidden: Without `event:read`.
     """
     _require(uow, "event:read")
-    query = (
-        select(DeadLetter)
-        .order_by(col(DeadLetter.failed_at).desc(), col(DeadLetter.id).desc())
-        .limit(checked_limit(limit) + 1)
-    )
+    query = select(DeadLetter)
     if not with_replayed:
         query = query.where(col(DeadLetter.replayed_at).is_(None))
-    if cursor is not None:
-        failed_at, last_id = decode_cursor(cursor, str, str)
-        place = (datetime.fromisoformat(failed_at), UUID(last_id))
-        query = query.where(
-            text("(failed_at, id) < (:failed_at, :last_id)").bindparams(
-                failed_at=place[0], last_id=place[1]
-            )
-        )
-    items = [DeadLetterView.model_validate(row) for row in await uow.session.exec(query)]
-    return page_of(items, limit, lambda item: [item.failed_at, item.id])
+    ordering = Ordering((DeadLetter.failed_at, DeadLetter.id))
+    return await read_page(uow, query, ordering, DeadLetterView.model_validate, limit, cursor)
 
 
 async def backlog(uow: UnitOfWork) -> Backlog:

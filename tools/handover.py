@@ -20,7 +20,7 @@ from tools import notification
 from tools import turn as turns
 from tools.errors import IllegalTransition, InvalidInput, NotFound
 from tools.events import HandoverRequested, HandoverResolved
-from tools.page import Page, checked_limit, decode_cursor, encode_cursor
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 from tools.user import normalize_email
 
@@ -151,22 +151,21 @@ async def _open(
     ),
 )
 async def list_open(
-    uow: UnitOfWork, limit: int = 20, cursor: str | None = None
+    uow: UnitOfWork,
+    sort: ByTime = ByTime.OLDEST,
+    limit: int = 20,
+    cursor: str | None = None,
 ) -> Page[HandoverView]:
-    """List the conversations that wait for a person, oldest first.
+    """List the conversations that wait for a person.
 
     Args:
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
     """
-    limit = checked_limit(limit)
     query = select(Handover).where(Handover.status != HandoverStatus.RESOLVED)
-    if cursor is not None:
-        query = query.where(col(Handover.number) > decode_cursor(cursor, int)[0])
-    rows = list(await uow.session.exec(query.order_by(col(Handover.number)).limit(limit + 1)))
-    more = encode_cursor(rows[limit - 1].number) if len(rows) > limit else None
-    views = [HandoverView.model_validate(row) for row in rows[:limit]]
-    return Page(items=views, next_cursor=more)
+    ordering = by_id(Handover.number, sort)
+    return await read_page(uow, query, ordering, HandoverView.model_validate, limit, cursor)
 
 
 @operation(

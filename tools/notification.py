@@ -13,7 +13,7 @@ from db.models.order import Order, OrderLine
 from db.types import Money, OrderId, UserId
 from deps.core import Deps, UnitOfWork
 from deps.mail import Mail, MailError
-from tools.page import ByTime, Ordering, Page, read_page
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 
 ATTEMPTS_MAX = 8
@@ -188,5 +188,5 @@ async def list_recent(
         query = query.where(Notification.status == status)
     if template is not None:
         query = query.where(Notification.template == template)
-    ordering = Ordering((Notification.id,), is_descending=sort is ByTime.NEWEST)
+    ordering = by_id(Notification.id, sort)
     return await read_page(uow, query, ordering, NotificationView.model_validate, limit, cursor)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, Field
-from sqlalchemy import literal, tuple_
+from sqlalchemy import Row, TypeDecorator, literal, tuple_
 from sqlmodel import col
 
 from deps.core import UnitOfWork
@@ -67,7 +67,10 @@ async def read_page(
     limit: int,
     cursor: str | None,
 ) -> Page[T]:
-    """Read one page of `query`, a select of one table, in the given order.
+    """Read one page of `query` in the given order, which is of the first table it selects.
+
+    Args:
+        view: Makes an item of a row: of an object, or of a tuple where several are selected.
 
     Raises:
         InvalidInput: The limit is out of range, or the cursor is not of a list in this order.
@@ -79,8 +82,17 @@ async def read_page(
         place = tuple_(*columns)
         query = query.where(place < values if ordering.is_descending else place > values)
     rows = list(await uow.session.exec(query.limit(checked_limit(limit) + 1)))
-    page = page_of(rows, limit, lambda row: [_plain(getattr(row, c.key)) for c in columns])
+    page = page_of(rows, limit, lambda row: [_plain(getattr(_main(row), c.key)) for c in columns])
     return Page(items=[view(row) for row in page.items], next_cursor=page.next_cursor)
+
+
+def by_id(column: Any, sort: ByTime = ByTime.NEWEST) -> Ordering:
+    """Order by an id that sorts by time."""
+    return Ordering((column,), is_descending=sort is ByTime.NEWEST)
+
+
+def _main(row: Any) -> Any:
+    return row[0] if isinstance(row, Row) else row
 
 
 def _plain(value: Any) -> Any:
@@ -88,7 +100,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(cursor: str, columns: Sequence[Any]) -> Any:
-    kinds = [column.type.python_type for column in columns]
+    kinds = [_kind(column) for column in columns]
     values = decode_cursor(cursor, *(int if kind is int else str for kind in kinds))
     try:
         return tuple_(
@@ -101,9 +113,16 @@ def _typed(cursor: str, columns: Sequence[Any]) -> Any:
         raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
 
 
+def _kind(column: Any) -> type:
+    declared = column.type
+    stored = declared.impl_instance if isinstance(declared, TypeDecorator) else declared
+    kind: type = stored.python_type
+    return kind
+
+
 def _parse(kind: type, value: Any) -> Any:
     if kind is datetime:
-        return datetime.fromisoformat(value)
+        return aware(datetime.fromisoformat(value), "cursor")
     return UUID(value) if kind is UUID else value
 
 
@@ -127,18 +146,6 @@ def decode_cursor(cursor: str, *types: type) -> list[Any]:
     return values
 
 
-def decode_id(cursor: str) -> UUID:
-    """Return the id that `encode_cursor` was given.
-
-    Raises:
-        InvalidInput: Not a cursor of this list.
-    """
-    try:
-        return UUID(decode_cursor(cursor, str)[0])
-    except ValueError as error:
-        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error
-
-
 def checked_limit(limit: int) -> int:
     """Return `limit`.
 
@@ -157,5 +164,5 @@ def aware(time: datetime, field: str) -> datetime:
         InvalidInput: It says no offset from UTC, so it names no moment.
     """
     if time.tzinfo is None:
-        raise InvalidInput(f"{field} needs an offset from UTC, such as a final Z.", field=field)
+        raise InvalidInput(f"{field} needs a time zone, such as 2026-01-31T00:00:00Z.", field=field)
     return time

@@ -31,7 +31,7 @@ from deps.provider import BalanceLine
 from tools import balance_report, payment, truth
 from tools.errors import InvalidInput, NotFound, Unavailable
 from tools.events import ReconciliationFinished
-from tools.page import Page, checked_limit, decode_id, page_of
+from tools.page import ByTime, Page, by_id, read_page
 from tools.pairing import Comparison, among, compare_disputes, owners_of, pair
 from tools.registry import Risk, operation
 
@@ -283,23 +283,25 @@ def _totals(lines: Iterable[BalanceLine]) -> dict[str, dict[str, int]]:
     ),
 )
 async def list_runs(
-    uow: UnitOfWork, provider: str | None = None, limit: int = 20, cursor: str | None = None
+    uow: UnitOfWork,
+    provider: str | None = None,
+    sort: ByTime = ByTime.NEWEST,
+    limit: int = 20,
+    cursor: str | None = None,
 ) -> Page[RunView]:
-    """List reconciliations, newest first.
+    """List reconciliations.
 
     Args:
         provider: Only of this one: stripe or paypal.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
     """
-    query = select(ReconciliationRun).order_by(col(ReconciliationRun.id).desc())
-    query = query.limit(checked_limit(limit) + 1)
+    query = select(ReconciliationRun)
     if provider is not None:
         query = query.where(ReconciliationRun.provider == provider)
-    if cursor is not None:
-        query = query.where(col(ReconciliationRun.id) < decode_id(cursor))
-    items = [RunView.model_validate(row) for row in await uow.session.exec(query)]
-    return page_of(items, limit, lambda item: [item.id])
+    ordering = by_id(ReconciliationRun.id, sort)
+    return await read_page(uow, query, ordering, RunView.model_validate, limit, cursor)
 
 
 @operation(
@@ -334,10 +336,7 @@ async def differences(
     if await uow.session.get(ReconciliationRun, run_id) is None:
         raise NotFound("No such reconciliation.")
     query = select(ReconciliationDifference).where(ReconciliationDifference.run_id == run_id)
-    query = query.order_by(col(ReconciliationDifference.id)).limit(checked_limit(limit) + 1)
     if kind is not None:
         query = query.where(ReconciliationDifference.kind == kind)
-    if cursor is not None:
-        query = query.where(col(ReconciliationDifference.id) > decode_id(cursor))
-    items = [DifferenceView.model_validate(row) for row in await uow.session.exec(query)]
-    return page_of(items, limit, lambda item: [item.id])
+    ordering = by_id(ReconciliationDifference.id, ByTime.OLDEST)
+    return await read_page(uow, query, ordering, DifferenceView.model_validate, limit, cursor)

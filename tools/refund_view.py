@@ -1,5 +1,6 @@
 """Refunds as people see them: one, those of an order, and the shop's."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Literal
@@ -15,7 +16,7 @@ from db.types import Money
 from deps.core import UnitOfWork
 from tools import notification, order, payment, refund_plan
 from tools.errors import NotFound
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import ByTime, Ordering, Page, by_id, read_page
 from tools.refund_share import Breakdown
 from tools.registry import Risk, operation
 
@@ -67,6 +68,13 @@ class RefundOrder(StrEnum):
     NEWEST = "newest"
     OLDEST = "oldest"
     LARGEST = "largest"
+
+
+SORTS: Mapping[RefundOrder, Ordering] = {
+    RefundOrder.NEWEST: by_id(Refund.id),
+    RefundOrder.OLDEST: by_id(Refund.id, ByTime.OLDEST),
+    RefundOrder.LARGEST: Ordering((Refund.amount, Refund.id)),
+}
 
 
 async def view(uow: UnitOfWork, row: Refund) -> RefundView:
@@ -246,33 +254,18 @@ async def list_all(
         query = query.where(col(Refund.created_at) >= since)
     if amount_min is not None:
         query = query.where(col(Refund.amount) >= amount_min)
-    of_id, of_amount = col(Refund.id), col(Refund.amount)
-    if sort is RefundOrder.LARGEST:
-        query = query.order_by(of_amount.desc(), of_id.desc())
-        if cursor is not None:
-            amount, last = decode_cursor(cursor, int, str)
-            after = (of_amount == amount) & (of_id < UUID(last))
-            query = query.where((of_amount < amount) | after)
-    else:
-        is_newest = sort is RefundOrder.NEWEST
-        query = query.order_by(of_id.desc() if is_newest else of_id)
-        if cursor is not None:
-            last = UUID(decode_cursor(cursor, str)[0])
-            query = query.where(of_id < last if is_newest else of_id > last)
-    rows = await uow.session.exec(query.limit(checked_limit(limit) + 1))
-    items = [
-        RefundSummary(
-            id=row.id,
-            order_number=number or 0,
-            state=row.state,
-            amount=row.amount,
-            currency=row.currency,
-            reason=row.reason,
-            created_at=row.created_at,
-            finished_at=row.finished_at,
-        )
-        for row, number in rows
-    ]
-    if sort is RefundOrder.LARGEST:
-        return page_of(items, limit, lambda item: (item.amount, str(item.id)))
-    return page_of(items, limit, lambda item: (str(item.id),))
+    return await read_page(uow, query, SORTS[sort], _summary, limit, cursor)
+
+
+def _summary(row: tuple[Refund, int | None]) -> RefundSummary:
+    found, number = row
+    return RefundSummary(
+        id=found.id,
+        order_number=number or 0,
+        state=found.state,
+        amount=found.amount,
+        currency=found.currency,
+        reason=found.reason,
+        created_at=found.created_at,
+        finished_at=found.finished_at,
+    )

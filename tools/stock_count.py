@@ -18,7 +18,7 @@ from tools import idempotency, inventory
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import StockCounted
 from tools.location import by_code
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 from tools.stock import refuse_bundle
 from tools.stock_ledger import Move, append
@@ -275,37 +275,35 @@ async def show(
     uow: UnitOfWork,
     status: CountStatus | None = None,
     location: str | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[CountSummary]:
-    """List counts, newest first.
+    """List counts.
 
     Args:
         status: Only in this state: open, closed or cancelled.
         location: Only at this location.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
 
     Raises:
         NotFound: No such location.
     """
-    query = (
-        select(StockCount, Location.code)
-        .join(Location)
-        .order_by(col(StockCount.id).desc())
-        .limit(checked_limit(limit) + 1)
-    )
+    query = select(StockCount, Location.code).join(Location)
     if status is not None:
         query = query.where(StockCount.status == status)
     if location is not None:
         query = query.where(StockCount.location_id == (await by_code(uow, location)).id)
-    if cursor is not None:
-        query = query.where(col(StockCount.id) < UUID(decode_cursor(cursor, str)[0]))
-    items = [
-        CountSummary(**found.model_dump(), location=code)
-        for found, code in await uow.session.exec(query)
-    ]
-    return page_of(items, limit, lambda item: [item.id])
+    return await read_page(
+        uow,
+        query,
+        by_id(StockCount.id, sort),
+        lambda row: CountSummary(**row[0].model_dump(), location=row[1]),
+        limit,
+        cursor,
+    )
 
 
 async def _locked(uow: UnitOfWork, count_id: UUID) -> StockCount:

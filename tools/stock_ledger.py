@@ -14,8 +14,16 @@ from db.models.inventory import Location, MovementKind, StockMovement
 from db.models.stock_count import StockRebuild
 from deps.core import Deps, UnitOfWork
 from tools import inventory, location
-from tools.errors import InvalidInput
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import (
+    ByTime,
+    Ordering,
+    Page,
+    aware,
+    checked_limit,
+    decode_cursor,
+    page_of,
+    read_page,
+)
 from tools.registry import Risk, operation
 
 # A transaction that began before midnight may commit a little after it.
@@ -112,10 +120,11 @@ async def movements(
     location_code: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[MovementView]:
-    """List what changed a SKU's stock, newest first.
+    """List what changed a SKU's stock.
 
     Args:
         sku: SKU of the variant.
@@ -123,21 +132,19 @@ async def movements(
         location_code: Only this location.
         since: Not before this time.
         until: Before this time.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
 
     Raises:
         NotFound: No such SKU or location.
     """
-    checked_limit(limit)
     await inventory.variant(uow, sku)
     moved = col(StockMovement.occurred_at)
     query = (
         select(StockMovement, Location.code)
         .join(Location, col(Location.id) == col(StockMovement.location_id), isouter=True)
         .where(StockMovement.sku == sku)
-        .order_by(moved.desc(), col(StockMovement.id).desc())
-        .limit(limit + 1)
     )
     if kind is not None:
         query = query.where(StockMovement.kind == kind)
@@ -145,18 +152,17 @@ async def movements(
         place = await location.by_code(uow, location_code, "location_code")
         query = query.where(StockMovement.location_id == place.id)
     if since is not None:
-        query = query.where(moved >= _aware(since, "since"))
+        query = query.where(moved >= aware(since, "since"))
     if until is not None:
-        query = query.where(moved < _aware(until, "until"))
-    if cursor is not None:
-        at, last_id = decode_cursor(cursor, str, int)
-        when = _time_of(at)
-        query = query.where((moved < when) | ((moved == when) & (col(StockMovement.id) < last_id)))
-    items = [
-        MovementView.model_validate({**movement.model_dump(), "location": code})
-        for movement, code in await uow.session.exec(query)
-    ]
-    return page_of(items, limit, lambda item: [item.occurred_at, item.id])
+        query = query.where(moved < aware(until, "until"))
+    return await read_page(
+        uow,
+        query,
+        Ordering((StockMovement.occurred_at, StockMovement.id), sort is ByTime.NEWEST),
+        lambda row: MovementView.model_validate({**row[0].model_dump(), "location": row[1]}),
+        limit,
+        cursor,
+    )
 
 
 class PastLevel(BaseModel):
@@ -243,7 +249,7 @@ async def as_of(
     if after_place is not None:
         place_id = (await location.by_code(uow, after_place, "cursor")).id
     rows = await uow.fetch(
-        _AS_OF, _aware(at, "at"), sku, location_code, after_sku, place_id, limit + 1
+        _AS_OF, aware(at, "at"), sku, location_code, after_sku, place_id, limit + 1
     )
     return page_of(
         [PastLevel(**row) for row in rows], limit, lambda item: [item.sku, item.location]
@@ -376,16 +382,3 @@ async def rebuild(uow: UnitOfWork, is_dry_run: bool = False) -> RebuildReport:
 
 def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), tzinfo=UTC)
-
-
-def _aware(at: datetime, field: str) -> datetime:
-    if at.tzinfo is None:
-        raise InvalidInput(f"{field} needs a time zone, such as 2026-01-31T00:00:00Z.", field=field)
-    return at
-
-
-def _time_of(value: str) -> datetime:
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError as error:
-        raise InvalidInput("This is not a cursor of this list.", field="cursor") from error

@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, Field
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from db.models.inventory import Location, MovementKind
@@ -27,7 +28,7 @@ from tools import idempotency, inventory
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import TransferCancelled, TransferReceived, TransferShipped
 from tools.location import by_code
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 from tools.stock import refuse_bundle
 from tools.stock_ledger import Move, append
@@ -323,20 +324,21 @@ async def get(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
         NotFound: No such transfer.
     """
     await uow.session.flush()
-    (found,) = await _summaries(uow, "t.id = $1", transfer_id, 1) or (None,)
+    found = (await uow.session.exec(_named().where(StockTransfer.id == transfer_id))).first()
     if found is None:
         raise NotFound("There is no such transfer.", field="transfer_id")
+    shown = _summary(found)
     rows = await uow.session.exec(
         select(StockTransferLine)
         .where(StockTransferLine.transfer_id == transfer_id)
         .order_by(col(StockTransferLine.sku))
     )
-    is_under_way = found["status"] in (TransferStatus.DRAFT, TransferStatus.IN_TRANSIT)
+    is_under_way = shown.status in (TransferStatus.DRAFT, TransferStatus.IN_TRANSIT)
     lines = [
         TransferLineView(**line.model_dump(), outstanding=_outstanding(line) if is_under_way else 0)
         for line in rows
     ]
-    return TransferView(**found, lines=lines)
+    return TransferView(**shown.model_dump(), lines=lines)
 
 
 @operation(
@@ -355,50 +357,46 @@ async def show(
     status: TransferStatus | None = None,
     source: str | None = None,
     target: str | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[TransferSummary]:
-    """List transfers, newest first.
+    """List transfers.
 
     Args:
         status: Only in this state: draft, in_transit, received or cancelled.
         source: Only from this location.
         target: Only to this location.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
 
     Raises:
         NotFound: No such location.
     """
-    checked_limit(limit)
-    ids = [
-        (await by_code(uow, code, field)).id if code else None
-        for code, field in ((source, "source"), (target, "target"))
-    ]
-    after = decode_cursor(cursor, str)[0] if cursor else None
-    rows = await _summaries(
-        uow,
-        "($1::text IS NULL OR t.status = $1) AND ($2::uuid IS NULL OR t.source_id = $2)"
-        " AND ($3::uuid IS NULL OR t.target_id = $3) AND ($4::uuid IS NULL OR t.id < $4)",
-        status.value if status else None,
-        *ids,
-        after,
-        limit + 1,
-    )
-    return page_of([TransferSummary(**row) for row in rows], limit, lambda item: [item.id])
+    query = _named()
+    if status is not None:
+        query = query.where(StockTransfer.status == status)
+    if source is not None:
+        query = query.where(StockTransfer.source_id == (await by_code(uow, source, "source")).id)
+    if target is not None:
+        query = query.where(StockTransfer.target_id == (await by_code(uow, target, "target")).id)
+    return await read_page(uow, query, by_id(StockTransfer.id, sort), _summary, limit, cursor)
 
 
-async def _summaries(uow: UnitOfWork, where: str, *values: object) -> list[dict[str, Any]]:
-    """`where` is one of the fixed conditions above; the last value is the limit."""
-    rows = await uow.fetch(
-        f"""SELECT t.id, s.code AS source, g.code AS target, t.status, t.note, t.created_at,
-                   t.shipped_at, t.finished_at
-            FROM stock_transfer t
-            JOIN location s ON s.id = t.source_id JOIN location g ON g.id = t.target_id
-            WHERE {where} ORDER BY t.id DESC LIMIT ${len(values)}""",
-        *values,
+def _named() -> Any:
+    """Select transfers with the codes of their two locations."""
+    source, target = aliased(Location), aliased(Location)
+    return (
+        select(StockTransfer, source.code, target.code)
+        .join(source, col(StockTransfer.source_id) == source.id)
+        .join(target, col(StockTransfer.target_id) == target.id)
     )
-    return [dict(row) for row in rows]
+
+
+def _summary(row: Any) -> TransferSummary:
+    found, source, target = row
+    return TransferSummary(**found.model_dump(), source=source, target=target)
 
 
 async def _locked(

@@ -23,7 +23,7 @@ from deps.gateway import GatewayTimeout
 from deps.provider import InvalidSignature as BadSignature
 from tools import dispute, truth
 from tools.errors import Conflict, DomainError, InvalidSignature, NotFound, Unavailable
-from tools.page import Page, checked_limit, decode_id, page_of
+from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 
 log = logging.getLogger(__name__)
@@ -201,31 +201,30 @@ async def list_webhooks(
     provider: str | None = None,
     state: WebhookState | None = None,
     reference: str | None = None,
+    sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
 ) -> Page[WebhookView]:
-    """List what providers told us, newest first.
+    """List what providers told us.
 
     Args:
         provider: Only of this one: stripe or paypal.
         state: Only in this state: received, handled, ignored or dead.
         reference: Only about this payment, by the provider's name for it.
+        sort: newest or oldest first.
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before.
     """
-    query = select(WebhookEvent).order_by(col(WebhookEvent.id).desc())
-    query = query.limit(checked_limit(limit) + 1)
+    query = select(WebhookEvent)
     if provider is not None:
         query = query.where(WebhookEvent.provider == provider)
     if state is not None:
         query = query.where(WebhookEvent.state == state)
     if reference is not None:
         query = query.where(WebhookEvent.reference == reference)
-    if cursor is not None:
-        query = query.where(col(WebhookEvent.id) < decode_id(cursor))
-    rows = list(await uow.session.exec(query))
-    items = [WebhookView.model_validate(row) for row in rows]
-    return page_of(items, limit, lambda item: [item.id])
+    return await read_page(
+        uow, query, by_id(WebhookEvent.id, sort), WebhookView.model_validate, limit, cursor
+    )
 
 
 @operation(

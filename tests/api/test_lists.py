@@ -1,13 +1,18 @@
 """Lists over HTTP: walked page by page in every order, they lose and repeat nothing."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from db.models.audit import AuditRun
+from db.models.reconciliation import ReconciliationRun
+from db.models.webhook import WebhookEvent, WebhookState
 from deps.core import Deps
 from tests import factories
+from tools import conversation, credit, handover, stock, stock_count, transfer
 
 
 async def _walk(
@@ -81,3 +86,76 @@ async def test_users(merchant: Deps, client: httpx.AsyncClient, sort: str) -> No
         "email": lambda item: item["email"],
     }
     assert found == sorted(found, key=key[sort], reverse=sort == "newest")
+
+
+async def _seed(merchant: Deps) -> None:
+    """Make five of everything that is listed by time alone."""
+    await factories.product(merchant, "MUG", stock=50)
+    await factories.receive(merchant, "MUG", 5, "ROT")
+    for n in range(5):
+        async with merchant.begin() as uow:
+            sent = [transfer.TransferUnits(sku="MUG", quantity=1)]
+            await transfer.create(uow, "HAM", "ROT", sent)
+            await stock_count.start(uow, "HAM", note=f"shelf {n}")
+            await stock.adjust(uow, "MUG", "HAM", -1, "broken")
+            await credit.issue_gift_card(uow, 1000 + n)
+            talk = await conversation.start(uow, f"talk {n}")
+            await handover.request(uow, "help", "ada@example.com", talk.id)
+            uow.session.add(AuditRun(slot=uow.now + timedelta(days=n), started_at=uow.now))
+            uow.session.add(
+                WebhookEvent(
+                    provider="stripe",
+                    event_id=f"evt_{n}",
+                    type="charge.updated",
+                    object_id="ch_1",
+                    body_sha256="0" * 64,
+                    state=WebhookState.IGNORED,
+                    due_at=uow.now,
+                    occurred_at=uow.now,
+                    received_at=uow.now,
+                )
+            )
+            uow.session.add(
+                ReconciliationRun(
+                    provider="stripe",
+                    source="api",
+                    period_start=uow.now + timedelta(days=n),
+                    period_end=uow.now + timedelta(days=n + 1),
+                    started_at=uow.now,
+                )
+            )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/inventory/transfers",
+        "/v1/inventory/counts",
+        "/v1/stock/MUG/movements",
+        "/v1/credit/accounts",
+        "/v1/handovers",
+        "/v1/audits",
+        "/v1/webhooks",
+        "/v1/reconciliations",
+    ],
+)
+async def test_by_time(merchant: Deps, client: httpx.AsyncClient, path: str) -> None:
+    await _seed(merchant)
+    headers = factories.bearer(merchant)
+    newest = await _walk(client, path, headers, sort="newest")
+    oldest = await _walk(client, path, headers, sort="oldest")
+    assert len(newest) >= 5
+    assert newest == oldest[::-1]
+    times = [str(item.get("created_at") or item.get("slot") or item["id"]) for item in oldest]
+    assert times == sorted(times)
+    unknown = await client.get(path, params={"sort": "fastest"}, headers=headers)
+    assert (unknown.status_code, unknown.json()["field"]) == (422, "sort")
+
+
+async def test_by_time_of_what_has_filters(merchant: Deps, client: httpx.AsyncClient) -> None:
+    await _seed(merchant)
+    headers = factories.bearer(merchant)
+    path = "/v1/inventory/transfers"
+    assert len(await _walk(client, path, headers, source="HAM", target="ROT", status="draft")) == 5
+    assert await _walk(client, path, headers, source="ROT") == []
+    assert await _walk(client, path, headers, status="received") == []
