@@ -8,6 +8,7 @@ from tools import aftersales as _aftersales  # noqa: F401  Registers the operati
 from tools import checkout as _checkout  # noqa: F401
 from tools import customer as _customers  # noqa: F401
 from tools import exchange as _exchanges  # noqa: F401
+from tools import exchange_view as _exchange_views  # noqa: F401
 from tools import fulfillment as _fulfillments  # noqa: F401
 from tools import order as _orders  # noqa: F401
 from tools import order_edit as _edits  # noqa: F401

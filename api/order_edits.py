@@ -10,7 +10,7 @@ from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
 from tools import aftersales, fulfillment, order_edit
 from tools.address import Address
-from tools.aftersales import CHANGES_MAX, LineChange, PolicyInput
+from tools.aftersales import PolicyInput
 from tools.errors import (
     AftersalesLimit,
     Conflict,
@@ -24,6 +24,7 @@ from tools.errors import (
     Unauthenticated,
 )
 from tools.fulfillment import ParcelView
+from tools.line_change import CHANGES_MAX, LineChange
 from tools.order import OrderView
 from tools.order_change import EditedOrder, OrderEditView
 from tools.order_edit import AddressPreview, ItemsPreview, PaymentPreview

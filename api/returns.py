@@ -8,8 +8,7 @@ from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
-from tools import exchange, return_
-from tools.aftersales import CHANGES_MAX, LineChange, LineRequest
+from tools import exchange, exchange_view, return_
 from tools.errors import (
     AftersalesLimit,
     Conflict,
@@ -22,7 +21,8 @@ from tools.errors import (
     PaymentDeclined,
     Unauthenticated,
 )
-from tools.exchange import ExchangePreview, ExchangeView
+from tools.exchange_view import ExchangePreview, ExchangeView
+from tools.line_change import CHANGES_MAX, LineChange, LineRequest
 from tools.return_ import ReceivePreview, ReturnPreview, ReturnView
 
 router = APIRouter(tags=["returns"])
@@ -139,7 +139,7 @@ async def receive_return(return_id: UUID, body: Receipt, deps: DepsDep) -> Retur
 @router.get("/orders/{number}/exchanges", responses=problems(NotFound))
 async def list_exchanges(number: Number, uow: UowDep) -> list[ExchangeView]:
     """List the exchanges of an order, oldest first."""
-    return await exchange.list_for_order(uow, number)
+    return await exchange_view.list_for_order(uow, number)
 
 
 @router.post(

@@ -6,73 +6,44 @@ collect  the price difference, in `tools.sale`
 send     one transaction: stock, lines, totals, ledger, parcel, the refund of a lower price
 """
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import col, select
 
-from db.models.aftersales import (
-    REQUEST_TRANSITIONS,
-    OrderExchange,
-    OrderExchangeLine,
-    RequestState,
-)
+from db.models.aftersales import OrderExchange, OrderExchangeLine, RequestState
 from db.models.fulfillment import Fulfillment, FulfillmentLine
 from db.models.order import Order
 from db.models.payment import Payment, StoredMethod
 from db.types import OrderId, PaymentId, new_id
 from deps.core import SYSTEM, Deps, UnitOfWork
-from tools import aftersales, inventory, order, order_line, payment, reallocation, refund, sale
-from tools.aftersales import Change, LineChange, LineRequest
-from tools.errors import IllegalTransition, InvalidInput, NotFound, PaymentDeclined, Unavailable
+from tools import (
+    aftersales,
+    aftersales_request,
+    exchange_view,
+    inventory,
+    line_change,
+    order,
+    order_line,
+    payment,
+    reallocation,
+    refund,
+    sale,
+    tender,
+)
+from tools.errors import IllegalTransition, PaymentDeclined, Unavailable
 from tools.events import (
     ExchangeCancelled,
     ExchangeCompleted,
     ExchangeReceived,
     ExchangeRequested,
 )
+from tools.exchange_view import ExchangeLineView, ExchangePreview, ExchangeView
+from tools.line_change import Change, LineChange, LineRequest
 from tools.registry import Risk, operation
 
 RESUME_AFTER = timedelta(seconds=60)
 RESUME_BATCH = 50
-
-
-class ExchangeLineView(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-    sku: str
-    unit_price_amount: int
-    new_sku: str
-    new_unit_price_amount: int
-    quantity: int
-
-
-class ExchangeView(BaseModel):
-    """An exchange. `difference_amount` is charged, or given back when negative, on arrival."""
-
-    id: UUID
-    number: int = Field(description="Of the order.")
-    state: RequestState
-    lines: list[ExchangeLineView]
-    difference_amount: int
-    currency: str
-    payment_method: UUID | None
-    reason: str
-    refund_id: UUID | None
-    created_at: datetime
-    finished_at: datetime | None
-
-
-class ExchangePreview(BaseModel):
-    """What asking for an exchange would do. No money moves before the parcel has arrived."""
-
-    number: int
-    exchange_id: UUID
-    lines: list[ExchangeLineView]
-    charge_amount: int
-    refund_amount: int
-    currency: str
 
 
 async def preview_request(
@@ -145,14 +116,14 @@ async def request(
         InsufficientCredit: The gift card or store credit does not cover the difference.
     """
     of = await order.access(uow, number, lock=True)
-    key = aftersales.request_id(exchange_id)
-    asked = aftersales.digest(
+    key = aftersales_request.key_of(exchange_id)
+    asked = aftersales_request.digest(
         number, {"changes": [x.model_dump() for x in changes], "payment_method": payment_method}
     )
     known = await uow.session.get(OrderExchange, key)
     if known is not None:
-        aftersales.refuse_other_request(known.request_sha256, asked)
-        return await _view(uow, known, of)
+        aftersales_request.refuse_other(known.request_sha256, asked)
+        return await exchange_view.view(uow, known, of)
     planned = await _plan(uow, of, changes, payment_method, reason)
     created = OrderExchange(
         id=key,
@@ -166,7 +137,7 @@ async def request(
         created_at=uow.now,
     )
     await _write(uow, of, created, planned)
-    return await _view(uow, created, of)
+    return await exchange_view.view(uow, created, of)
 
 
 async def _write(uow: UnitOfWork, of: Order, created: OrderExchange, planned: list[Change]) -> None:
@@ -204,25 +175,14 @@ async def _plan(
     payment_method: UUID | None,
     reason: str,
 ) -> list[Change]:
-    if len(reason.strip()) > 500:
-        raise InvalidInput("reason has 500 characters at most.", field="reason")
+    aftersales_request.check_reason(reason)
     await aftersales.refuse_request(uow, of)
-    lines = await aftersales.lines_of(uow, OrderId(of.id))
-    taken = await aftersales.taken_units(uow, OrderId(of.id))
-    planned = await aftersales.plan_changes(uow, lines, changes, taken=taken, may_stay=True)
-    await aftersales.refuse_scarce(uow, planned)
+    lines = await line_change.lines_of(uow, OrderId(of.id))
+    taken = await line_change.taken_units(uow, OrderId(of.id))
+    planned = await line_change.plan_changes(uow, lines, changes, taken=taken, may_stay=True)
+    await line_change.refuse_scarce(uow, planned)
     difference = sum(change.difference_amount for change in planned)
-    if payment_method is None:
-        if difference > 0:
-            raise InvalidInput(
-                f"{difference} minor units more are to be paid; name a stored payment method.",
-                field="payment_method",
-            )
-        return planned
-    method = await aftersales.method_of(uow, of, payment_method)
-    if difference < 0 and not (await aftersales.current_policy(uow)).refunds_to_any_method:
-        await aftersales.refuse_foreign_refund(uow, of, method)
-    await aftersales.refuse_uncovered(uow, method, difference)
+    await tender.settling_method(uow, of, payment_method, difference)
     return planned
 
 
@@ -250,15 +210,15 @@ async def cancel(uow: UnitOfWork, exchange_id: UUID) -> ExchangeView:
         NotFound: No such exchange, or someone else's.
         IllegalTransition: The parcel has arrived.
     """
-    of, found = await _access(uow, exchange_id)
+    of, found = await aftersales_request.access(uow, OrderExchange, exchange_id)
     if found.state is not RequestState.CANCELLED:
-        _move(uow, found, RequestState.CANCELLED)
+        aftersales_request.move(uow, found, RequestState.CANCELLED)
         await inventory.release(
             uow, order_id=OrderId(found.id), reason="the exchange was withdrawn"
         )
         uow.publish(ExchangeCancelled(order_id=OrderId(of.id), exchange_id=found.id))
         await uow.session.flush()
-    return await _view(uow, found, of)
+    return await exchange_view.view(uow, found, of)
 
 
 async def preview_receive(
@@ -273,10 +233,10 @@ async def preview_receive(
 
     Raises: As `receive`.
     """
-    of, found = await _access(uow, exchange_id)
+    of, found = await aftersales_request.access(uow, OrderExchange, exchange_id)
     if found.state not in (RequestState.REQUESTED, RequestState.RECEIVED):
         raise IllegalTransition("exchange", found.state.value, RequestState.RECEIVED.value)
-    shown = await _view(uow, found, of)
+    shown = await exchange_view.view(uow, found, of)
     return ExchangePreview(
         number=shown.number,
         exchange_id=found.id,
@@ -327,7 +287,7 @@ async def receive(
         Unavailable: The provider did not answer; repeat it later.
     """
     async with deps.begin() as uow:
-        of, found = await _access(uow, exchange_id)
+        of, found = await aftersales_request.access(uow, OrderExchange, exchange_id)
         if found.state is RequestState.CANCELLED:
             raise IllegalTransition("exchange", found.state.value, RequestState.RECEIVED.value)
         if found.state is RequestState.REQUESTED:
@@ -338,10 +298,10 @@ async def receive(
     if state is RequestState.RECEIVED and payment_id is not None:
         await sale.collect(deps, PaymentId(payment_id))
     async with deps.begin() as uow:
-        of, found = await _access(uow, exchange_id)
+        of, found = await aftersales_request.access(uow, OrderExchange, exchange_id)
         if found.state is RequestState.RECEIVED:
             await _send(uow, of, found, tracking_number.strip(), carrier.strip())
-        shown = await _view(uow, found, of)
+        shown = await exchange_view.view(uow, found, of)
     if shown.refund_id is not None:
         await refund.drive(deps, shown.refund_id)
     return shown
@@ -350,18 +310,10 @@ async def receive(
 async def _take_in(
     uow: UnitOfWork, of: Order, found: OrderExchange, restock: list[LineRequest] | None
 ) -> None:
-    sent = reallocation.counted((x.sku, x.quantity) for x in await _lines(uow, found.id))
-    restocked = sent
-    if restock is not None:
-        restocked = reallocation.counted((x.sku, x.quantity) for x in restock)
-        for sku, units in restocked.items():
-            if units > sent.get(sku, 0):
-                raise InvalidInput(
-                    f"{sent.get(sku, 0)} units of {sku} were sent back.", field="restock", sku=sku
-                )
+    restocked = aftersales_request.restocked(await exchange_view.lines_of(uow, found.id), restock)
     for sku, units in restocked.items():
         await reallocation.restock(uow, order_id=OrderId(of.id), sku=sku, units=units)
-    _move(uow, found, RequestState.RECEIVED)
+    aftersales_request.move(uow, found, RequestState.RECEIVED)
     uow.publish(
         ExchangeReceived(order_id=OrderId(of.id), exchange_id=found.id, restocked=restocked)
     )
@@ -375,15 +327,15 @@ async def _charge(
     if found.difference_amount <= 0:
         return
     if found.payment_id is not None:
-        tender = await uow.session.get_one(Payment, found.payment_id, populate_existing=True)
-        if tender.decline_code is None:
+        tried = await uow.session.get_one(Payment, found.payment_id, populate_existing=True)
+        if tried.decline_code is None:
             return
     method_id = payment_method or found.method_id
     assert method_id is not None, "an exchange that costs more names who pays"
-    method = await aftersales.method_of(uow, of, method_id)
-    await aftersales.refuse_uncovered(uow, method, found.difference_amount)
+    method = await tender.method_of(uow, of, method_id)
+    await tender.refuse_uncovered(uow, method, found.difference_amount)
     created = await payment.add_tender(
-        uow, of, method.provider, aftersales.token_of(method), found.difference_amount
+        uow, of, method.provider, tender.token_of(method), found.difference_amount
     )
     found.payment_id = created.id
     await uow.session.flush()
@@ -392,7 +344,7 @@ async def _charge(
 async def _send(
     uow: UnitOfWork, of: Order, found: OrderExchange, tracking_number: str, carrier: str
 ) -> None:
-    lines = await _lines(uow, found.id)
+    lines = await exchange_view.lines_of(uow, found.id)
     await reallocation.swap_shipped(
         uow,
         order_id=OrderId(of.id),
@@ -403,7 +355,7 @@ async def _send(
     await order_line.post_change(uow, of, found.id, found.difference_amount)
     if found.difference_amount < 0:
         method = await uow.session.get(StoredMethod, found.method_id) if found.method_id else None
-        found.refund_id = await aftersales.give_back(
+        found.refund_id = await tender.give_back(
             uow,
             of,
             method,
@@ -424,7 +376,7 @@ async def _send(
                 quantity=line.quantity,
             )
         )
-    _move(uow, found, RequestState.COMPLETED)
+    aftersales_request.move(uow, found, RequestState.COMPLETED)
     uow.publish(
         ExchangeCompleted(
             order_id=OrderId(of.id),
@@ -435,33 +387,6 @@ async def _send(
         )
     )
     await uow.session.flush()
-
-
-@operation(
-    scope="order:read",
-    risk=Risk.READ,
-    idempotent=True,
-    domain="exchange",
-    examples=(
-        "what became of my exchange of order {number}",
-        "show the exchanges of order {number}",
-        "has the exchange of order {number} been sent",
-        "list exchanges for order {number}",
-    ),
-)
-async def list_for_order(uow: UnitOfWork, number: int) -> list[ExchangeView]:
-    """List the exchanges of an order, oldest first.
-
-    Args:
-        number: The order's number.
-
-    Raises:
-        NotFound: No such order, or it is someone else's.
-    """
-    of = await order.access(uow, number)
-    query = select(OrderExchange).where(OrderExchange.order_id == of.id)
-    rows = await uow.session.exec(query.order_by(col(OrderExchange.id)))
-    return [await _view(uow, found, of) for found in rows]
 
 
 async def resume_stuck(deps: Deps) -> int:
@@ -484,53 +409,3 @@ async def resume_stuck(deps: Deps) -> int:
         except (PaymentDeclined, Unavailable):
             continue  # Staff sees the decline; what was not answered is tried again.
     return len(ids)
-
-
-async def _access(uow: UnitOfWork, exchange_id: UUID) -> tuple[Order, OrderExchange]:
-    """Load an exchange on the actor's behalf, its order first: the lock order everybody uses.
-
-    Raises:
-        NotFound: No such exchange, or someone else's. The two must be indistinguishable.
-    """
-    known = await uow.session.get(OrderExchange, exchange_id)
-    number = None
-    if known is not None:
-        number = (await uow.session.get_one(Order, known.order_id)).number
-    try:
-        of = await order.access(uow, number or 0, lock=True)
-    except NotFound as error:
-        raise NotFound("No such exchange.") from error
-    assert known is not None
-    await uow.session.refresh(known, with_for_update=True)
-    return of, known
-
-
-def _move(uow: UnitOfWork, found: OrderExchange, target: RequestState) -> None:
-    if target not in REQUEST_TRANSITIONS[found.state]:
-        raise IllegalTransition("exchange", found.state.value, target.value)
-    found.state = target
-    if target in (RequestState.COMPLETED, RequestState.CANCELLED):
-        found.finished_at = uow.now
-
-
-async def _lines(uow: UnitOfWork, exchange_id: UUID) -> list[OrderExchangeLine]:
-    query = select(OrderExchangeLine).where(OrderExchangeLine.exchange_id == exchange_id)
-    return list(await uow.session.exec(query.order_by(col(OrderExchangeLine.position))))
-
-
-async def _view(uow: UnitOfWork, found: OrderExchange, of: Order) -> ExchangeView:
-    assert of.number is not None
-    lines = await _lines(uow, found.id)
-    return ExchangeView(
-        id=found.id,
-        number=of.number,
-        state=found.state,
-        lines=[ExchangeLineView.model_validate(line) for line in lines],
-        difference_amount=found.difference_amount,
-        currency=found.currency,
-        payment_method=found.method_id,
-        reason=found.reason,
-        refund_id=found.refund_id,
-        created_at=found.created_at,
-        finished_at=found.finished_at,
-    )

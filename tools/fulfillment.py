@@ -15,7 +15,7 @@ from db.models.fulfillment import (
 from db.models.order import FulfillmentStatus, Order, OrderStatus
 from db.types import OrderId
 from deps.core import UnitOfWork
-from tools import aftersales, inventory, order
+from tools import aftersales, inventory, line_change, order
 from tools.errors import Conflict, IllegalTransition, InvalidInput
 from tools.events import OrderDelivered, OrderShipped
 from tools.registry import Risk, operation
@@ -110,7 +110,7 @@ async def ship(
     )
     uow.session.add(parcel)
     await uow.session.flush()
-    for line in await aftersales.lines_of(uow, OrderId(of.id)):
+    for line in await line_change.lines_of(uow, OrderId(of.id)):
         uow.session.add(
             FulfillmentLine(
                 fulfillment_id=parcel.id, line_id=line.id, sku=line.sku, quantity=line.quantity

@@ -17,7 +17,7 @@ from db.models.payment import Payment, StoredMethod
 from db.models.refund import RefundKind
 from db.types import OrderId, PaymentId
 from deps.core import SYSTEM, Deps, UnitOfWork
-from tools import aftersales, inventory, order, order_line, reallocation, refund, sale
+from tools import inventory, order, order_line, reallocation, refund, sale, tender
 from tools.errors import OutOfStock, PaymentDeclined, Unavailable
 from tools.events import OrderEdited, OrderEditFailed, OrderPaymentChanged
 from tools.order import OrderView
@@ -79,7 +79,7 @@ async def apply_items(uow: UnitOfWork, of: Order, edit: OrderEdit) -> None:
     edit.after = {"total_amount": of.total_amount, "version": of.version}
     if edit.difference_amount < 0:
         method = await uow.session.get(StoredMethod, edit.method_id) if edit.method_id else None
-        edit.refund_id = await aftersales.give_back(
+        edit.refund_id = await tender.give_back(
             uow,
             of,
             method,
@@ -134,18 +134,18 @@ async def resume(deps: Deps, edit_id: UUID) -> EditedOrder:
     for _ in range(STEPS_MAX):
         async with deps.begin() as uow:
             edit = await uow.session.get_one(OrderEdit, edit_id, populate_existing=True)
-            tender = await tender_of(uow, edit)
+            charge = await _charge_of(uow, edit)
         if edit.state is not EditState.PENDING:
             break
-        assert tender is not None
-        if tender.captured_amount == tender.amount:
+        assert charge is not None
+        if charge.captured_amount == charge.amount:
             await _settle(deps, edit_id)
-        elif tender.decline_code is not None:
+        elif charge.decline_code is not None:
             async with deps.begin() as uow:
-                await _fail(uow, edit_id, tender.decline_code)
+                await _fail(uow, edit_id, charge.decline_code)
         else:
-            with suppress(PaymentDeclined):  # The tender says so; the next round undoes the edit.
-                await sale.collect(deps, PaymentId(tender.id))
+            with suppress(PaymentDeclined):  # The charge says so; the next round undoes the edit.
+                await sale.collect(deps, PaymentId(charge.id))
     if edit.refund_id is not None:
         await refund.drive(deps, edit.refund_id)
     if edit.state is EditState.FAILED:
@@ -179,13 +179,13 @@ async def _fail(uow: UnitOfWork, edit_id: UUID, code: str) -> None:
         return
     if edit.kind is EditKind.ITEMS:
         await inventory.release(uow, order_id=OrderId(edit.id), reason="the change was not paid")
-    tender = await tender_of(uow, edit)
-    if tender is not None and tender.captured_amount > tender.refunded_amount:
+    charge = await _charge_of(uow, edit)
+    if charge is not None and charge.captured_amount > charge.refunded_amount:
         made = await refund.request(
             uow,
             of,
-            amount=tender.captured_amount,
-            first=[PaymentId(tender.id)],
+            amount=charge.captured_amount,
+            first=[PaymentId(charge.id)],
             reason=f"the change of order {of.number} failed",
             kind=RefundKind.ADJUSTMENT,
         )
@@ -226,7 +226,7 @@ async def _locked(uow: UnitOfWork, edit_id: UUID) -> tuple[Order, OrderEdit]:
     return of, edit
 
 
-async def tender_of(uow: UnitOfWork, edit: OrderEdit) -> Payment | None:
+async def _charge_of(uow: UnitOfWork, edit: OrderEdit) -> Payment | None:
     if edit.payment_id is None:
         return None
     return await uow.session.get_one(Payment, edit.payment_id, populate_existing=True)

@@ -21,16 +21,19 @@ from db.types import OrderId, new_id
 from deps.core import Deps, UnitOfWork
 from tools import (
     aftersales,
+    aftersales_request,
+    line_change,
     order,
     order_change,
     order_line,
     payment,
     reallocation,
+    tender,
 )
 from tools.address import Address
-from tools.aftersales import Change, LineChange
 from tools.errors import Conflict, InvalidInput
 from tools.events import OrderAddressChanged
+from tools.line_change import Change, LineChange
 from tools.order import OrderView
 from tools.order_change import EditedOrder, EditLineView, OrderEditView
 from tools.registry import Risk, operation
@@ -81,7 +84,7 @@ async def preview_modify_items(
     Raises: As `modify_items`.
     """
     of = await order.access(uow, number)
-    planned = await _plan_items(uow, of, changes, payment_method)
+    planned, _ = await _plan_items(uow, of, changes, payment_method)
     difference = sum(change.difference_amount for change in planned)
     return ItemsPreview(
         number=number,
@@ -135,15 +138,15 @@ async def modify_items(
         InsufficientCredit, PaymentDeclined: The difference was not paid. Nothing changed.
         Unavailable: The provider did not answer; the change finishes by itself.
     """
-    key = aftersales.request_id(edit_id)
+    key = aftersales_request.key_of(edit_id)
     asked = {"changes": [c.model_dump() for c in changes], "payment_method": payment_method}
     async with deps.begin() as uow:
         of = await order.access(uow, number, lock=True)
-        existing = await _existing(uow, of, key, aftersales.digest(number, asked))
+        existing = await _existing(uow, of, key, aftersales_request.digest(number, asked))
         if existing is None:
-            planned = await _plan_items(uow, of, changes, payment_method)
-            edit = await _request_items(uow, of, planned, key, payment_method)
-            edit.request_sha256 = aftersales.digest(number, asked)
+            planned, method = await _plan_items(uow, of, changes, payment_method)
+            edit = await _request_items(uow, of, planned, key, method)
+            edit.request_sha256 = aftersales_request.digest(number, asked)
     return await order_change.resume(deps, key)
 
 
@@ -158,7 +161,7 @@ async def _existing(
     """
     existing = await uow.session.get(OrderEdit, edit_id, populate_existing=True)
     if existing is not None:
-        aftersales.refuse_other_request(existing.request_sha256, request_sha256)
+        aftersales_request.refuse_other(existing.request_sha256, request_sha256)
         return existing
     pending = select(OrderEdit.id).where(
         OrderEdit.order_id == of.id, OrderEdit.state == EditState.PENDING
@@ -170,33 +173,20 @@ async def _existing(
 
 async def _plan_items(
     uow: UnitOfWork, of: Order, changes: list[LineChange], payment_method: UUID | None
-) -> list[Change]:
+) -> tuple[list[Change], StoredMethod | None]:
     aftersales.refuse_uneditable(of)
     await aftersales.refuse_over_limit(uow, of, EditKind.ITEMS)
-    lines = await aftersales.lines_of(uow, OrderId(of.id))
-    planned = await aftersales.plan_changes(uow, lines, changes, taken={}, may_stay=False)
-    await aftersales.refuse_scarce(uow, planned)
+    lines = await line_change.lines_of(uow, OrderId(of.id))
+    planned = await line_change.plan_changes(uow, lines, changes, taken={}, may_stay=False)
+    await line_change.refuse_scarce(uow, planned)
     difference = sum(change.difference_amount for change in planned)
-    method = await aftersales.method_of(uow, of, payment_method) if payment_method else None
-    if method is None and difference > 0:
-        raise InvalidInput(
-            f"{difference} minor units more are to be paid; name a stored payment method.",
-            field="payment_method",
-        )
-    if method is not None and difference < 0:
-        rules = await aftersales.current_policy(uow)
-        if not rules.refunds_to_any_method:
-            await aftersales.refuse_foreign_refund(uow, of, method)
-    if method is not None:
-        await aftersales.refuse_uncovered(uow, method, difference)
-    return planned
+    return planned, await tender.settling_method(uow, of, payment_method, difference)
 
 
 async def _request_items(
-    uow: UnitOfWork, of: Order, planned: list[Change], edit_id: UUID, method_id: UUID | None
+    uow: UnitOfWork, of: Order, planned: list[Change], edit_id: UUID, method: StoredMethod | None
 ) -> OrderEdit:
     difference = sum(change.difference_amount for change in planned)
-    method = await aftersales.method_of(uow, of, method_id) if method_id else None
     await reallocation.hold(
         uow,
         order_id=OrderId(of.id),
@@ -219,7 +209,7 @@ async def _request_items(
     await uow.session.flush()
     if difference > 0:
         assert method is not None
-        edit.payment_id = await _tender(uow, of, method, difference)
+        edit.payment_id = await _add_tender(uow, of, method, difference)
     else:
         await order_change.apply_items(uow, of, edit)
     return edit
@@ -246,9 +236,9 @@ def _edit(
     )
 
 
-async def _tender(uow: UnitOfWork, of: Order, method: StoredMethod, amount: int) -> UUID:
-    tender = await payment.add_tender(uow, of, method.provider, aftersales.token_of(method), amount)
-    return tender.id
+async def _add_tender(uow: UnitOfWork, of: Order, method: StoredMethod, amount: int) -> UUID:
+    added = await payment.add_tender(uow, of, method.provider, tender.token_of(method), amount)
+    return added.id
 
 
 async def preview_modify_payment(
@@ -302,32 +292,32 @@ async def modify_payment(
         InsufficientCredit, PaymentDeclined: The new method was not charged. Nothing changed.
         Unavailable: The provider did not answer; the change finishes by itself.
     """
-    key = aftersales.request_id(edit_id)
-    asked = aftersales.digest(number, {"payment_method": payment_method})
+    key = aftersales_request.key_of(edit_id)
+    asked = aftersales_request.digest(number, {"payment_method": payment_method})
     async with deps.begin() as uow:
         of = await order.access(uow, number, lock=True)
         if await _existing(uow, of, key, asked) is None:
             method = await _plan_payment(uow, of, payment_method)
             edit = _edit(uow, of, EditKind.PAYMENT, key, method, 0)
             edit.request_sha256 = asked
-            tenders = await aftersales.holding_tenders(uow, OrderId(of.id))
-            edit.before = {"payments": [str(tender.id) for tender in tenders]}
+            tenders = await tender.holding_tenders(uow, OrderId(of.id))
+            edit.before = {"payments": [str(paid.id) for paid in tenders]}
             uow.session.add(edit)
             await uow.session.flush()
-            edit.payment_id = await _tender(uow, of, method, of.total_amount)
+            edit.payment_id = await _add_tender(uow, of, method, of.total_amount)
     return await order_change.resume(deps, key)
 
 
 async def _plan_payment(uow: UnitOfWork, of: Order, method_id: UUID) -> StoredMethod:
     aftersales.refuse_uneditable(of)
     await aftersales.refuse_over_limit(uow, of, EditKind.PAYMENT)
-    method = await aftersales.method_of(uow, of, method_id)
-    tenders = await aftersales.holding_tenders(uow, OrderId(of.id))
+    method = await tender.method_of(uow, of, method_id)
+    tenders = await tender.holding_tenders(uow, OrderId(of.id))
     if sum(t.captured_amount - t.refunded_amount for t in tenders) != of.total_amount:
         raise Conflict("The order is not paid in full yet.", current=of.payment_status.value)
-    if len(tenders) == 1 and aftersales.paid_with(tenders[0], method):
+    if len(tenders) == 1 and tender.paid_with(tenders[0], method):
         raise InvalidInput("The order is paid with this method already.", field="payment_method")
-    await aftersales.refuse_uncovered(uow, method, of.total_amount)
+    await tender.refuse_uncovered(uow, method, of.total_amount)
     return method
 
 

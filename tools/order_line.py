@@ -12,7 +12,7 @@ from db.models.product import Product, Variant
 from db.types import OrderId
 from deps.core import UnitOfWork
 from tools import payment
-from tools.aftersales import Change
+from tools.line_change import Change
 
 
 class LineVersion(Protocol):

@@ -11,21 +11,16 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import col, select
 
-from db.models.aftersales import (
-    REQUEST_TRANSITIONS,
-    OrderReturn,
-    OrderReturnLine,
-    RequestState,
-)
+from db.models.aftersales import OrderReturn, OrderReturnLine, RequestState
 from db.models.order import Order
 from db.models.payment import StoredMethod
 from db.models.refund import Refund, RefundState
 from db.types import OrderId, new_id
 from deps.core import Deps, UnitOfWork
-from tools import aftersales, order, reallocation, refund
-from tools.aftersales import LineRequest
-from tools.errors import IllegalTransition, InvalidInput, NotFound
+from tools import aftersales, aftersales_request, line_change, order, reallocation, refund, tender
+from tools.errors import IllegalTransition
 from tools.events import ReturnCancelled, ReturnReceived, ReturnRequested
+from tools.line_change import LineRequest
 from tools.registry import Risk, operation
 
 
@@ -127,13 +122,13 @@ async def request(
         InvalidInput: The order has not these units, or the money may not go there.
     """
     of = await order.access(uow, number, lock=True)
-    key = aftersales.request_id(return_id)
-    asked = aftersales.digest(
+    key = aftersales_request.key_of(return_id)
+    asked = aftersales_request.digest(
         number, {"lines": [x.model_dump() for x in lines], "payment_method": payment_method}
     )
     known = await uow.session.get(OrderReturn, key)
     if known is not None:
-        aftersales.refuse_other_request(known.request_sha256, asked)
+        aftersales_request.refuse_other(known.request_sha256, asked)
         return await _view(uow, known, of)
     planned = await _plan(uow, of, lines, payment_method, reason)
     created = OrderReturn(
@@ -172,14 +167,13 @@ async def _plan(
     payment_method: UUID | None,
     reason: str,
 ) -> list[OrderReturnLine]:
-    if len(reason.strip()) > 500:
-        raise InvalidInput("reason has 500 characters at most.", field="reason")
+    aftersales_request.check_reason(reason)
     await aftersales.refuse_request(uow, of)
     if payment_method is not None:
-        method = await aftersales.method_of(uow, of, payment_method)
-        await aftersales.refuse_foreign_refund(uow, of, method)
-    lines = await aftersales.lines_of(uow, OrderId(of.id))
-    taken = await aftersales.taken_units(uow, OrderId(of.id))
+        method = await tender.method_of(uow, of, payment_method)
+        await tender.refuse_foreign_refund(uow, of, method)
+    lines = await line_change.lines_of(uow, OrderId(of.id))
+    taken = await line_change.taken_units(uow, OrderId(of.id))
     return [
         OrderReturnLine(
             return_id=new_id(),
@@ -189,7 +183,7 @@ async def _plan(
             unit_price_amount=line.unit_price_amount,
             quantity=units,
         )
-        for position, (line, _, units) in enumerate(aftersales.take_units(lines, wanted, taken))
+        for position, (line, _, units) in enumerate(line_change.take_units(lines, wanted, taken))
     ]
 
 
@@ -215,9 +209,9 @@ async def cancel(uow: UnitOfWork, return_id: UUID) -> ReturnView:
         NotFound: No such return, or someone else's.
         IllegalTransition: The parcel has arrived.
     """
-    of, found = await _access(uow, return_id)
+    of, found = await aftersales_request.access(uow, OrderReturn, return_id)
     if found.state is not RequestState.CANCELLED:
-        _move(uow, found, RequestState.CANCELLED)
+        aftersales_request.move(uow, found, RequestState.CANCELLED)
         uow.publish(ReturnCancelled(order_id=OrderId(of.id), return_id=found.id))
         await uow.session.flush()
     return await _view(uow, found, of)
@@ -239,14 +233,14 @@ async def preview_receive(
 
     Raises: As `receive`.
     """
-    of, found = await _access(uow, return_id)
+    of, found = await aftersales_request.access(uow, OrderReturn, return_id)
     if found.state is not RequestState.REQUESTED:
         raise IllegalTransition("return", found.state.value, RequestState.RECEIVED.value)
     lines = await _lines(uow, found.id)
     assert of.number is not None
     return ReceivePreview(
         number=of.number,
-        restocked=_restocked(lines, restock),
+        restocked=aftersales_request.restocked(lines, restock),
         refund_amount=found.amount,
         currency=found.currency,
     )
@@ -283,7 +277,7 @@ async def receive(
         Unavailable: The provider did not answer; the refund finishes by itself.
     """
     async with deps.begin() as uow:
-        of, found = await _access(uow, return_id)
+        of, found = await aftersales_request.access(uow, OrderReturn, return_id)
         if found.state is RequestState.CANCELLED:
             raise IllegalTransition("return", found.state.value, RequestState.RECEIVED.value)
         if found.state is RequestState.REQUESTED:
@@ -292,7 +286,7 @@ async def receive(
     if refund_id is not None:
         await refund.drive(deps, refund_id)
     async with deps.begin() as uow:
-        of, found = await _access(uow, return_id)
+        of, found = await aftersales_request.access(uow, OrderReturn, return_id)
         await _complete(uow, found)
         return await _view(uow, found, of)
 
@@ -301,17 +295,17 @@ async def _take_in(
     uow: UnitOfWork, of: Order, found: OrderReturn, restock: list[LineRequest] | None
 ) -> None:
     lines = await _lines(uow, found.id)
-    restocked = _restocked(lines, restock)
+    restocked = aftersales_request.restocked(lines, restock)
     left = dict(restocked)
     for line in lines:
         line.restocked_quantity = min(line.quantity, left.get(line.sku, 0))
         left[line.sku] = left.get(line.sku, 0) - line.restocked_quantity
     for sku, units in restocked.items():
         await reallocation.restock(uow, order_id=OrderId(of.id), sku=sku, units=units)
-    _move(uow, found, RequestState.RECEIVED)
+    aftersales_request.move(uow, found, RequestState.RECEIVED)
     uow.publish(ReturnReceived(order_id=OrderId(of.id), return_id=found.id, restocked=restocked))
     method = await uow.session.get(StoredMethod, found.method_id) if found.method_id else None
-    found.refund_id = await aftersales.give_back(
+    found.refund_id = await tender.give_back(
         uow,
         of,
         method,
@@ -326,7 +320,7 @@ async def _complete(uow: UnitOfWork, found: OrderReturn) -> None:
         return
     made = await uow.session.get_one(Refund, found.refund_id, populate_existing=True)
     if made.state is RefundState.SUCCEEDED:
-        _move(uow, found, RequestState.COMPLETED)
+        aftersales_request.move(uow, found, RequestState.COMPLETED)
         await uow.session.flush()
 
 
@@ -336,19 +330,6 @@ async def complete_refunded(uow: UnitOfWork, refund_id: UUID) -> None:
     found = (await uow.session.exec(query)).first()
     if found is not None:
         await _complete(uow, found)
-
-
-def _restocked(lines: list[OrderReturnLine], restock: list[LineRequest] | None) -> dict[str, int]:
-    sent = reallocation.counted((line.sku, line.quantity) for line in lines)
-    if restock is None:
-        return sent
-    wanted = reallocation.counted((line.sku, line.quantity) for line in restock)
-    for sku, units in wanted.items():
-        if units > sent.get(sku, 0):
-            raise InvalidInput(
-                f"{sent.get(sku, 0)} units of {sku} were sent back.", field="restock", sku=sku
-            )
-    return wanted
 
 
 @operation(
@@ -375,33 +356,6 @@ async def list_for_order(uow: UnitOfWork, number: int) -> list[ReturnView]:
     of = await order.access(uow, number)
     query = select(OrderReturn).where(OrderReturn.order_id == of.id).order_by(col(OrderReturn.id))
     return [await _view(uow, found, of) for found in await uow.session.exec(query)]
-
-
-async def _access(uow: UnitOfWork, return_id: UUID) -> tuple[Order, OrderReturn]:
-    """Load a return on the actor's behalf, its order first: the lock order everybody uses.
-
-    Raises:
-        NotFound: No such return, or someone else's. The two must be indistinguishable.
-    """
-    known = await uow.session.get(OrderReturn, return_id)
-    number = None
-    if known is not None:
-        number = (await uow.session.get_one(Order, known.order_id)).number
-    try:
-        of = await order.access(uow, number or 0, lock=True)
-    except NotFound as error:
-        raise NotFound("No such return.") from error
-    assert known is not None
-    await uow.session.refresh(known, with_for_update=True)
-    return of, known
-
-
-def _move(uow: UnitOfWork, found: OrderReturn, target: RequestState) -> None:
-    if target not in REQUEST_TRANSITIONS[found.state]:
-        raise IllegalTransition("return", found.state.value, target.value)
-    found.state = target
-    if target in (RequestState.COMPLETED, RequestState.CANCELLED):
-        found.finished_at = uow.now
 
 
 async def _lines(uow: UnitOfWork, return_id: UUID) -> list[OrderReturnLine]:

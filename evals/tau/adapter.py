@@ -29,7 +29,6 @@ from tools import (
     product,
     return_,
 )
-from tools.aftersales import LineChange, LineRequest
 from tools.errors import (
     AftersalesLimit,
     Conflict,
@@ -39,6 +38,7 @@ from tools.errors import (
     NotFound,
     OutOfStock,
 )
+from tools.line_change import LineChange, LineRequest
 from tools.registry import OPERATIONS, Operation
 
 

@@ -12,7 +12,7 @@ from tests import aftersales as shop
 from tests import factories
 from tools import action
 from tools.address import Address
-from tools.aftersales import LineChange
+from tools.line_change import LineChange
 from tools.registry import OPERATIONS
 
 SWAP = [{"sku": "LAMP-STEEL", "new_sku": "LAMP-OAK"}]

@@ -13,10 +13,10 @@ from tests import aftersales as shop
 from tests import factories
 from tests.factories import RecordingMailer
 from tools import checkout, exchange, notification, return_
-from tools.aftersales import LineChange, LineRequest
 from tools.envelope import load
 from tools.events import EVENTS
 from tools.handlers import HandlerContext, handlers_of
+from tools.line_change import LineChange, LineRequest
 
 
 async def test_an_order_is_confirmed_once(customer: Deps, mailer: RecordingMailer) -> None:

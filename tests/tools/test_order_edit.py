@@ -14,7 +14,6 @@ from tests import factories
 from tests.aftersales import LAMP
 from tools import checkout, fulfillment, invariant, inventory, order, order_change, order_edit
 from tools.address import Address
-from tools.aftersales import LineChange
 from tools.errors import (
     AftersalesLimit,
     Conflict,
@@ -28,6 +27,7 @@ from tools.errors import (
     PaymentDeclined,
     Unavailable,
 )
+from tools.line_change import LineChange
 
 ELSEWHERE = Address(
     name="Ada Lovelace",

@@ -13,8 +13,7 @@ from deps.core import SYSTEM, Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
-from tools import exchange, fulfillment, invariant, inventory, order, refund, return_
-from tools.aftersales import LineChange, LineRequest
+from tools import exchange, exchange_view, fulfillment, invariant, inventory, order, refund, return_
 from tools.errors import (
     AftersalesLimit,
     IdempotencyMismatch,
@@ -26,7 +25,8 @@ from tools.errors import (
     PaymentDeclined,
     Unavailable,
 )
-from tools.exchange import ExchangeView
+from tools.exchange_view import ExchangeView
+from tools.line_change import LineChange, LineRequest
 from tools.return_ import ReturnView
 
 STEEL = [LineRequest(sku="LAMP-STEEL")]
@@ -327,7 +327,7 @@ async def test_the_sweeper_sends_what_a_crash_held_back(
     await exchange.resume_stuck(factories.later(merchant, minutes=5))
 
     async with customer.begin() as uow:
-        (shown,) = await exchange.list_for_order(uow, placed.number)
+        (shown,) = await exchange_view.list_for_order(uow, placed.number)
     assert shown.state is RequestState.COMPLETED
     assert await invariant.check(customer) == []
 
