@@ -32,7 +32,7 @@ from tools import (
     inventory,
     notification,
     order_change,
-    refund,
+    refund_process,
     sale,
     stock_ledger,
     truth,
@@ -273,7 +273,7 @@ class _Worker:
 
     async def resume_refunds(self) -> bool:
         await capture.resume_stuck(self.deps)
-        await refund.resume_stuck(self.deps)
+        await refund_process.resume_stuck(self.deps)
         return False
 
     async def renew_authorizations(self) -> bool:

@@ -38,6 +38,7 @@ from tools import (
     order,
     payment,
     refund,
+    refund_process,
     sale,
 )
 from tools.cart import CartView
@@ -459,6 +460,6 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 found, await payment.tenders(uow, OrderId(order_id))
             )
     await capture.finish(deps, order_id)
-    await refund.drive_order(deps, order_id)
+    await refund_process.drive_order(deps, order_id)
     async with deps.begin() as uow:
         return await order.get(uow, number)

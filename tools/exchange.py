@@ -27,7 +27,7 @@ from tools import (
     order_line,
     payment,
     reallocation,
-    refund,
+    refund_process,
     sale,
     tender,
 )
@@ -303,7 +303,7 @@ async def receive(
             await _send(uow, of, found, tracking_number.strip(), carrier.strip())
         shown = await exchange_view.view(uow, found, of)
     if shown.refund_id is not None:
-        await refund.drive(deps, shown.refund_id)
+        await refund_process.drive(deps, shown.refund_id)
     return shown
 
 

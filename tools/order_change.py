@@ -17,7 +17,7 @@ from db.models.payment import Payment, StoredMethod
 from db.models.refund import RefundKind
 from db.types import OrderId, PaymentId
 from deps.core import SYSTEM, Deps, UnitOfWork
-from tools import inventory, order, order_line, reallocation, refund, sale, tender
+from tools import inventory, order, order_line, reallocation, refund, refund_process, sale, tender
 from tools.errors import OutOfStock, PaymentDeclined, Unavailable
 from tools.events import OrderEdited, OrderEditFailed, OrderPaymentChanged
 from tools.order import OrderView
@@ -147,7 +147,7 @@ async def resume(deps: Deps, edit_id: UUID) -> EditedOrder:
             with suppress(PaymentDeclined):  # The charge says so; the next round undoes the edit.
                 await sale.collect(deps, PaymentId(charge.id))
     if edit.refund_id is not None:
-        await refund.drive(deps, edit.refund_id)
+        await refund_process.drive(deps, edit.refund_id)
     if edit.state is EditState.FAILED:
         if edit.failure == "out_of_stock":
             raise OutOfStock("an item", 1)

@@ -14,7 +14,7 @@ from db.models.order import Order, OrderStatus
 from db.models.refund import Refund, RefundState
 from db.types import OrderId, new_id
 from deps.core import Deps, UnitOfWork
-from tools import idempotency, order, payment, refund, refund_plan
+from tools import idempotency, order, payment, refund, refund_plan, refund_process
 from tools.errors import Forbidden, InvalidInput, NotRefundable, Unavailable
 from tools.refund_share import Breakdown
 from tools.refund_view import Destination, RefundPartView, RefundView, access, view
@@ -210,7 +210,7 @@ async def request(
 
 async def _driven(deps: Deps, refund_id: UUID) -> RefundView:
     with suppress(Unavailable):  # It is pending then, says so, and finishes by itself.
-        await refund.drive(deps, refund_id)
+        await refund_process.drive(deps, refund_id)
     async with deps.begin() as uow:
         return await view(uow, await access(uow, refund_id))
 

@@ -17,7 +17,15 @@ from db.models.payment import StoredMethod
 from db.models.refund import Refund, RefundState
 from db.types import OrderId, new_id
 from deps.core import Deps, UnitOfWork
-from tools import aftersales, aftersales_request, line_change, order, reallocation, refund, tender
+from tools import (
+    aftersales,
+    aftersales_request,
+    line_change,
+    order,
+    reallocation,
+    refund_process,
+    tender,
+)
 from tools.errors import IllegalTransition
 from tools.events import ReturnCancelled, ReturnReceived, ReturnRequested
 from tools.line_change import LineRequest
@@ -284,7 +292,7 @@ async def receive(
             await _take_in(uow, of, found, restock)
         refund_id = found.refund_id
     if refund_id is not None:
-        await refund.drive(deps, refund_id)
+        await refund_process.drive(deps, refund_id)
     async with deps.begin() as uow:
         of, found = await aftersales_request.access(uow, OrderReturn, return_id)
         await _complete(uow, found)

@@ -115,7 +115,7 @@ async def give_back(
     amount: int | None = None,
     lines: Mapping[str, int] | None = None,
 ) -> UUID:
-    """Write a refund to the method a customer chose; `refund.drive` sends it.
+    """Write a refund to the method a customer chose; `refund_process.drive` sends it.
 
     Args:
         method: None, or one that paid: back the way it came, the chosen one first. A credit is

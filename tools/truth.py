@@ -29,7 +29,7 @@ from db.types import OrderId, PaymentId
 from deps.core import SYSTEM, Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome, OutcomeStatus
 from deps.provider import PaymentTruth, Provider, RefundStanding, RefundTruth, Standing
-from tools import payment, refund, sale
+from tools import payment, refund, refund_process, sale
 from tools.errors import Conflict, NotFound, NotRefundable, OutOfStock, PaymentDeclined, Unavailable
 from tools.events import PaymentExpired, PaymentVoided, RefundFailed
 from tools.refund_plan import parts_of
@@ -222,7 +222,7 @@ async def _apply_refund(uow: UnitOfWork, of: Order, tender: Payment, truth: Refu
     if [(each.payment_id, each.amount) for each in parts] != [(tender.id, truth.amount)]:
         raise Conflict(f"Refund {truth.reference} cannot be told apart among several payments.")
     outcome = Outcome(OutcomeStatus.APPROVED, truth.reference, truth.amount, of.currency)
-    await refund.record(uow, parts[0].id, outcome)
+    await refund_process.record(uow, parts[0].id, outcome)
 
 
 async def _take_back(uow: UnitOfWork, of: Order, tender: Payment, part: RefundPart) -> None:

@@ -9,7 +9,7 @@ from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
 from tests.crash.mortal import Task, Undertaker, as_json
-from tools import capture, invariant, refund, sale
+from tools import capture, invariant, refund_process, sale
 
 DEATHS_MAX = 80
 
@@ -47,7 +47,7 @@ async def sweep(deps: Deps) -> None:
     later = factories.later(deps, minutes=3)
     await sale.resume_stuck(later)
     await capture.resume_stuck(later)
-    await refund.resume_stuck(later)
+    await refund_process.resume_stuck(later)
 
 
 async def row_of(deps: Deps, query: str, **values: Any) -> Any:

@@ -16,7 +16,7 @@ from tests.conftest import NOW
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.shop import balances, buy, hear, order_of, reference_of
 from tests.providers.stripe_server import Json, StripeServer, fee_of
-from tools import method, reconciliation, refund
+from tools import method, reconciliation, refund, refund_process
 from tools.errors import InvalidInput, NotFound, Unavailable
 from tools.invariant import check
 from tools.reconciliation import RunView
@@ -58,7 +58,7 @@ async def test_books_that_agree(staff: Deps, stripe_account: StripeServer) -> No
     of = await order_of(staff, first.id)
     async with factories.later(staff, days=-2).acting_as(SYSTEM).begin() as uow:
         asked = await refund.request(uow, of, amount=1000, reason="it broke")
-    await refund.drive(factories.later(staff, days=-2).acting_as(SYSTEM), asked.id)
+    await refund_process.drive(factories.later(staff, days=-2).acting_as(SYSTEM), asked.id)
     stripe_account.pay_out(4000)
     for _ in range(2):  # The second time books nothing more.
         done = await run(staff)
@@ -287,7 +287,7 @@ async def test_paypals_books(paypal_shop: Deps, paypal_account: PayPalServer) ->
     of = await order_of(buyer, placed.id)
     async with buyer.acting_as(SYSTEM).begin() as uow:
         asked = await refund.request(uow, of, amount=1000, reason="it broke")
-    await refund.drive(buyer.acting_as(SYSTEM), asked.id)
+    await refund_process.drive(buyer.acting_as(SYSTEM), asked.id)
     paypal_account.pay_out("10.00")
     staff = factories.later(await factories.user(paypal_shop, role=Role.MERCHANT), days=2)
     done = await run(staff, "paypal")

@@ -21,7 +21,7 @@ from tests import factories
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault
 from tests.providers.stripe_server import Json, StripeServer
-from tools import checkout, method, refund, truth, webhook
+from tools import checkout, method, refund, refund_process, truth, webhook
 from tools.errors import Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -164,10 +164,10 @@ async def test_our_own_refund_is_not_booked_twice(
     # The answer is lost, and the webhook comes before anybody asks again.
     stripe_account.faults.script.append(Fault.TIMEOUT_AFTER)
     with pytest.raises(Unavailable):
-        await refund.drive(guest_shop, asked.id)
+        await refund_process.drive(guest_shop, asked.id)
     await deliver(guest_shop, stripe_account, *of_payment(stripe_account, reference))
     await work(guest_shop)
-    await refund.drive(guest_shop, asked.id)
+    await refund_process.drive(guest_shop, asked.id)
     tender = await tender_of(guest_shop, placed.id)
     assert tender.refunded_amount == 1000
     assert stripe_account.charges[_charge(stripe_account, reference)]["amount_refunded"] == 1000
@@ -181,7 +181,7 @@ async def test_a_refund_that_the_bank_returns_is_taken_out_of_the_books(
     async with guest_shop.acting_as(SYSTEM).begin() as uow:
         of = await uow.session.get_one(Order, placed.id)
         asked = await refund.request(uow, of, amount=1000, reason="it broke")
-    await refund.drive(guest_shop, asked.id)
+    await refund_process.drive(guest_shop, asked.id)
     async with guest_shop.begin() as uow:
         part = (await uow.session.exec(select(RefundPart))).one()
     assert part.provider_reference is not None

@@ -21,8 +21,8 @@ from tools import (
     credit_tender,
     inventory,
     order,
-    refund,
     refund_desk,
+    refund_process,
     sale,
     stock,
     transfer,
@@ -235,7 +235,7 @@ class Shop:
         self.gateway.script.clear()
         await inventory.expire_due(self.deps)
         await sale.resume_stuck(self.deps)
-        await refund.resume_stuck(self.deps)
+        await refund_process.resume_stuck(self.deps)
         await capture.resume_stuck(self.deps)
 
     async def settle(self, staff: Deps) -> None:

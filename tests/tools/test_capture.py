@@ -12,7 +12,7 @@ from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from deps.settings import CaptureMode
 from tests import factories
-from tools import capture, checkout, inventory, order, payment, refund
+from tools import capture, checkout, inventory, order, payment, refund, refund_process
 from tools.errors import NotCapturable, NotFound, NotRefundable, PaymentDeclined, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -144,7 +144,7 @@ async def test_the_rest_is_given_up_and_off_the_books(
         of = await uow.session.get_one(Order, placed.id)
         asked = await refund.request(uow, of, reason="all of it")
     assert asked.amount == 1_000
-    await refund.drive(staff, asked.id)
+    await refund_process.drive(staff, asked.id)
     assert sum(gateway.charges.values()) == 0
     assert await check(staff) == []
 

@@ -12,7 +12,17 @@ from db.types import new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import cart, checkout, credit, credit_code, credit_tender, payment, refund, sale
+from tools import (
+    cart,
+    checkout,
+    credit,
+    credit_code,
+    credit_tender,
+    payment,
+    refund,
+    refund_process,
+    sale,
+)
 from tools.errors import (
     CheckoutIncomplete,
     Conflict,
@@ -275,7 +285,7 @@ async def test_refunds_go_to_the_card_first_and_then_to_the_gift_card(
         async with merchant.begin() as uow:
             of = await uow.session.get_one(Order, placed.id)
             asked = await refund.request(uow, of, reason="x", amount=amount)
-        await refund.drive(merchant, asked.id)
+        await refund_process.drive(merchant, asked.id)
 
     await give_back(by_card - 100)
     assert sum(gateway.charges.values()) == 100

@@ -5,7 +5,16 @@ from sqlalchemy import text
 
 from deps.core import SYSTEM, Deps
 from tests import factories
-from tools import checkout, credit, credit_code, credit_tender, invariant, order, refund
+from tools import (
+    checkout,
+    credit,
+    credit_code,
+    credit_tender,
+    invariant,
+    order,
+    refund,
+    refund_process,
+)
 
 
 async def _damage(deps: Deps, *statements: str) -> None:
@@ -174,7 +183,7 @@ async def test_damage_to_money_given_back_is_found(deps: Deps, statement: str, n
     async with deps.acting_as(SYSTEM).begin() as uow:
         of = await order.access(uow, placed.number)
         asked = await refund.request(uow, of, reason="x", amount=1_200)
-    await refund.drive(deps, asked.id)
+    await refund_process.drive(deps, asked.id)
     assert await invariant.check(deps) == []
     await _damage(deps, *statement.split("; "))
     assert name in await _names(deps)

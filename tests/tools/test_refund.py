@@ -11,7 +11,7 @@ from db.types import new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import credit, order, payment, refund, refund_plan, refund_view
+from tools import credit, order, payment, refund, refund_plan, refund_process, refund_view
 from tools.errors import InvalidInput, NotRefundable, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -24,7 +24,7 @@ async def start(deps: Deps, placed: OrderView, **asked: object) -> Refund:
 
 
 async def refunded(deps: Deps, placed: OrderView, **asked: object) -> Refund:
-    return await refund.drive(deps, (await start(deps, placed, **asked)).id)
+    return await refund_process.drive(deps, (await start(deps, placed, **asked)).id)
 
 
 async def balances(deps: Deps) -> dict[str, int]:
@@ -79,7 +79,7 @@ async def test_what_is_on_its_way_back_is_not_given_back_again(customer: Deps) -
     assert (first.breakdown["goods_amount"], second.breakdown["goods_amount"]) == (900, 100)
     assert second.breakdown["shipping_amount"] == 490
     for each in (second, first):
-        await refund.drive(customer, each.id)
+        await refund_process.drive(customer, each.id)
     assert await check(customer) == []
 
 
@@ -89,7 +89,7 @@ async def test_sixteen_drivers_of_one_refund_pay_it_once(
     await factories.product(customer, "MUG", price=1000, stock=5)
     placed = await factories.placed_order(customer, MUG=1)
     one = await start(customer, placed, amount=700)
-    done = await asyncio.gather(*(refund.drive(customer, one.id) for _ in range(16)))
+    done = await asyncio.gather(*(refund_process.drive(customer, one.id) for _ in range(16)))
     assert {each.state for each in done} == {RefundState.SUCCEEDED}
     assert sum(gateway.charges.values()) == placed.total_amount - 700
     assert await check(customer) == []
@@ -118,13 +118,13 @@ async def test_an_unknown_outcome_is_asked_for_under_the_same_key(
     one = await start(customer, placed, amount=700)
     gateway.script.append(fault)
     with pytest.raises(Unavailable):
-        await refund.drive(customer, one.id)
+        await refund_process.drive(customer, one.id)
     with pytest.raises(NotRefundable):
         await start(customer, placed, amount=placed.total_amount)
-    assert await refund.resume_stuck(customer) == 0
+    assert await refund_process.resume_stuck(customer) == 0
     later = factories.later(customer, minutes=2)
-    assert await refund.resume_stuck(later) == 1
-    assert (await refund.drive(later, one.id)).state is RefundState.SUCCEEDED
+    assert await refund_process.resume_stuck(later) == 1
+    assert (await refund_process.drive(later, one.id)).state is RefundState.SUCCEEDED
     assert sum(gateway.charges.values()) == placed.total_amount - 700
     async with customer.begin() as uow:
         keys = await uow.session.execute(
@@ -145,7 +145,7 @@ async def test_a_refused_refund_frees_the_money_and_can_be_tried_again(
     assert await status(customer, placed) == "captured"
     async with customer.begin() as uow:
         again = await refund.reopen(uow, failed.id)
-    done = await refund.drive(customer, again.id)
+    done = await refund_process.drive(customer, again.id)
     assert done.state is RefundState.SUCCEEDED
     assert sum(gateway.charges.values()) == placed.total_amount - 700
     async with customer.begin() as uow:
@@ -201,7 +201,7 @@ async def test_a_waiting_refund_reserves_and_its_rejection_frees(
     await factories.product(customer, "MUG", price=1000, stock=5)
     placed = await factories.placed_order(customer, MUG=1)
     waiting = await start(customer, placed, second_person_above=0)
-    assert (await refund.drive(customer, waiting.id)).state is RefundState.AWAITING_APPROVAL
+    assert (await refund_process.drive(customer, waiting.id)).state is RefundState.AWAITING_APPROVAL
     with pytest.raises(NotRefundable):
         await start(customer, placed, amount=1)
     async with merchant.begin() as uow:
@@ -209,7 +209,7 @@ async def test_a_waiting_refund_reserves_and_its_rejection_frees(
     approved = await start(customer, placed, amount=100, second_person_above=0)
     async with merchant.begin() as uow:
         await refund.decide(uow, approved.id, approves=True)
-    assert (await refund.drive(customer, approved.id)).state is RefundState.SUCCEEDED
+    assert (await refund_process.drive(customer, approved.id)).state is RefundState.SUCCEEDED
     assert sum(gateway.charges.values()) == placed.total_amount - 100
     assert await check(customer) == []
 

@@ -18,7 +18,7 @@ from db.types import OrderId, new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import checkout, credit, credit_code, credit_tender, payment, refund
+from tools import checkout, credit, credit_code, credit_tender, payment, refund, refund_process
 from tools.errors import NotRefundable, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -89,15 +89,15 @@ async def test_a_notebook_agrees(deps: Deps, gateway: ScriptedGateway, seed: int
     async def pay(asked: Refund) -> Refund:
         gateway.script.extend(rng.choices([None, None, *FAULTS], k=rng.randint(0, 2)))
         try:
-            done = await refund.drive(staff, asked.id)
+            done = await refund_process.drive(staff, asked.id)
         except Unavailable:
             gateway.script.clear()
-            done = await refund.drive(staff, asked.id)
+            done = await refund_process.drive(staff, asked.id)
         gateway.script.clear()
         while done.state is RefundState.FAILED:
             async with staff.begin() as uow:
                 await refund.reopen(uow, done.id)
-            done = await refund.drive(staff, done.id)
+            done = await refund_process.drive(staff, done.id)
         return done
 
     for _ in range(STEPS):

@@ -13,7 +13,16 @@ from deps.core import SYSTEM, Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
-from tools import exchange, exchange_view, fulfillment, invariant, inventory, order, refund, return_
+from tools import (
+    exchange,
+    exchange_view,
+    fulfillment,
+    invariant,
+    inventory,
+    order,
+    refund_process,
+    return_,
+)
 from tools.errors import (
     AftersalesLimit,
     IdempotencyMismatch,
@@ -123,7 +132,7 @@ async def test_a_refund_the_sweeper_finished_closes_its_return(
     gateway.script.append(Fault.TIMEOUT_AFTER)
     with pytest.raises(Unavailable):
         await return_.receive(merchant, asked.id)
-    await refund.resume_stuck(factories.later(merchant, minutes=5))
+    await refund_process.resume_stuck(factories.later(merchant, minutes=5))
 
     for _ in range(2):
         async with merchant.begin() as uow:
