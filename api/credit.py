@@ -9,9 +9,10 @@ from pydantic import BaseModel, Field
 from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
 from db.models.credit import CreditKind
-from tools import credit, credit_code, credit_tender
+from tools import credit, credit_code, credit_desk, credit_tender
 from tools.credit import CreditBalance, CreditView, MovementView
 from tools.credit_code import CodeView
+from tools.credit_desk import AMOUNT_MAX, LIFE_DAYS_MAX
 from tools.credit_tender import CODES_MAX, CartCreditView
 from tools.errors import (
     Conflict,
@@ -40,8 +41,8 @@ class CodeInput(BaseModel):
 
 
 class GiftCardInput(BaseModel):
-    amount: int = Field(ge=1, le=credit.AMOUNT_MAX, description="Minor units.", examples=[5000])
-    life_days: int | None = Field(default=None, ge=1, le=credit.LIFE_DAYS_MAX)
+    amount: int = Field(ge=1, le=AMOUNT_MAX, description="Minor units.", examples=[5000])
+    life_days: int | None = Field(default=None, ge=1, le=LIFE_DAYS_MAX)
     note: str = Field(default="", max_length=500)
     account_id: UUID | None = Field(
         default=None, description="An id of your own: the same one is the same card."
@@ -50,7 +51,7 @@ class GiftCardInput(BaseModel):
 
 class GrantInput(BaseModel):
     email: str = Field(max_length=254, examples=["ada@example.com"])
-    amount: int = Field(ge=1, le=credit.AMOUNT_MAX, description="Minor units.", examples=[1000])
+    amount: int = Field(ge=1, le=AMOUNT_MAX, description="Minor units.", examples=[1000])
     reason: str = Field(min_length=1, max_length=500, examples=["late delivery"])
     grant_id: UUID | None = Field(
         default=None, description="An id of your own: the same one is the same grant."
@@ -117,7 +118,7 @@ async def redeem_code(body: CodeInput, deps: DepsDep) -> CreditView:
 )
 async def grant_credit(body: GrantInput, uow: UowDep) -> CreditView:
     """Give a customer store credit (staff). Needs an `Idempotency-Key`."""
-    return await credit.grant(uow, body.email, body.amount, body.reason, body.grant_id)
+    return await credit_desk.grant(uow, body.email, body.amount, body.reason, body.grant_id)
 
 
 @router.get(
@@ -135,7 +136,7 @@ async def list_accounts(
     cursor: Cursor = None,
 ) -> Page[CreditView]:
     """List gift cards and store credit (staff)."""
-    return await credit.list_all(uow, kind, last4, is_active, sort, limit, cursor)
+    return await credit_desk.list_all(uow, kind, last4, is_active, sort, limit, cursor)
 
 
 @router.post(
@@ -146,7 +147,7 @@ async def list_accounts(
 )
 async def issue_gift_card(body: GiftCardInput, uow: UowDep) -> CreditView:
     """Issue a gift card (staff). Needs an `Idempotency-Key`. Its code is asked for apart."""
-    return await credit.issue_gift_card(
+    return await credit_desk.issue_gift_card(
         uow, body.amount, body.life_days, body.note, body.account_id
     )
 
@@ -171,5 +172,5 @@ async def reveal_code(account_id: UUID, uow: UowDep, response: Response) -> Code
 async def set_active(account_id: UUID, body: ActiveInput, uow: UowDep) -> CreditView:
     """Switch a gift card or store credit on or off (staff)."""
     if body.is_active:
-        return await credit.activate(uow, account_id)
-    return await credit.deactivate(uow, account_id)
+        return await credit_desk.activate(uow, account_id)
+    return await credit_desk.deactivate(uow, account_id)

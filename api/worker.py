@@ -25,7 +25,7 @@ from tools import (
     audit,
     capture,
     checkout,
-    credit,
+    credit_desk,
     delivery,
     exchange,
     idempotency,
@@ -281,7 +281,7 @@ class _Worker:
         return False
 
     async def expire_credit(self) -> bool:
-        return await credit.expire_due(self.deps) > 0
+        return await credit_desk.expire_due(self.deps) > 0
 
     async def settle_expired(self) -> bool:
         await truth.settle_expired(self.deps)

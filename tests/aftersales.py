@@ -10,7 +10,7 @@ from db.models.payment import MethodKind, Payment, StoredMethod
 from db.types import UserId
 from deps.core import SYSTEM, Deps
 from tests import factories
-from tools import aftersales, checkout, credit, fulfillment
+from tools import aftersales, checkout, credit_desk, fulfillment
 from tools import product as products
 from tools.order import OrderView
 from tools.product import ProductInput, VariantInput
@@ -67,7 +67,7 @@ async def gift_card(deps: Deps, balance: int) -> UUID:
     """Give `deps.actor` a gift card with a balance, on file as a method."""
     assert deps.actor.user_id is not None
     async with deps.acting_as(SYSTEM).begin() as uow:
-        issued = await credit.issue_gift_card(uow, balance, note="a present")
+        issued = await credit_desk.issue_gift_card(uow, balance, note="a present")
         account = await uow.session.get_one(CreditAccount, issued.id)
         account.customer_id = UserId(deps.actor.user_id)
         method = StoredMethod(

@@ -12,7 +12,7 @@ from db.models.reconciliation import ReconciliationRun
 from db.models.webhook import WebhookEvent, WebhookState
 from deps.core import Deps
 from tests import factories
-from tools import conversation, credit, handover, stock, stock_count, transfer
+from tools import conversation, credit_desk, handover, stock, stock_count, transfer
 
 
 async def _walk(
@@ -98,7 +98,7 @@ async def _seed(merchant: Deps) -> None:
             await transfer.create(uow, "HAM", "ROT", sent)
             await stock_count.start(uow, "HAM", note=f"shelf {n}")
             await stock.adjust(uow, "MUG", "HAM", -1, "broken")
-            await credit.issue_gift_card(uow, 1000 + n)
+            await credit_desk.issue_gift_card(uow, 1000 + n)
             talk = await conversation.start(uow, f"talk {n}")
             await handover.request(uow, "help", "ada@example.com", talk.id)
             uow.session.add(AuditRun(slot=uow.now + timedelta(days=n), started_at=uow.now))

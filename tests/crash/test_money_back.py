@@ -16,7 +16,7 @@ from deps.settings import CaptureMode
 from tests import factories
 from tests.crash.mortal import Undertaker, undertaker
 from tests.crash.places import die_everywhere, row_of
-from tools import capture, checkout, credit, credit_code, credit_tender, refund_desk
+from tools import capture, checkout, credit_code, credit_desk, credit_tender, refund_desk
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ async def provider(deps: Deps, tmp_path: Path) -> Deps:
 
 async def placed_with_a_gift_card(customer: Deps, staff: Deps) -> int:
     async with staff.begin() as uow:
-        card = await credit.issue_gift_card(uow, GIFT)
+        card = await credit_desk.issue_gift_card(uow, GIFT)
         code = (await credit_code.reveal(uow, card.id)).code
     filled = await factories.filled_cart(customer, MUG=1)
     await credit_tender.choose(customer, filled.id, codes=[code], uses_account=False)

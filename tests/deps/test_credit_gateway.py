@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from db.types import Money
 from deps.core import SYSTEM, Deps
 from deps.gateway import Gateway, Outcome
-from tools import credit
+from tools import credit_desk
 from tools.invariant import check
 
 ALL = Money(10_000, "EUR")
@@ -33,7 +33,7 @@ def credits(deps: Deps) -> Gateway:
 @pytest.fixture
 async def card(deps: Deps) -> str:
     async with deps.acting_as(SYSTEM).begin() as uow:
-        return str((await credit.issue_gift_card(uow, ALL.amount)).id)
+        return str((await credit_desk.issue_gift_card(uow, ALL.amount)).id)
 
 
 async def balance(deps: Deps, card: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from deps.stripe_desk import Stripe
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault
 from tests.providers.stripe_server import StripeServer
-from tools import credit
+from tools import credit_desk
 
 TOTAL = Money(10_000, "EUR")
 PARTS = (Money(2_500, "EUR"), Money(4_000, "EUR"), Money(3_500, "EUR"))
@@ -113,8 +113,8 @@ def paypal_bench(gateway: PayPal, account: PayPalServer) -> Bench:
 async def credit_bench(deps: Deps) -> Bench:
     """Gift cards: one that is worth enough for every test, and one that is worth too little."""
     async with deps.acting_as(SYSTEM).begin() as uow:
-        rich = await credit.issue_gift_card(uow, 1_000_000)
-        poor = await credit.issue_gift_card(uow, 1)
+        rich = await credit_desk.issue_gift_card(uow, 1_000_000)
+        poor = await credit_desk.issue_gift_card(uow, 1)
 
     async def held(reference: str) -> int:
         async with deps.begin() as uow:

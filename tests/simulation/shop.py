@@ -17,7 +17,7 @@ from tools import (
     capture,
     cart,
     checkout,
-    credit,
+    credit_desk,
     credit_tender,
     inventory,
     order,
@@ -228,7 +228,7 @@ class Shop:
                 "SELECT email FROM app_user WHERE id = $1", lucky.actor.user_id
             )
         async with merchant.begin() as uow:
-            await credit.grant(uow, email, amount, "for your patience")
+            await credit_desk.grant(uow, email, amount, "for your patience")
         self.book.granted += amount
 
     async def sweep(self) -> None:

@@ -17,6 +17,7 @@ from tools import (
     checkout,
     credit,
     credit_code,
+    credit_desk,
     credit_tender,
     payment,
     refund,
@@ -39,7 +40,7 @@ from tools.order import OrderView
 async def issue(merchant: Deps, amount: int, *, life_days: int | None = None) -> tuple[UUID, str]:
     """Issue a gift card; return its id and its code."""
     async with merchant.begin() as uow:
-        card = await credit.issue_gift_card(uow, amount, life_days)
+        card = await credit_desk.issue_gift_card(uow, amount, life_days)
     async with merchant.begin() as uow:
         return card.id, (await credit_code.reveal(uow, card.id)).code
 
@@ -94,7 +95,7 @@ async def test_issuing_with_one_id_issues_once(merchant: Deps) -> None:
     mine = new_id()
     for _ in range(2):
         async with merchant.begin() as uow:
-            await credit.issue_gift_card(uow, 700, account_id=mine)
+            await credit_desk.issue_gift_card(uow, 700, account_id=mine)
     assert (await balances(merchant))["gift_card_liability"] == -700
     assert await check(merchant) == []
 
@@ -107,11 +108,11 @@ async def test_granting_with_one_id_grants_once(merchant: Deps, customer: Deps) 
     mine = new_id()
     for _ in range(2):
         async with merchant.begin() as uow:
-            await credit.grant(uow, str(email), 300, "late", grant_id=mine)
+            await credit_desk.grant(uow, str(email), 300, "late", grant_id=mine)
     async with merchant.begin() as uow:
-        await credit.grant(uow, str(email), 200, "late again")
+        await credit_desk.grant(uow, str(email), 200, "late again")
         with pytest.raises(NotFound):
-            await credit.grant(uow, "nobody@example.com", 200, "late")
+            await credit_desk.grant(uow, "nobody@example.com", 200, "late")
     assert await spendable(customer) == 500
     assert (await balances(merchant))["store_credit_liability"] == -500
     assert await check(merchant) == []
@@ -123,7 +124,7 @@ async def test_absent_and_unusable_codes_look_the_same(deps: Deps, merchant: Dep
     await credit.redeem(rival, taken)
     off, blocked = await issue(merchant, 100)
     async with merchant.begin() as uow:
-        await credit.deactivate(uow, off)
+        await credit_desk.deactivate(uow, off)
     _, lapsed = await issue(merchant, 100, life_days=1)
     me = factories.later(await factories.user(deps, role=Role.CUSTOMER), days=2)
     said = set()
@@ -133,7 +134,7 @@ async def test_absent_and_unusable_codes_look_the_same(deps: Deps, merchant: Dep
         said.add((str(refused.value), refused.value.field, str(refused.value.extra)))
     assert len(said) == 1
     async with merchant.begin() as uow:
-        await credit.activate(uow, off)
+        await credit_desk.activate(uow, off)
     assert (await credit.redeem(me, blocked)).id == off
 
 
@@ -253,7 +254,7 @@ async def test_a_declined_card_releases_the_gift_card(guest: Deps, merchant: Dep
     with pytest.raises(PaymentDeclined):
         await pay_with(guest, code, method="tok_declined")
     async with merchant.begin() as uow:
-        (shown,) = (await credit.list_all(uow)).items
+        (shown,) = (await credit_desk.list_all(uow)).items
     assert (shown.id, shown.available_amount, shown.balance_amount) == (card, 1_000, 1_000)
     assert await check(guest) == []
 
@@ -292,7 +293,7 @@ async def test_refunds_go_to_the_card_first_and_then_to_the_gift_card(
     await give_back(None)
     assert sum(gateway.charges.values()) == 0
     async with merchant.begin() as uow:
-        (shown,) = (await credit.list_all(uow)).items
+        (shown,) = (await credit_desk.list_all(uow)).items
     assert (shown.id, shown.available_amount) == (card, 1_000)
     assert shown.expires_at is not None
     assert (shown.expires_at - merchant.clock()).days == 90
@@ -321,9 +322,9 @@ async def test_cancelling_gives_every_tender_its_own_back(
 async def test_what_lapses_is_no_longer_owed(deps: Deps, merchant: Deps) -> None:
     await issue(merchant, 1_000, life_days=10)
     await issue(merchant, 500)
-    assert await credit.expire_due(merchant) == 0
+    assert await credit_desk.expire_due(merchant) == 0
     late = factories.later(merchant, days=11)
-    counts = await asyncio.gather(*(credit.expire_due(late) for _ in range(4)))
+    counts = await asyncio.gather(*(credit_desk.expire_due(late) for _ in range(4)))
     assert sum(counts) == 1
     books = await balances(merchant)
     assert (books["gift_card_liability"], books["credit_issued"]) == (-500, 500)

@@ -7,8 +7,8 @@ from deps.core import SYSTEM, Deps
 from tests import factories
 from tools import (
     checkout,
-    credit,
     credit_code,
+    credit_desk,
     credit_tender,
     invariant,
     order,
@@ -174,7 +174,7 @@ async def test_damage_is_found(deps: Deps, statement: str, name: str) -> None:
 async def test_damage_to_money_given_back_is_found(deps: Deps, statement: str, name: str) -> None:
     await factories.product(deps, sku="MUG", price=1250, stock=10)
     async with deps.acting_as(SYSTEM).begin() as uow:
-        card = await credit.issue_gift_card(uow, 1_000)
+        card = await credit_desk.issue_gift_card(uow, 1_000)
         code = (await credit_code.reveal(uow, card.id)).code
     guest = factories.guest(deps)
     filled = await factories.filled_cart(guest, MUG=1)

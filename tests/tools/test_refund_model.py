@@ -18,7 +18,15 @@ from db.types import OrderId, new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import checkout, credit, credit_code, credit_tender, payment, refund, refund_process
+from tools import (
+    checkout,
+    credit_code,
+    credit_desk,
+    credit_tender,
+    payment,
+    refund,
+    refund_process,
+)
 from tools.errors import NotRefundable, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -60,7 +68,7 @@ async def buy(customer: Deps, staff: Deps, rng: random.Random) -> OrderView:
     codes = []
     for _ in range(rng.randint(0, 2)):
         async with staff.begin() as uow:
-            card = await credit.issue_gift_card(uow, rng.randint(1, 400))
+            card = await credit_desk.issue_gift_card(uow, rng.randint(1, 400))
             codes.append((await credit_code.reveal(uow, card.id)).code)
     await credit_tender.choose(customer, filled.id, codes=codes, uses_account=False)
     return await checkout.complete(customer, filled.id, payment_method="tok_visa")
