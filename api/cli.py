@@ -64,8 +64,8 @@ def expected(error: Exception) -> str | None:
     """Return what to tell about a failure that is not a bug, or None."""
     from sqlalchemy.exc import DBAPIError
 
-    from deps.embedded import EmbeddedError
     from deps.postgres import DatabaseUnavailable, MigrationError
+    from deps.process import EmbeddedError
     from tools.errors import DomainError
 
     known = (CommandFailed, DatabaseUnavailable, EmbeddedError, MigrationError, DomainError)

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 from api.servers import DATABASE, data_dir, embedded
 from deps import postgres
-from deps.embedded import EmbeddedError
-from deps.process import find_postgres, find_valkey, namespaces_allowed
+from deps.process import EmbeddedError, find_postgres, find_valkey, namespaces_allowed
 from deps.row_security import MEND
 from deps.settings import Settings
 

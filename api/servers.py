@@ -5,7 +5,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deps.embedded import EmbeddedPostgres, EmbeddedValkey
+from deps.embedded_postgres import EmbeddedPostgres
+from deps.embedded_valkey import EmbeddedValkey
 from deps.settings import Settings
 
 DATABASE = "shopkeeper"

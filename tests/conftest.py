@@ -18,7 +18,8 @@ from deps import postgres
 from deps.cache import Cache
 from deps.core import Deps
 from deps.credit import CreditGateway
-from deps.embedded import EmbeddedPostgres, EmbeddedValkey
+from deps.embedded_postgres import EmbeddedPostgres
+from deps.embedded_valkey import EmbeddedValkey
 from deps.hot import HotPool
 from deps.scripted import ScriptedGateway
 from deps.settings import Settings

@@ -14,7 +14,7 @@ from api import worker
 from deps.bus import RedisStreamBus
 from deps.cache import Cache
 from deps.core import SYSTEM, Deps, utc_now
-from deps.embedded import EmbeddedValkey
+from deps.embedded_valkey import EmbeddedValkey
 from tests import factories
 from tests.factories import RecordingMailer
 from tests.tools.effects import Effects, announce, consume, counted, make_table, once, scalar

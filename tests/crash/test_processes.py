@@ -12,7 +12,8 @@ import pytest
 from bench import load
 from deps import postgres
 from deps.core import Deps
-from deps.embedded import EmbeddedPostgres, EmbeddedValkey
+from deps.embedded_postgres import EmbeddedPostgres
+from deps.embedded_valkey import EmbeddedValkey
 from deps.runtime import open_deps
 from deps.settings import Settings
 from tests import factories

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from db.row_security import ROLE
 from deps import postgres
 from deps.core import Deps
-from deps.embedded import EmbeddedPostgres
+from deps.embedded_postgres import EmbeddedPostgres
 from tests import factories
 
 USER = "keeper"

@@ -15,7 +15,7 @@ from db.row_security import CLOSED, GUARDED, READ_ONLY, ROLE, SHARED
 from db.types import ActionId, new_id
 from deps import postgres
 from deps.core import ROLE_SCOPES, Actor, AgentRoleMissing, Deps, confined
-from deps.embedded import EmbeddedPostgres
+from deps.embedded_postgres import EmbeddedPostgres
 from deps.row_security import MEND
 from tests import factories
 from tests.db.privileges import PlainUser, plain_user

@@ -12,8 +12,9 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from deps.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
-from deps.process import SOCKET_DIRECTORY_LENGTH_MAX, is_alive
+from deps.embedded_postgres import EmbeddedPostgres
+from deps.embedded_valkey import EmbeddedValkey
+from deps.process import SOCKET_DIRECTORY_LENGTH_MAX, EmbeddedError, is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become someone else")
@@ -21,7 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to beco
 CLIENT = """
 import sys
 from pathlib import Path
-from deps.embedded import EmbeddedPostgres
+from deps.embedded_postgres import EmbeddedPostgres
 with EmbeddedPostgres(Path(sys.argv[1]), fast=True) as server:
     print(server.pid(), flush=True)
     sys.stdin.read()

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import make_url
 
 from deps import postgres
-from deps.embedded import EmbeddedPostgres
+from deps.embedded_postgres import EmbeddedPostgres
 from deps.postgres import DatabaseUnavailable, MigrationError
 
 

@@ -12,7 +12,7 @@ import pytest
 from db.types import new_id
 from deps import postgres
 from deps.core import Deps
-from deps.embedded import EmbeddedPostgres
+from deps.embedded_postgres import EmbeddedPostgres
 from deps.runtime import open_deps
 from deps.settings import Settings
 from evals.tau import data, export, names, replay
