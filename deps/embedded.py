@@ -34,7 +34,7 @@ from deps.process import (
 )
 
 ABANDON_TIMEOUT_S = 5.0
-RECOVERY_TIMEOUT_S = 10.0  # How long what a dead server left behind may keep the next from starting.
+RECOVERY_TIMEOUT_S = 10.0  # For how long what a dead server left may keep the next from starting.
 
 # Servers that other processes still use. Kept, so that nobody warns about unwaited children.
 _outliving: list[subprocess.Popen[bytes]] = []
@@ -210,6 +210,8 @@ class EmbeddedServer(ABC):
 
     def _stop_process(self) -> None:
         pid = self.pid()
+        if pid is None and self._process is not None and self._process.poll() is None:
+            pid = self._process.pid  # It runs, but is too stuck to say so.
         if pid is None:
             return
         self._ask_to_stop(pid)
