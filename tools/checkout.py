@@ -97,12 +97,10 @@ async def complete(
         payment_method = await method.token_for(deps, payment_method)
     for _ in range(READS_MAX):
         priced = await cart.view(deps.hot_work(), cart_id)
+        tenders: list[Tender] = []  # A cart that is bought already needs none: its order is found.
         if priced.status is CartStatus.OPEN:
             _refuse_problems(priced)
             _refuse_drift(priced, expected_total_amount)
-        # A cart that is bought already needs none: its order is found.
-        tenders = []
-        if priced.status is CartStatus.OPEN:
             chosen = credits or await credit_tender.tenders(deps, priced)
             tenders = _tenders(deps, priced, payment_method, chosen)
         prepared = await _prepare(deps, priced, tenders)
@@ -112,11 +110,19 @@ async def complete(
         raise Conflict("The cart keeps changing; look at it again.")
     if prepared.is_existing:
         return await sale.drive(deps, prepared.order_id)
-    is_usual = len(tenders) == 1 and tenders[0].provider != payment.CREDIT_PROVIDER
-    if not is_usual or deps.settings.capture is CaptureMode.MANUAL:
-        await sale.end_lease(deps, prepared.order_id)
-        return await sale.drive(deps, prepared.order_id)
-    return await _pay(deps, priced, prepared, tenders[0])
+    if _is_usual(deps, tenders):
+        placed = await _pay(deps, priced, prepared, tenders[0])
+        if placed is not None:
+            return placed
+    await sale.end_lease(deps, prepared.order_id)
+    return await sale.drive(deps, prepared.order_id)
+
+
+def _is_usual(deps: Deps, tenders: Sequence[Tender]) -> bool:
+    """Whether one outside method pays for all of it, at once."""
+    if deps.settings.capture is CaptureMode.MANUAL or len(tenders) != 1:
+        return False
+    return tenders[0].provider != payment.CREDIT_PROVIDER
 
 
 def _tenders(
@@ -228,9 +234,15 @@ def _short(error: PostgresError, priced: CartView) -> Exception:
     return OutOfStock(sku, next((x.quantity for x in priced.lines if x.sku == sku), 1))
 
 
-async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, tender: Tender) -> OrderView:
-    """Authorise, confirm, capture, place: a statement, or a call, each. Whatever is not as usual
-    is left to `sale.drive`, which reads from the rows how far we came."""
+async def _pay(
+    deps: Deps, priced: CartView, prepared: _Prepared, tender: Tender
+) -> OrderView | None:
+    """Authorise, confirm, capture, place: a statement, or a call, each. None: something was not as
+    usual; `sale.drive` reads from the rows how far we came.
+
+    Raises:
+        Unavailable: The provider did not answer.
+    """
     total = Money(priced.total_amount, priced.currency)
     key = partial(payment.attempt_key, tender.id)
     gateway = deps.gateways[tender.provider]
@@ -255,8 +267,7 @@ async def _pay(deps: Deps, priced: CartView, prepared: _Prepared, tender: Tender
     except PostgresError as error:
         if error.sqlstate != OUT_OF_STOCK:
             raise
-    await sale.end_lease(deps, prepared.order_id)
-    return await sale.drive(deps, prepared.order_id)
+    return None
 
 
 def _is_as_asked(outcome: Outcome, total: Money) -> bool:

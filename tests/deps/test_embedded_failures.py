@@ -61,9 +61,7 @@ def test_what_the_log_says_of_a_failed_start_is_told(home: Path) -> None:
         conf = server.data / "postgresql.conf"
     good = conf.read_text()
     conf.write_text(good + "nonsense = 7\n")
-    with pytest.raises(
-        EmbeddedError, match="configuration file"
-    ) as caught:
+    with pytest.raises(EmbeddedError, match="configuration file") as caught:
         EmbeddedPostgres(home, fast=True).start()
     assert str(home / "server.log") in caught.value.mend
     conf.write_text(good)
