@@ -32,6 +32,7 @@ class Fault(StrEnum):
     TIMEOUT_AFTER = "timeout_after"
     DECLINE = "decline"
     WRONG_AMOUNT = "wrong_amount"
+    PENDING = "pending"
     SLOW = "slow"
 
 
@@ -106,6 +107,8 @@ class _Memory:
 class ScriptedGateway:
     """`script` holds faults for the next calls, first come first; None is a call without one.
 
+    A call that is `PENDING` stays so, however often it is repeated or asked for, until `decide`.
+
     Raises:
         GatewayTimeout: As the script says.
     """
@@ -117,6 +120,7 @@ class ScriptedGateway:
     file: Path | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _memory: _Memory = field(init=False, repr=False)
+    _undecided: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._memory = _Memory(self.file)
@@ -215,6 +219,8 @@ class ScriptedGateway:
     async def find(self, key: str, reference: str | None = None) -> Outcome | None:
         external()
         known = self._memory.answer(key)
+        if known is not None and key in self._undecided:
+            return replace(known, status=OutcomeStatus.PENDING)
         if known is None or known.status is not OutcomeStatus.REQUIRES_ACTION:
             return known
         account = self._memory.account(known.reference)
@@ -237,6 +243,10 @@ class ScriptedGateway:
 
     async def forget_method(self, token: str) -> None:
         external()
+
+    def decide(self) -> None:
+        """Come to an answer on everything that was pending."""
+        self._undecided.clear()
 
     def finish_action(self, reference: str, *, succeeds: bool = True) -> None:
         """Do the shopper's part of a `tok_3ds` payment."""
@@ -269,8 +279,12 @@ class ScriptedGateway:
                 else:
                     answer = decide(1 if fault is Fault.WRONG_AMOUNT else 0)
                 self._memory.keep_answer(key, answer)
+        if fault is Fault.PENDING:
+            self._undecided.add(key)
         if fault is Fault.TIMEOUT_AFTER:
             raise GatewayTimeout(key)
+        if key in self._undecided:
+            return replace(answer, status=OutcomeStatus.PENDING)
         return answer
 
 

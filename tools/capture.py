@@ -429,6 +429,8 @@ async def _record_renewal(uow: UnitOfWork, payment_id: PaymentId, outcome: Outco
     tenders = await payment.tenders(uow, OrderId(of.id))
     was_open = tender.decline_code is None
     await sale.record_authorization(uow, of, tender, outcome)
+    if tender.state is PaymentState.UNKNOWN:
+        return None  # The provider is still deciding; the next sweep asks again.
     if tender.state is PaymentState.REQUIRES_ACTION:
         tender.state, tender.decline_code = PaymentState.DECLINED, "authentication_required"
     if was_open and tender.state is PaymentState.DECLINED:

@@ -166,7 +166,20 @@ async def _run_step(
     async with deps.begin() as uow:
         found = await _locked(uow, order_id)
         await record(uow, found, await payment.locked(uow, PaymentId(tender.id)), outcome)
+    _refuse_unfinished(kind, outcome)
     return outcome
+
+
+def _refuse_unfinished(kind: AttemptKind, outcome: Outcome) -> None:
+    """Say that a call has not come to its end; what is known of it was written before.
+
+    Raises:
+        Unavailable: The provider is still deciding, or keeps the money that is to go back.
+    """
+    if outcome.status is OutcomeStatus.PENDING:
+        raise Unavailable("The payment provider is still deciding; the order finishes by itself.")
+    if kind is AttemptKind.REFUND and not outcome.approved:
+        raise Unavailable("The provider refused to give the money back; staff will look at it.")
 
 
 async def call(
@@ -217,6 +230,8 @@ async def unknown(deps: Deps, key: str) -> Unavailable:
 async def record_authorization(
     uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome
 ) -> None:
+    """Write what came of authorising a tender. One that the provider still decides on is unknown,
+    and has its reference already: webhooks name it, and it is asked for by it."""
     if tender.state not in _OPEN:
         return
     tender.updated_at, order_id = uow.now, OrderId(found.id)
@@ -225,7 +240,7 @@ async def record_authorization(
     key = payment.attempt_key(PaymentId(tender.id), AttemptKind.AUTHORIZE)
     if outcome.status is OutcomeStatus.PENDING:
         tender.state = PaymentState.UNKNOWN
-        raise Unavailable("The payment provider is still deciding; the order finishes by itself.")
+        return
     if outcome.status is OutcomeStatus.REQUIRES_ACTION:
         if tender.state is not PaymentState.REQUIRES_ACTION:
             tender.state = PaymentState.REQUIRES_ACTION
@@ -270,7 +285,7 @@ async def _confirm(uow: UnitOfWork, order_id: OrderId) -> None:
 
 
 async def _record_capture(uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome) -> None:
-    if tender.state is not PaymentState.AUTHORIZED:
+    if tender.state is not PaymentState.AUTHORIZED or outcome.status is OutcomeStatus.PENDING:
         return
     key = payment.attempt_key(PaymentId(tender.id), AttemptKind.CAPTURE)
     tender.updated_at = uow.now
@@ -332,10 +347,11 @@ async def _record_give_back(
     """Book that what a tender of a sale that is undone brought went back whole."""
     owed = tender.captured_amount - tender.refunded_amount
     key = payment.attempt_key(PaymentId(tender.id), AttemptKind.REFUND)
+    if outcome.status is OutcomeStatus.PENDING:
+        return
     if not outcome.approved:
         await payment.finish_attempt(uow, key, AttemptState.FAILED, outcome.decline_code or "")
-        raise Unavailable("The provider refused to give the money back; staff will look at it.")
-    if owed:
+    elif owed:
         await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
         await payment.record_refund(
             uow, found, tender, owed, transaction_id=payment.derived(tender.id, 1)
@@ -468,3 +484,4 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
             found.payment_status = status  # The order was paid before, whatever becomes of this.
             if tender.state is PaymentState.REQUIRES_ACTION:
                 tender.decline_code = "authentication_required"
+        _refuse_unfinished(kind, outcome)

@@ -197,6 +197,27 @@ async def test_what_lapses_is_authorised_anew(
     assert await check(later) == []
 
 
+async def test_what_the_provider_still_decides_on_is_neither_renewed_nor_cancelled(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    before = await state(staff, placed)
+    later = factories.later(staff, days=400)
+    gateway.clock = later.clock
+    gateway.script.append(Fault.PENDING)
+    for _ in range(2):
+        assert await checkout.cancel_unpaid(later) == 0
+        assert await state(later, placed) == before
+    async with later.begin() as uow:
+        rows = await payment.list_for_order(uow, placed.number)
+    assert [row.state for row in rows] == ["expired", "unknown"]
+    assert await check(later) == []
+    gateway.decide()
+    assert await checkout.cancel_unpaid(later) == 0
+    await capture.take(later, placed.number)
+    assert sum(gateway.charges.values()) == placed.total_amount
+    assert await check(later) == []
+
+
 async def test_what_cannot_be_authorised_anew_is_cancelled(
     staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:

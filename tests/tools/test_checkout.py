@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 from sqlalchemy import text
+from sqlmodel import select
 
+from db.models.payment import AttemptKind, AttemptState, Payment, PaymentAttempt, PaymentState
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
@@ -138,6 +140,47 @@ async def test_an_unknown_outcome_is_asked_for_and_never_repeated(
     assert placed.status == "placed"
     assert list(gateway.charges.values()) == [placed.total_amount]
     assert await check(later) == []
+
+
+@pytest.mark.parametrize(
+    ("calls_before", "state"), [(0, PaymentState.UNKNOWN), (1, PaymentState.AUTHORIZED)]
+)
+async def test_what_the_provider_still_decides_on_is_waited_for(
+    guest: Deps, gateway: ScriptedGateway, calls_before: int, state: PaymentState
+) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    gateway.script.extend([*[None] * calls_before, Fault.PENDING])
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="still deciding"):
+            await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    async with guest.begin() as uow:
+        (waiting,) = await uow.session.exec(select(Payment))
+        assert waiting.state is state
+        assert waiting.provider_reference is not None
+        assert waiting.decline_code is None
+    assert await check(guest) == []
+    gateway.decide()
+    placed = await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    assert placed.status == "placed"
+    assert list(gateway.charges.values()) == [placed.total_amount]
+    assert await check(guest) == []
+
+
+async def test_money_that_the_provider_will_not_give_back_is_in_the_books(
+    guest: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    gateway.script.extend([None, Fault.WRONG_AMOUNT, Fault.DECLINE])
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="refused to give the money back"):
+            await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    async with guest.begin() as uow:
+        query = select(PaymentAttempt).where(PaymentAttempt.kind == AttemptKind.REFUND)
+        (refused,) = await uow.session.exec(query)
+    assert (refused.state, refused.detail) == (AttemptState.FAILED, "generic_decline")
+    assert await check(guest) == []
 
 
 @pytest.mark.parametrize("calls_before", [0, 1])

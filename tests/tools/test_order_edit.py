@@ -191,6 +191,30 @@ async def test_an_unanswered_charge_is_finished_by_the_sweeper(
     assert await invariant.check(customer) == []
 
 
+@pytest.mark.parametrize("calls_before", [0, 1])
+async def test_a_charge_the_provider_still_decides_on_changes_nothing_yet(
+    customer: Deps, gateway: ScriptedGateway, calls_before: int
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    gateway.script.extend([*[None] * calls_before, Fault.PENDING])
+    with pytest.raises(Unavailable):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    await order_change.resume_stuck(factories.later(customer, minutes=5))
+    assert [edit.state for edit in await edits(customer)] == [EditState.PENDING]
+    assert await invariant.check(customer) == []
+
+    gateway.decide()
+    await order_change.resume_stuck(factories.later(customer, minutes=5))
+
+    assert [edit.state for edit in await edits(customer)] == [EditState.APPLIED]
+    async with customer.begin() as uow:
+        now = await order.get(uow, placed.number)
+    assert sum(gateway.charges.values()) == now.total_amount
+    assert await invariant.check(customer) == []
+
+
 async def test_units_lost_while_the_money_was_awaited_give_the_money_back(
     customer: Deps, gateway: ScriptedGateway
 ) -> None:
