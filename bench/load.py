@@ -193,20 +193,6 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS + sum(cpu_s(int(c)) for c in children)
 
 
-def _is_visible(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").exists()
-
-
-async def database_cpu_s(deps: Deps) -> dict[int, float]:
-    """Return the CPU time of each server process on this database that this machine can see."""
-    async with deps.begin() as uow:
-        rows = await (await uow.session.connection()).execute(
-            text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
-        )
-        pids = [row.pid for row in rows]
-    return {pid: cpu_s(pid) for pid in pids if _is_visible(pid)}
-
-
 async def server_cpu_s(deps: Deps) -> float:
     """Return the CPU time of the whole database server so far, ended processes included."""
     backend = await deps.hot.fetchval("SELECT pg_backend_pid()")
@@ -226,10 +212,6 @@ def _stat(pid: int) -> list[str]:
         return []
     # After the name, which may hold spaces.
     return text.rpartition(")")[2].split()
-
-
-def grown(before: dict[int, float], after: dict[int, float]) -> float:
-    return sum(after[pid] - before.get(pid, 0.0) for pid in after)
 
 
 async def drive(clients: int, seconds: float, work: Callable[[int], Awaitable[None]]) -> float:
