@@ -11,18 +11,8 @@ import orjson
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-PROBLEM: Final = {
-    "type": "object",
-    "description": "Problem details (RFC 9457).",
-    "required": ["type", "title", "status", "code"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer", "format": "int32", "minimum": 400, "maximum": 599},
-        "detail": {"type": "string"},
-        "code": {"type": "string", "description": "Stable: branch on this."},
-    },
-}
+from api.problems import PROBLEM_CONTENT, ProblemDetails
+
 EDGE_ANSWERS: Final = {
     "401": "The credentials are missing, wrong or expired.",
     "422": "The request breaks a rule of its fields.",
@@ -94,7 +84,7 @@ def completed(schema: dict[str, Any]) -> dict[str, Any]:
         {"url": "/", "description": "This server, production or local.", "x-internal": False}
     ]
     components = schema.setdefault("components", {})
-    components.setdefault("schemas", {})["EdgeProblem"] = PROBLEM
+    components.setdefault("schemas", {}).update(_problem_schemas())
     # Here and not as dependencies of the endpoints, which would be solved for every request to
     # learn nothing: `api.caller` reads the credentials.
     components["securitySchemes"] = SECURITY_SCHEMES
@@ -120,12 +110,16 @@ def completed(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+def _problem_schemas() -> dict[str, Any]:
+    """Return the schemas that `PROBLEM_CONTENT` names; no endpoint answers with them."""
+    schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs"), ProblemDetails.__name__: schema}
+
+
 def _add_edge_answers(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     for status, description in EDGE_ANSWERS.items():
-        reference = {"$ref": "#/components/schemas/EdgeProblem"}
-        content = {"application/problem+json": {"schema": reference}}
-        responses.setdefault(status, {"description": description, "content": content})
+        responses.setdefault(status, {"description": description, "content": PROBLEM_CONTENT})
     for status, response in responses.items():
         if status.startswith(("2", "4")):
             response["headers"] = {**LIMIT_HEADERS, **response.get("headers", {})}

@@ -1,6 +1,6 @@
 """Errors as problem details (RFC 9457): a stable `code`, the `field` at fault, and facts."""
 
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from fastapi import FastAPI, Request
@@ -36,16 +36,23 @@ class FieldError(BaseModel):
     message: str
 
 
-class Problem(BaseModel):
-    """Problem details (RFC 9457)."""
+class ProblemDetails(BaseModel):
+    """Problem details (RFC 9457). More members are facts that belong to the `code`."""
 
     type: str = "about:blank"
     title: str
-    status: int
+    status: int = Field(ge=400, le=599)
     detail: str = Field(description="What went wrong, for people.")
     code: str = Field(description="What went wrong, for programs; stable.")
     field: str | None = Field(default=None, description="The input field at fault, if one is.")
     errors: list[FieldError] | None = None
+
+
+PROBLEM_CONTENT: Final = {
+    "application/problem+json": {
+        "schema": {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
+    }
+}
 
 
 def problems(*errors: type[DomainError]) -> dict[int | str, dict[str, Any]]:
@@ -59,9 +66,7 @@ def problems(*errors: type[DomainError]) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": "Codes: " + ", ".join(f"`{code}`" for code in codes),
-            "content": {
-                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-            },
+            "content": PROBLEM_CONTENT,
         }
         for status, codes in by_status.items()
     }
