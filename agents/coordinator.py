@@ -215,8 +215,8 @@ async def _serve(
     ) as events:  # fmt: skip
         async for event in events:
             if not isinstance(event, AgentRunResultEvent):
-                for delta, is_anew in words.hear(event):
-                    yield _words(turn, before + words.before, words.shown, delta, is_anew)
+                for _, is_anew in words.hear(event):
+                    yield _words(turn, before + words.before, words.shown, is_anew)
             if isinstance(event, FunctionToolCallEvent):
                 call = {"id": event.part.tool_call_id, "arguments": event.part.args_as_dict()}
                 call["label"] = _label(event.part.tool_name)
@@ -228,8 +228,8 @@ async def _serve(
                 turn.messages.extend(event.result.new_messages())
                 turn.cost_micros += budget.cost_micros(event.result.new_messages())
                 turn.usage = budget.spent(event.result.usage, used, turn.cost_micros)
-                for delta, is_anew in words.finish(event.result.output):
-                    yield _words(turn, before + words.before, words.shown, delta, is_anew)
+                for _, is_anew in words.finish(event.result.output):
+                    yield _words(turn, before + words.before, words.shown, is_anew)
 
 
 def _label(tool: str) -> str:
@@ -239,8 +239,8 @@ def _label(tool: str) -> str:
     return documented.strip().partition("\n")[0].rstrip(".") or tool.replace("_", " ")
 
 
-def _words(turn: Turn, before: str, shown: str, delta: str, is_anew: bool) -> Said:
-    """Say `delta`; with `is_anew`, the turn's words so far are taken back and said again."""
+def _words(turn: Turn, before: str, shown: str, is_anew: bool) -> Said:
+    """Say what is new of the words; with `is_anew`, those so far are taken back and said again."""
     told, turn.text = turn.text, before + shown
     if is_anew:
         return Said("text", {"delta": turn.text, "replace": True})
@@ -268,7 +268,7 @@ def _decline(deps: Deps, turn: Turn, text: str, reason: Reason) -> list[Said]:
         ModelRequest(parts=[UserPromptPart(text)]),
         ModelResponse(parts=[TextPart(reply)]),
     ]
-    return [_words(turn, "", reply, reply, is_anew=False)]
+    return [_words(turn, "", reply, is_anew=False)]
 
 
 _OPENINGS: Mapping[Reason, str] = {

@@ -168,7 +168,7 @@ def by_type(name: str, hint: Any, text: str, context: Context, currency: str) ->
     if get_origin(hint) is Literal:
         return _one_of([str(value) for value in get_args(hint)], text)
     if get_origin(hint) in (list, tuple):
-        return _listed(get_args(hint)[0], text, context, currency)
+        return _listed(get_args(hint)[0], text, context)
     if not isinstance(hint, type):
         return None
     if issubclass(hint, StrEnum):
@@ -217,7 +217,7 @@ def _number_named(name: str, text: str, context: Context) -> int | None:
     return quantity_in(text) if name in ("units", "count", "quantity") else None
 
 
-def _listed(hint: Any, text: str, context: Context, currency: str) -> list[Any] | None:
+def _listed(hint: Any, text: str, context: Context) -> list[Any] | None:
     """Make lines such as `2 of MUG-1` of a model with a SKU; other lists are not said in chat."""
     if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
         return None

@@ -161,7 +161,7 @@ def understand(text: str, context: Context, allowed: Collection[str]) -> Intent:
         return answer
     if heard.refuses and re.fullmatch(_ACTS, heard.refuses):
         return Intent(None, "declined")
-    again = _again(text, heard, context)
+    again = _again(heard, context)
     if again is not None:
         return again
     return _chosen(text, heard, context, allowed)
@@ -247,7 +247,7 @@ def _is_about_context(heard: Heard, context: Context) -> bool:
     return known and bool(_REFERS.search(heard.said))
 
 
-def _again(text: str, heard: Heard, context: Context) -> Intent | None:
+def _again(heard: Heard, context: Context) -> Intent | None:
     """Take `same for the blue one` as the last operation, for another product or order."""
     last = context.last_operation
     if last is None or last not in OPERATIONS or not _SAME.match(heard.said):

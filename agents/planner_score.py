@@ -91,17 +91,12 @@ class Index:
 
     def rank(self, said: str) -> list[Score]:
         """Return the operations a message is like, most like first; ties go by name."""
-        features = self.features(said)
-        return _rank(self, features)
+        return list(_cached(self.features(said)))
 
 
 @lru_cache(maxsize=4096)
 def _cached(features: frozenset[str]) -> tuple[Score, ...]:
     return tuple(_ranked(index(), features))
-
-
-def _rank(of: Index, features: frozenset[str]) -> list[Score]:
-    return list(_cached(features))
 
 
 def _ranked(of: Index, features: frozenset[str]) -> list[Score]:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from api import serving
-from api.servers import DATABASE, CommandFailed, Servers, embedded, open_servers
+from api.servers import DATABASE, CommandFailed, Servers, open_servers
 from api.workers import worker_pool
 from db.types import new_id
 from deps import postgres
@@ -224,12 +224,6 @@ async def scratch(servers: Servers) -> AsyncGenerator[Servers, None]:
         yield own
     finally:
         await postgres.drop_database(own.database_url)
-
-
-def running_url(settings: Settings) -> str | None:
-    """Return where the embedded database already runs, without starting anything."""
-    server, _ = embedded(settings)
-    return server.dsn(DATABASE) if server.data.exists() and server.is_ready() else None
 
 
 @asynccontextmanager

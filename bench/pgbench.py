@@ -16,7 +16,6 @@ from deps.core import Deps
 from deps.process import find_postgres
 
 _TPS = re.compile(r"^tps = ([0-9.]+) \(without", re.MULTILINE)
-_FAILED = re.compile(r"^number of failed transactions: (\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

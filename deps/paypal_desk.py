@@ -105,7 +105,6 @@ class _Transaction(BaseModel):
     transaction_amount: PayPalMoney
     fee_amount: PayPalMoney | None = None
     custom_field: str | None = None
-    paypal_reference_id: str | None = None
 
 
 class _TransactionDetail(BaseModel):

@@ -5,14 +5,11 @@ moment, and waiters give a timeout.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from deps.cache import OUTAGE, Cache
-
-log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
 SILENCE_S: Final = 30.0

@@ -107,7 +107,6 @@ class Intent(BaseModel):
     id: str
     status: str
     amount: int
-    amount_capturable: int = 0
     amount_received: int = 0
     currency: str
     client_secret: str | None = None

@@ -86,7 +86,6 @@ class _BalanceTransaction(BaseModel):
     id: str
     amount: int
     fee: int = 0
-    net: int
     currency: str
     created: int
     reporting_category: str

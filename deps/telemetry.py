@@ -226,19 +226,6 @@ def continue_trace(name: str, trace_id: str | None) -> Generator[str, None, None
         yield chosen
 
 
-def span(name: str, **attributes: Any) -> AbstractContextManager[Any]:
-    """Time a piece of work under the current trace. Free when that is not recorded.
-
-    Args:
-        name: A low-cardinality name: `order.cancel`, not `cancel 1001`.
-        attributes: Facts that identify no person.
-    """
-    trace = _current.get()
-    if trace is None or not trace.is_recorded:
-        return _NOTHING
-    return _logfire_span(name, **attributes)
-
-
 def sql_span(sql: str) -> AbstractContextManager[Any]:
     """Time one statement. Its text is kept, its parameters are not. Free when nobody records."""
     trace = _current.get()

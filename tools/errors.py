@@ -121,10 +121,6 @@ class IdempotencyKeyRequired(DomainError):
     status_code = 400
 
 
-class ApprovalRequired(Conflict):
-    """The operation waits for a person; `extra["action_id"]` names what to approve."""
-
-
 class StateChanged(Conflict):
     """What was approved is not what would happen now; nothing was done."""
 

@@ -75,13 +75,6 @@ class ReplayReport(BaseModel):
         setattr(self, outcome.value, getattr(self, outcome.value) + 1)
 
 
-class Backlog(BaseModel):
-    unpublished: int
-    retrying: int
-    dead: int
-    checkpoints: dict[str, int]
-
-
 def _require(deps_or_uow: Deps | UnitOfWork, scope: str) -> None:
     if not deps_or_uow.actor.may(scope):
         raise Forbidden(f"This needs the permission {scope}.", scope=scope)
@@ -158,22 +151,6 @@ async def dead(
         query = query.where(col(DeadLetter.replayed_at).is_(None))
     ordering = Ordering((DeadLetter.failed_at, DeadLetter.id))
     return await read_page(uow, query, ordering, DeadLetterView.model_validate, limit, cursor)
-
-
-async def backlog(uow: UnitOfWork) -> Backlog:
-    """Count what still waits, for the doctor and the console."""
-    row = (
-        await uow.session.execute(
-            text("""
-                SELECT (SELECT count(*) FROM outbox WHERE published_at IS NULL) AS unpublished,
-                       (SELECT count(*) FROM event_retry) AS retrying,
-                       (SELECT count(*) FROM dead_letter WHERE replayed_at IS NULL) AS dead,
-                       (SELECT coalesce(json_object_agg(handler_group, seq), '{}')
-                          FROM event_checkpoint) AS checkpoints
-            """)
-        )
-    ).one()
-    return Backlog.model_validate(row, from_attributes=True)
 
 
 # --- replaying -------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ What costs nothing more is applied in the first transaction. The rest is `tools.
 reads what is next from the rows.
 """
 
-from datetime import timedelta
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -37,10 +36,6 @@ from tools.line_change import Change, LineChange
 from tools.order import OrderView
 from tools.order_change import EditedOrder, EditLineView, OrderEditView
 from tools.registry import Risk, operation
-
-RESUME_AFTER = timedelta(seconds=60)
-RESUME_BATCH = 50
-STEPS_MAX = 4
 
 
 class ItemsPreview(BaseModel):

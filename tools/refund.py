@@ -18,7 +18,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import func
-from sqlmodel import col, select
+from sqlmodel import select
 
 from db.models.order import Order
 from db.models.payment import (
@@ -35,9 +35,7 @@ from deps.settings import Settings
 from tools import credit_account, payment
 from tools.errors import Conflict, InvalidInput, NotRefundable
 from tools.events import RefundRequested
-from tools.refund_plan import LIVE, over, parts_of, refundable, share
-
-CAP_WINDOW = timedelta(hours=24)
+from tools.refund_plan import over, parts_of, refundable, share
 
 Target = Literal["original", "store_credit"] | UUID | StoredMethod
 """Where money goes: back the way it came, to the customer's store credit, to one account, or paid
@@ -47,21 +45,6 @@ out to another of the customer's methods (`tools.payout`)."""
 def approver_needed(settings: Settings, amount: int) -> bool:
     """Say whether `amount`, in minor units, is more than one person may give back alone."""
     return amount > settings.refund_approval_amount
-
-
-async def total_today(uow: UnitOfWork, currency: str, requested_by: UserId | None = None) -> int:
-    """Return what was asked to be given back in the last 24 hours: by one person, or in the shop.
-
-    What failed or was rejected does not count.
-    """
-    query = select(func.coalesce(func.sum(Refund.amount), 0)).where(
-        col(Refund.state).in_(LIVE),
-        col(Refund.created_at) > uow.now - CAP_WINDOW,
-        Refund.currency == currency,
-    )
-    if requested_by is not None:
-        query = query.where(Refund.requested_by == requested_by)
-    return int((await uow.session.exec(query)).one())
 
 
 async def request(

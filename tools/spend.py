@@ -28,7 +28,6 @@ _ADD = """
         tokens = s.tokens + EXCLUDED.tokens,
         cost_micros = s.cost_micros + EXCLUDED.cost_micros
 """
-_READ = "SELECT requests, tokens, cost_micros FROM agent_spend WHERE spender = $1 AND day = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,3 @@ async def add(deps: Deps, spent: Spent) -> None:
     spenders = [_spender(deps), SHOP]
     figures = (spent.requests, spent.tokens, spent.cost_micros)
     await deps.hot.fetch(_ADD, spenders, _today(deps), *figures)
-
-
-async def of(deps: Deps, spender: str | None = None) -> Spent:
-    """Return what a spender used today: the actor by default, `SHOP` for everybody."""
-    row = (await deps.hot.fetch(_READ, spender or _spender(deps), _today(deps)) or [None])[0]
-    return Spent(*row) if row else Spent()

@@ -9,6 +9,7 @@ from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.usage import RequestUsage, RunUsage
 
 from agents import budget
+from db.models.spend import AgentSpend
 from deps.core import Deps
 from tests import factories
 from tests.agents.talk import Talk
@@ -19,6 +20,12 @@ from tools.spend import SHOP, Spent
 
 def _limited(deps: Deps, **limits: int) -> Deps:
     return replace(deps, settings=deps.settings.model_copy(update=limits))
+
+
+async def spent(deps: Deps, spender: str | None = None) -> AgentSpend:
+    async with deps.begin() as uow:
+        who = spender or str(deps.actor.key)
+        return await uow.session.get_one(AgentSpend, (who, uow.now.date()))
 
 
 async def test_a_person_has_so_many_turns_a_day(customer: Deps) -> None:
@@ -37,7 +44,7 @@ async def test_the_cap_holds_when_turns_start_at_once(customer: Deps) -> None:
     few = _limited(customer, person_daily_turns_max=3)
     taken = await asyncio.gather(*(spend.take(few) for _ in range(10)), return_exceptions=True)
     assert sum(result is None for result in taken) == 3
-    assert (await spend.of(few)).requests == 3
+    assert (await spent(few)).requests == 3
 
 
 async def test_the_shop_has_a_cap_over_everybody(deps: Deps, customer: Deps) -> None:
@@ -52,7 +59,7 @@ async def test_tokens_and_cost_count_too(customer: Deps, used: Spent) -> None:
     small = _limited(customer, person_daily_tokens_max=100, person_daily_cost_micros_max=100)
     await spend.take(small)
     await spend.add(small, used)
-    assert (await spend.of(small, SHOP)).tokens == used.tokens
+    assert (await spent(small, SHOP)).tokens == used.tokens
     with pytest.raises(TooManyRequests):
         await spend.take(small)
 

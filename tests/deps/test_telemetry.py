@@ -12,7 +12,7 @@ from deps.telemetry import (
     begin_trace,
     continue_trace,
     current_trace_id,
-    span,
+    sql_span,
 )
 from deps.untrusted import redact
 
@@ -21,7 +21,7 @@ TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 async def test_trace_id_reaches_tasks_and_ends_with_the_work() -> None:
     async def inner() -> str | None:
-        with span("order.cancel", lines=2):
+        with sql_span("SELECT 1"):
             return current_trace_id()
 
     with begin_trace("request") as trace:

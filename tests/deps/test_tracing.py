@@ -18,16 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from deps.settings import Settings
-from deps.telemetry import configure, continue_trace, current_trace_id, flush, begin_trace, span
+from deps.telemetry import configure, continue_trace, current_trace_id, flush, begin_trace, sql_span
 
 endpoint, ratio = sys.argv[1], float(sys.argv[2])
 settings = Settings(_env_file=None, otlp_endpoint=endpoint, trace_sample_ratio=ratio)
 configure(settings, "worker")
 with continue_trace("handle {event}", sys.argv[3]):
-    with span("order.cancel", lines=2):
+    with sql_span("LOCK TABLE orders"):
         assert current_trace_id() == sys.argv[3]
 with begin_trace("hot", record=False):
-    with span("never-exported"):
+    with sql_span("NOTHING never-exported"):
         pass
 flush()
 """
@@ -71,7 +71,7 @@ def test_spans_reach_the_collector_under_the_given_trace(
     )
     sent = b"".join(collector.bodies)
     assert (bytes.fromhex(TRACE_ID) in sent) is is_exported
-    assert (b"order.cancel" in sent) is is_exported
+    assert (b"LOCK TABLE orders" in sent) is is_exported
     assert b"never-exported" not in sent
 
 

@@ -259,19 +259,3 @@ async def test_one_mail_says_where_the_money_went(customer: Deps) -> None:
     )
     assert "1 x Stoneware mug" in mail.body
     assert "EUR 10.00 back to the way you paid" in mail.body
-
-
-async def test_what_was_given_back_today_counts_once(customer: Deps, merchant: Deps) -> None:
-    await factories.product(customer, "MUG", price=1000, stock=5)
-    placed = await factories.placed_order(customer, MUG=2)
-    await refunded(merchant, placed, amount=300)
-    await refunded(customer, placed, amount=200)
-    rejected = await start(merchant, placed, amount=100, second_person_above=0)
-    async with customer.begin() as uow:
-        await refund.decide(uow, rejected.id, approves=False)
-        assert merchant.actor.user_id is not None
-        assert await refund.total_today(uow, "EUR") == 500
-        assert await refund.total_today(uow, "EUR", merchant.actor.user_id) == 300
-        assert await refund.total_today(uow, "USD") == 0
-    async with factories.later(customer, hours=25).begin() as uow:
-        assert await refund.total_today(uow, "EUR") == 0
