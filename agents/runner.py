@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from agents import coordinator
 from agents.model import choose_model
 from db.models.chat import TurnState
+from deps import background
 from deps.core import Actor, Deps
 from deps.postgres import DatabaseUnavailable
 from deps.signal import Signals
@@ -259,9 +260,7 @@ class Runner:
             await asyncio.wait(running, timeout=STOP_S)
         await self.signals.aclose()
         if self._presence is not None:
-            self._presence.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._presence
+            await background.end(self._presence)
 
     # --- one turn ------------------------------------------------------------------------------
 
@@ -273,9 +272,7 @@ class Runner:
             try:
                 state, failure = await self._answer(deps, run, said, turn, model)
             finally:
-                writer.cancel()
-                with suppress(asyncio.CancelledError):
-                    await writer
+                await background.end(writer)
             await asyncio.shield(self._end(deps, run, said, turn, state, failure))
         except NotFound:
             log.info("a conversation was deleted while a turn of it ran")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from agents.runner import Runner
 from api.caller import GUEST_TOKEN_CHARS_MAX, GUEST_TOKEN_CHARS_MIN
 from api.chat import runner_of, shown
-from deps import security
+from deps import background, security
 from deps.core import ROLE_SCOPES, Actor, Deps
 from deps.ratelimit import EndpointClass, RateLimiter
 from tools.errors import DomainError, InvalidInput, TooManyRequests, Unauthenticated
@@ -147,8 +147,7 @@ class Talk:
                     await _refuse(self._socket, error)
         finally:
             if self._follower is not None:
-                self._follower.cancel()
-                await asyncio.gather(self._follower, return_exceptions=True)
+                await background.end(self._follower)
 
     async def _handle(self, message: Mapping[str, Any]) -> None:
         try:

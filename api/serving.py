@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from api.servers import CommandFailed, Servers
+from deps import background
 from deps.core import Deps
 from deps.settings import Settings
 
@@ -122,8 +123,7 @@ async def worker(deps: Deps) -> AsyncGenerator[asyncio.Task[None], None]:
         stop.set()
         await asyncio.wait([task], timeout=WORKER_STOP_TIMEOUT_S)
         if not task.done():  # What it was doing is repeated at the next start.
-            task.cancel()
-            await asyncio.wait([task])
+            await background.end(task)
 
 
 async def until_stopped(stop: asyncio.Event, *tasks: asyncio.Task[None]) -> None:

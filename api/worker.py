@@ -19,6 +19,7 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from deps import background
 from deps.bus import BusUnavailable, EventBus, RedisStreamBus
 from deps.core import SYSTEM, Deps
 from tools import (
@@ -133,9 +134,7 @@ class _Worker:
             await self.stop.wait()
             await asyncio.wait(tasks, timeout=STOP_GRACE_S)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await background.end(*tasks)
             log.info("worker %s stopped", self.name)
 
     async def begin(self) -> bool:
@@ -148,9 +147,7 @@ class _Worker:
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for each in (task, stopping):
-                each.cancel()
-            await asyncio.gather(task, stopping, return_exceptions=True)
+            await background.end(task, stopping)
 
     async def supervise(
         self, name: str, step: Step, interval_s: Callable[[], float], *, once: bool = False

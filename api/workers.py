@@ -26,6 +26,7 @@ from prometheus_client import multiprocess
 from api import loop, serving
 from api.metrics import MULTIPROCESS_DIRECTORY
 from api.servers import CommandFailed, Servers
+from deps import background
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S: Final = 120.0
@@ -152,8 +153,7 @@ async def worker_pool(
     try:
         yield watch
     finally:
-        watch.cancel()
-        await asyncio.wait([watch])
+        await background.end(watch)
         await pool.stop()
 
 

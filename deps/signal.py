@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from deps import background
 from deps.cache import OUTAGE, Cache
 
 RETRY_S: Final = 1.0
@@ -74,7 +75,4 @@ class Signals:
             await asyncio.sleep(RETRY_S)
 
     async def aclose(self) -> None:
-        tasks = [*self._sending, *([self._reader] if self._reader else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await background.end(*self._sending, *([self._reader] if self._reader else []))

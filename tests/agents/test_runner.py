@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
 
@@ -18,7 +19,14 @@ from tests import factories
 from tests.agents.slow_model import Tap, saying
 from tools import conversation as conversations
 from tools import turn as turns
-from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests, TurnRunning
+from tools.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    TooManyRequests,
+    TurnRunning,
+    Unavailable,
+)
 from tools.turn import Event, TurnView
 
 WORDS = ["You ", "will ", "like ", "our ", "mugs."]
@@ -325,3 +333,17 @@ async def test_a_killed_process_leaves_its_turn_interrupted_at_the_next_read(
     again = await runner.start(guest, conversation_id, "and?", channel="sse", model=saying(WORDS))
     assert "tell me" in str(again.state)
     assert spoken(await read(runner, guest, conversation_id, again.first_event)) == "".join(WORDS)
+
+
+async def test_a_process_may_stop_at_any_moment_of_its_first_message(
+    deps: Deps, guest: Deps
+) -> None:
+    for moment in range(12):
+        made = Runner(deps)
+        starting = asyncio.create_task(made.start(guest, None, "x" * 5_000, channel="sse"))
+        for _ in range(moment * 3):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(SOON_S):
+            await made.aclose()
+            with suppress(InvalidInput, Unavailable, asyncio.CancelledError):
+                await starting
