@@ -31,6 +31,7 @@ ACT_MIN = 0.78
 ACT_MARGIN = 0.06
 # An operation the person may use is preferred to a likelier one they may not, within this.
 ALLOWED_MARGIN = 0.15
+TWIN_MARGIN = 0.25
 SPLIT_MIN = 0.7
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
@@ -77,7 +78,15 @@ FIRST_CLAUSE, LATER_CLAUSE = 0.93, 0.77
 _POINTING = re.compile(
     r"(?:\bof )?\b(?:the )?(?:first|second|third|fourth|fifth|sixth|last)(?: one| product| item)?\b"
 )
+# What is written on a thing is part of its name, whatever it says.
+_INSCRIBED = re.compile(
+    r"\s(?:(?:that|which) (?:says?|reads?)|saying|reading|(?:called|named|titled|labelled)|"
+    r"with (?:the |a )?(?:words?|text|slogan|inscription|message|caption|print)(?: on it)?)\s.+$"
+)
 CLAUSE_OF_NONE = 0.6
+# Two operations for one wish: what a shopper asks for, and what staff do.
+_SHOPPERS, _STAFFS = "return.request", "refund.request"
+_MONEY_BACK = re.compile(r"\b(?:refund|reimburse|pay|money)|#money")
 CONFIRM = "confirm"
 
 
@@ -133,6 +142,9 @@ def _readings(text: str, written: str, said: str, core: str) -> list[tuple[str, 
         head = lead.group() if lead else " ".join(words(said)[:3])
         return [(f"{head} {ADDRESS}", 1.0)]
     readings = [(said, 1.0), (core, 1.0)]
+    named = _INSCRIBED.sub("", core)
+    if named != core and len(words(named)) > 2:
+        readings.append((named, 1.0))
     pointed = _POINTING.sub(" ", core)
     if pointed != core:  # What `the first one` stands for is settled by the conversation.
         readings.append((pointed, 1.0))
@@ -171,6 +183,7 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     scores = [s for s in heard.scores if s.is_none or s.key in OPERATIONS]
     if _is_about_context(heard, context):
         scores = [s for s in scores if s.key != f"{NONE}.small_talk"]
+    scores = _by_role(heard, scores, allowed)
     if not scores:
         return _sought(text, heard, allowed) or Intent(None, _reason_without(heard))
     best = scores[0]
@@ -193,7 +206,8 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     seeks = _LOOKS_FOR.match(heard.said) if is_write else _SEEKS.match(heard.said)
     if seeks and (is_write or operation.key == "product.get"):
         return _sought(text, heard, allowed) or Intent(None, "out_of_scope")
-    rival = next((s.value for s in scores if s.key != best.key), 0.0)
+    twins = {_SHOPPERS, _STAFFS} if best.key in (_SHOPPERS, _STAFFS) else {best.key}
+    rival = next((s.value for s in scores if s.key not in twins), 0.0)
     if operation.risk is not Risk.READ and best.value < WRITE_MIN:
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
@@ -206,6 +220,18 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if heard.mode is Mode.HELP and len(words(heard.core)) < 2:
         is_sure = False  # `payment help` is no request to pay.
     return Intent(operation, mode=heard.mode, is_sure=is_sure)
+
+
+def _by_role(heard: Heard, scores: list[Score], allowed: Collection[str]) -> list[Score]:
+    """Let money back mean what this person does about it, whichever way they put it."""
+    if not scores or scores[0].key not in (_SHOPPERS, _STAFFS):
+        return scores
+    wanted = _STAFFS if _STAFFS in allowed and _MONEY_BACK.search(heard.core) else _SHOPPERS
+    likely = scores[0].value - TWIN_MARGIN
+    twin = next((s for s in scores if s.key == wanted and s.value >= likely), None)
+    if twin is None or twin.key == scores[0].key:
+        return scores
+    return [replace(twin, value=scores[0].value), *(s for s in scores if s is not twin)]
 
 
 def _is_out_of_place(text: str, heard: Heard, best: Score, operation: Operation) -> bool:

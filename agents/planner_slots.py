@@ -36,6 +36,12 @@ _NOT_SKU = frozenset(
     )
 )
 _PRICE = r"(?:(?:eur|€|\$|usd|£)\s*)?(\d+(?:[.,]\d{1,2})?)\s*(?:eur|euros?|€|\$|dollars?|bucks)?"
+# `1200 dollars` is no order number.
+_SUM = re.compile(
+    r"(?:\b(?:eur|usd|gbp)|[€$£])\s?\d[\d.,]*|\d[\d.,]*\s?(?:eur|usd|gbp|[€$£]|euros?|dollars?|"
+    r"pounds?|bucks?)(?!\w)",
+    re.IGNORECASE,
+)
 _MAX = re.compile(
     rf"\b(?:under|below|less than|cheaper than|at most|up to|max(?:imum)?|no more than)\s+{_PRICE}"
 )
@@ -78,7 +84,7 @@ def order_in(text: str, context: Context) -> int | None:
     match = _ORDER.search(text)
     if match:
         return int(match[1])
-    bare = re.findall(r"(?<![\w.,€$-])\d{4,9}(?![\w.,-]*\d)", text)
+    bare = re.findall(r"(?<![\w.,€$-])\d{4,9}(?![\w.,-]*\d)", _SUM.sub(" ", text))
     if len(bare) == 1:
         return int(bare[0])
     position = ordinal_in(text)
