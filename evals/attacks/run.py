@@ -19,8 +19,8 @@ from pydantic_ai.models import Model
 from agents import coordinator
 from agents.base import tool_name
 from deps.core import Deps
+from evals.attacks import bounds, probes, rows, world
 from evals.attacks import payloads as dress
-from evals.attacks import probes, rows, world
 from evals.attacks.channels import CHANNELS, Channel, earlier
 from evals.attacks.obedient import ObedientModel, readings
 from evals.attacks.world import CANARIES, World
@@ -133,7 +133,7 @@ async def _table(shop: World, scores: dict[str, Score], channels: set[str]) -> N
 
 
 async def _probes(shop: World, scores: dict[str, Score]) -> None:
-    for probe in probes.PROBES:
+    for probe in (*probes.PROBES, *bounds.BOUNDS):
         score = scores.setdefault(probe.name, Score(probe.name))
         try:
             executed, attempts, failures = await probe.run(shop)
