@@ -225,8 +225,8 @@ def build_agent(name: str, operations: Sequence[Operation]) -> Agent[Deps, str]:
         retries=REPLY_RETRIES,
     )
 
-    @agent.instructions
-    def instructions(ctx: RunContext[Deps]) -> str:
+    @agent.instructions  # `async`, since what is not goes by way of a thread.
+    async def instructions(ctx: RunContext[Deps]) -> str:
         settings = ctx.deps.settings
         return prompt("shared", shop=settings.shop_name, words=REPLY_WORDS_MAX) + prompt(
             name, shop=settings.shop_name, currency=settings.currency, role=ctx.deps.actor.label

@@ -80,7 +80,7 @@ coordinator: Agent[Deps, Route] = Agent(
 
 
 @coordinator.instructions
-def _desks(ctx: RunContext[Deps]) -> str:
+async def _desks(ctx: RunContext[Deps]) -> str:
     desks = _desks_of(ctx.deps.actor.scopes)
     return prompt("coordinator", shop=ctx.deps.settings.shop_name, wishes=WISHES_MAX, desks=desks)
 

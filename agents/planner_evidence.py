@@ -89,6 +89,15 @@ def is_foreign(written: str, *, names_product: bool = False) -> bool:
     )
 
 
+def wish_in(written: str) -> str:
+    """Return a message without its reason, where the wish itself names what it is about.
+
+    Of `cancel order 1001 because of my flight` only the reason has to do with flights.
+    """
+    wish = _REASON.sub("", written)
+    return wish if "#" in wish else written
+
+
 def is_asked(said: str) -> bool:
     """Tell whether a message, politeness aside, asks for something rather than tells or supposes."""
     return _NOT_ASKED.search(said) is None

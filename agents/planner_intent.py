@@ -13,7 +13,7 @@ from typing import Any
 
 from agents.phrases import NONE
 from agents.planner_context import Context
-from agents.planner_evidence import is_foreign, is_plain, leaves_open, strays
+from agents.planner_evidence import is_foreign, is_plain, leaves_open, strays, wish_in
 from agents.planner_frame import Mode, frame_of
 from agents.planner_score import Score, index
 from agents.planner_slots import EXTRACTORS, address_in, ordinal_in, phrase_in, sku_in
@@ -239,7 +239,7 @@ def _is_out_of_place(text: str, heard: Heard, best: Score, operation: Operation)
     if _is_address(text) or sku_in(text):
         return False
     names_product = bool({"sku", "handle_or_sku", "query"} & operation.parameters.keys())
-    if is_foreign(heard.written, names_product=names_product):
+    if is_foreign(wish_in(heard.written), names_product=names_product):
         return operation.risk is not Risk.READ or best.value < ACT_MIN or names_product
     if operation.risk is Risk.READ or best.words > 1 or "#" in heard.core:
         return False

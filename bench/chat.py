@@ -41,7 +41,7 @@ AIM_P95_MS: Final = 30.0
 def instant() -> Model:
     """A model without latency: one desk, one search, a few words."""
 
-    def route(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    async def route(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         arguments = {"wishes": [{"domain": "product", "text": "mugs"}], "reason": "ok"}
         return ModelResponse(parts=[ToolCallPart(info.output_tools[0].name, arguments)])
 

@@ -16,12 +16,11 @@ from uuid import UUID
 
 import asyncpg
 from pydantic_core import to_jsonable_python
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, update
 
-from db.models.agent import AgentCall, AgentRun, CallOutcome
-from db.types import ActionId, ConversationId, new_id
+from db.models.agent import AgentCall, CallOutcome
+from db.types import ActionId, new_id
 from deps.core import AgentRoleMissing, AgentTurn, Deps, UnitOfWork, confined
 from tools.errors import DomainError, Forbidden, NotFound, Unavailable
 from tools.registry import OPERATIONS, Operation, Risk
@@ -51,6 +50,19 @@ def within(
         id=new_id(), conversation_id=conversation_id, words=words[:WORDS_CHARS_MAX]
     )
     return replace(deps, turn=replace(turn, route=route or turn.route), trace_id=trace_id)
+
+
+_RECORD = """
+    WITH run AS (
+        INSERT INTO agent_run (id, conversation_id, actor_id, actor_role, words, trace_id,
+                               started_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
+    )
+    INSERT INTO agent_call (id, run_id, route, operation, arguments, arguments_sha256, outcome,
+                            error_code, result_sha256, action_id, inverse_arguments, state_sha256,
+                            trace_id, started_at, finished_at)
+    VALUES ($8, $1, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $6, $7, $19)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,36 +200,20 @@ async def record(
 
     A run's row is written once: the calls of one message may be in transactions at once.
     """
-    run = AgentRun(
-        id=turn.id,
-        conversation_id=ConversationId(turn.conversation_id) if turn.conversation_id else None,
-        actor_id=uow.actor.key,
-        actor_role=uow.actor.label,
-        words=turn.words,
-        trace_id=uow.trace_id,
-        started_at=uow.now,
-    )
-    await uow.session.execute(insert(AgentRun).values(**run.model_dump()).on_conflict_do_nothing())
-    given = to_jsonable_python(dict(arguments))
+    call_id, given = new_id(), to_jsonable_python(dict(arguments))
     undoing = compensation or Compensation()
-    row = AgentCall(
-        run_id=turn.id,
-        route=turn.route,
-        operation=operation.key,
-        arguments=given,
-        arguments_sha256=sha256(given),
-        outcome=outcome,
-        error_code=error,
-        result_sha256=None if result is None else sha256(result),
-        action_id=action_id,
-        inverse_arguments=undoing.arguments if operation.risk is not Risk.READ else None,
-        state_sha256=undoing.state_sha256,
-        trace_id=uow.trace_id,
-        started_at=uow.now,
-        finished_at=None if outcome is CallOutcome.STARTED else uow.now,
+    inverse = undoing.arguments if operation.risk is not Risk.READ else None
+    finished_at = None if outcome is CallOutcome.STARTED else uow.now
+    await uow.fetch(
+        _RECORD,
+        *(turn.id, turn.conversation_id, uow.actor.key, uow.actor.label, turn.words),
+        *(uow.trace_id, uow.now, call_id, turn.route, operation.key),
+        json.dumps(given),  # As `canonical`: numbers of any size.
+        *(sha256(given), outcome.value, error, None if result is None else sha256(result)),
+        *(action_id, to_jsonable_python(inverse), undoing.state_sha256),
+        finished_at,
     )
-    await uow.session.execute(insert(AgentCall).values(**row.model_dump()))
-    return row.id
+    return call_id
 
 
 async def finish(

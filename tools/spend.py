@@ -13,12 +13,22 @@ from tools.errors import TooManyRequests
 
 SHOP = "shop"
 
+# A cap of no turns at all holds for the first of a day, too: then there is no row to refuse.
 _TAKE = """
-    INSERT INTO agent_spend AS s (spender, day, requests, tokens, cost_micros)
-    VALUES ($1, $2, 1, 0, 0)
-    ON CONFLICT (spender, day) DO UPDATE SET requests = s.requests + 1
-    WHERE s.requests < $3 AND s.tokens < $4 AND s.cost_micros < $5
-    RETURNING requests
+    WITH person AS (
+        INSERT INTO agent_spend AS s (spender, day, requests, tokens, cost_micros)
+        SELECT $1, $2, 1, 0, 0 WHERE $3::bigint > 0
+        ON CONFLICT (spender, day) DO UPDATE SET requests = s.requests + 1
+        WHERE s.requests < $3 AND s.tokens < $4 AND s.cost_micros < $5
+        RETURNING 1
+    ), shop AS (
+        INSERT INTO agent_spend AS s (spender, day, requests, tokens, cost_micros)
+        SELECT $6, $2, 1, 0, 0 FROM person WHERE $7::bigint > 0
+        ON CONFLICT (spender, day) DO UPDATE SET requests = s.requests + 1
+        WHERE s.requests < $7 AND s.tokens < $8 AND s.cost_micros < $9
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM person) AS person, (SELECT count(*) FROM shop) AS shop
 """
 _ADD = """
     INSERT INTO agent_spend AS s (spender, day, requests, tokens, cost_micros)
@@ -64,9 +74,10 @@ async def take(deps: Deps) -> None:
         settings.shop_daily_tokens_max,
         settings.shop_daily_cost_micros_max,
     )
-    if not await deps.hot.fetch(_TAKE, _spender(deps), day, *person):
+    ((own, shops),) = await deps.hot.fetch(_TAKE, _spender(deps), day, *person, SHOP, *shop)
+    if not own:
         raise TooManyRequests("You have used up today's budget of the assistant; try tomorrow.")
-    if not await deps.hot.fetch(_TAKE, SHOP, day, *shop):
+    if not shops:
         raise TooManyRequests("The assistant has used up today's budget of the shop.")
 
 
