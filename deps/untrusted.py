@@ -98,9 +98,9 @@ def visible(text: str) -> str:
     text = HIDDEN.sub("", unicodedata.normalize("NFC", text))
     text = _LINE_BREAKS.sub("\n", text)
     # Cc also holds NUL, which PostgreSQL refuses in text; Cs are halves of broken escapes.
-    return "".join(
-        c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Cn")
-    )
+    used = set(text).difference("\n\t")
+    unseen = [c for c in used if unicodedata.category(c) in ("Cc", "Cs", "Cn")]
+    return text.translate(dict.fromkeys(map(ord, unseen))) if unseen else text
 
 
 def smuggled(text: str) -> str:
