@@ -29,9 +29,9 @@ from evals.attacks.obedient import ObedientModel
 from evals.attacks.probes import Check
 from evals.attacks.world import ADDRESS, OTHER_ADDRESS, World, later, order
 from tools import action, conversation, credit, credit_code, fulfillment, product, return_, webhook
-from tools.aftersales import LineRequest
 from tools.catalog_import import ImportReport, import_file
 from tools.errors import DomainError
+from tools.line_change import LineRequest
 from tools.product import ProductInput, VariantInput
 from tools.registry import OPERATIONS
 from tools.turn import TEXT_CHARS_MAX
