@@ -10,7 +10,7 @@ from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
 from db.models.credit import CreditKind
 from tools import credit, credit_code, credit_desk, credit_tender
-from tools.credit import CreditBalance, CreditView, MovementView
+from tools.credit import CreditBalance, CreditMovementView, CreditView
 from tools.credit_code import CodeView
 from tools.credit_desk import AMOUNT_MAX, LIFE_DAYS_MAX
 from tools.credit_tender import CODES_MAX, CartCreditView
@@ -95,7 +95,7 @@ async def list_movements(
     sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
     cursor: Cursor = None,
-) -> Page[MovementView]:
+) -> Page[CreditMovementView]:
     """List what changed one's credit; staff may name any account."""
     return await credit.history(uow, account_id, sort, limit, cursor)
 

@@ -5,7 +5,6 @@ is spent or lapses: the ledger books the liability with every issue and expiry i
 """
 
 from datetime import datetime
-from functools import partial
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -44,10 +43,11 @@ class CreditBalance(BaseModel):
     accounts: list[CreditView]
 
 
-class MovementView(BaseModel):
+class CreditMovementView(BaseModel):
     account_id: UUID
     balance_delta: int = Field(description="Minor units; positive is more to spend.")
     held_delta: int
+    currency: str
     reason: str
     occurred_at: datetime
 
@@ -142,7 +142,7 @@ async def history(
     sort: ByTime = ByTime.NEWEST,
     limit: int = 20,
     cursor: str | None = None,
-) -> Page[MovementView]:
+) -> Page[CreditMovementView]:
     """List what changed the person's credit; staff may name any account.
 
     Args:
@@ -154,22 +154,23 @@ async def history(
     Raises:
         NotFound: No such account, or someone else's.
     """
-    query = select(CreditMovement)
+    query = select(CreditMovement, CreditAccount.currency).join(
+        CreditAccount, col(CreditAccount.id) == CreditMovement.account_id
+    )
     if account_id is not None:
         query = query.where(
             CreditMovement.account_id == (await credit_account.access(uow, account_id)).id
         )
     else:
-        own = select(CreditAccount.id).where(
+        query = query.where(
             col(CreditAccount.customer_id).is_not(None),
             CreditAccount.customer_id == uow.actor.user_id,
         )
-        query = query.where(col(CreditMovement.account_id).in_(own))
     return await read_page(
         uow,
         query,
         by_id(CreditMovement.id, sort),
-        partial(MovementView.model_validate, from_attributes=True),
+        lambda row: CreditMovementView(**row[0].model_dump(), currency=row[1]),
         limit,
         cursor,
     )
