@@ -274,7 +274,7 @@ class Planner(Model):
             reads = text is not None and "number" in slots and "order_get" in tools
             if reads and text is not None and takes_lines(operation, missing):
                 return self._read_order(operation, slots, missing, text)
-            return _ask(operation, slots, missing, planner_words.question(missing))
+            return _ask(operation, slots, missing, planner_words.question(missing, self._currency))
         name = tool_of(operation.key)
         if name not in tools:
             return Step(text="I can not do that here.")
@@ -337,7 +337,7 @@ class Planner(Model):
             if -len(context.candidates) <= position < len(context.candidates):
                 chosen = context.candidates[position]
                 return self._with_product(operation, slots, slot, chosen, tools)
-            return _ask(operation, slots, slot, planner_words.question(slot))
+            return _ask(operation, slots, slot, planner_words.question(slot, self._currency))
         phrase = _product_phrase(operation, slots, text)
         if phrase:
             known = matching(phrase, context.candidates)
@@ -351,13 +351,14 @@ class Planner(Model):
         if operation.key == "inventory.levels" and context.search and context.candidates:
             return Step(tool="product_search", arguments=context.search, operation="product.search")
         titles = planner_words.choices([c.title for c in context.candidates])
-        return _ask(operation, slots, slot, f"{planner_words.question(slot)} {titles}".strip())
+        asking = planner_words.question(slot, self._currency)
+        return _ask(operation, slots, slot, f"{asking} {titles}".strip())
 
     def _look_up(
         self, operation: Operation, slots: dict[str, Any], slot: str, phrase: str, tools: set[str]
     ) -> Step:
         if "product_search" not in tools:
-            return _ask(operation, slots, slot, planner_words.question(slot))
+            return _ask(operation, slots, slot, planner_words.question(slot, self._currency))
         goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": phrase}
         return Step(
             tool="product_search",

@@ -123,12 +123,29 @@ def waiting(data: Any, operation: str) -> str:
 
 def _movements(data: Any, operation: str) -> str:
     lines = [
-        f"{item['occurred_at'][:10]} {item['kind']} at {item['location']}: "
+        f"{item['occurred_at'][:10]} {_state(item['kind'])} at {item['location']}: "
         f"{item['on_hand_delta']:+d} on hand"
         + (f" ({item['reason']})" if item.get("reason") else "")
         for item in data["items"][:LISTED_MAX]
     ]
     return "Newest first: " + "; ".join(lines) + "." if lines else "There are no movements."
+
+
+def _credit_movements(data: Any, operation: str) -> str:
+    lines = [
+        f"{item['occurred_at'][:10]} {_credit_change(item)}"
+        + (f" ({item['reason']})" if item["reason"] else "")
+        for item in data["items"][:LISTED_MAX]
+    ]
+    return "Newest first: " + "; ".join(lines) + "." if lines else "There are no movements."
+
+
+def _credit_change(item: Any) -> str:
+    """Say what a movement did to the credit; one that spends what was held moves both."""
+    moved, held = item["balance_delta"], item["held_delta"]
+    up, down = ("added", "taken off") if moved else ("set aside", "set free")
+    change = moved or held
+    return f"{money(abs(change), item['currency'])} {up if change > 0 else down}"
 
 
 def _low(data: Any, operation: str) -> str:
@@ -138,7 +155,8 @@ def _low(data: Any, operation: str) -> str:
 
 
 def _timeline(data: Any, operation: str) -> str:
-    return " ".join(f"{e['occurred_at'][:16].replace('T', ' ')} {e['summary']}" for e in data)
+    told = " ".join(f"{e['occurred_at'][:16].replace('T', ' ')} {e['summary']}" for e in data)
+    return told or "Nothing has been noted of it yet."
 
 
 def _categories(data: Any, operation: str) -> str:
@@ -235,6 +253,7 @@ _BY_KIND: Mapping[str, Callable[[Any, str], str]] = {
     "sales": sales,
     "waiting": waiting,
     "Page[MovementView]": _movements,
+    "Page[CreditMovementView]": _credit_movements,
     "list[LowStock]": _low,
     "list[TimelineEntry]": _timeline,
     "list[CategoryView]": _categories,
@@ -273,7 +292,6 @@ QUESTIONS = {
     "new_sku": "Which variant should it become? Tell me its SKU.",
     "case": "Which case? Tell me its number.",
     "note": "How was it resolved?",
-    "amount": "How much?",
     "code": "What is the code?",
     "at": "For which day? Such as 2026-01-31.",
     "line1": "Which street and number?",
@@ -303,7 +321,7 @@ _YOURS = (
 def gist(operation: Operation) -> str:
     """Return what an operation does, from its own description, as the end of a sentence."""
     first = (inspect.getdoc(operation.run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
-    first = first.partition(";")[0]
+    first = first.partition(";")[0].partition(". ")[0]
     for theirs, yours in _YOURS:
         first = first.replace(theirs, yours)
     return first[:1].lower() + first[1:]
@@ -319,7 +337,10 @@ def offer(operation: Operation, slots: Mapping[str, Any], *, is_certain: bool) -
     return f"Do you want me to {gist(operation)}{about}? Say yes, or put it in other words."
 
 
-def question(missing: str) -> str:
+def question(missing: str, currency: str) -> str:
+    """Ask for a parameter; amounts are answered in `currency`."""
+    if missing.endswith("amount"):
+        return f"How much, in {currency}?"
     known = QUESTIONS.get(missing)
     if known is not None:
         return known
