@@ -13,10 +13,9 @@ from deps import untrusted
 from deps.core import Deps
 
 _CODE = r"[A-Z]{3}|[€$£¥]"
+_ISO_CODE = re.compile(r"[A-Z]{3}")
 _DIGITS = r"\d+(?:[.,]\d+)*"
-_AMOUNT = re.compile(
-    rf"(?:(?:{_CODE})\s?-?({_DIGITS})|({_DIGITS})\s?(?:{_CODE}|euros?\b|dollars?\b))"
-)
+_AMOUNT = re.compile(rf"(?:({_CODE})\s?-?({_DIGITS})|({_DIGITS})\s?({_CODE}|euros?\b|dollars?\b))")
 _DECIMAL = re.compile(r"(?<![\d.,])\d+[.,]\d{2}(?![\d.,]*\d)")
 _ORDER = re.compile(r"(?:\border\s*(?:number|no\.?|#)?\s*|#)(\d{3,})", re.IGNORECASE)
 
@@ -57,23 +56,27 @@ def _integers(value: Any) -> Iterator[int]:
         for item in value:
             yield from _integers(item)
     elif isinstance(value, int):
-        yield value
+        yield abs(value)  # Less by 5 is told as 5, with or without a sign.
     elif isinstance(value, str):
         yield from (int(number) for number in re.findall(r"(?<![\d.])\d{1,15}(?![\d.])", value))
 
 
 def ungrounded(reply: str, messages: Sequence[ModelMessage], currency: str) -> list[str]:
     """Return the amounts and order numbers in `reply` that no tool result contains."""
-    places = exponent(currency)
     facts = list(returned_facts(messages))
     asked = _asked(messages)
     known = {number for fact in facts for number in _integers(fact)}
     said = str(facts) + asked
+    amounts = [
+        (match.group(), match[2] or match[3], match[1] or match[4])
+        for match in _AMOUNT.finditer(reply)
+    ]
+    amounts += [(match.group(), match.group(), currency) for match in _DECIMAL.finditer(reply)]
     invented = []
-    for match in [*_AMOUNT.finditer(reply), *_DECIMAL.finditer(reply)]:
-        number = next((group for group in match.groups() if group), match.group())
+    for words, number, code in amounts:
+        places = exponent(code if _ISO_CODE.fullmatch(code) else currency)
         if minor_units(number, places) not in known and number not in said:
-            invented.append(match.group())
+            invented.append(words)
     for match in _ORDER.finditer(reply):
         if int(match[1]) not in known and match[1] not in asked:
             invented.append(match.group())
