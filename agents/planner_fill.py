@@ -41,11 +41,16 @@ PRODUCT_SLOTS = ("sku", "handle_or_sku")
 # What an answer may be taken for whole.
 _FREE = ("reason", "name", "query", "note", "title", "message")
 _TEXT_MAX = 200
-_MONEY = re.compile(
-    r"(?:(?:eur|usd|gbp|[€$£])\s?(\d[\d.,]*)|\b(\d[\d.,]*)\s?(?:eur\b|usd\b|gbp\b|€|\$|£|euros?\b|"
-    r"dollars?\b|pounds?\b|bucks?\b))",
-    re.IGNORECASE,
-)
+_DOLLARS = ("dollars?", "bucks?", r"\$")
+# What else people call a currency; its code is always understood.
+_CALLED = {
+    "EUR": ("euros?", "€"),
+    "GBP": ("pounds?", "quid", "£"),
+    "JPY": ("yen", "¥"),
+    "CHF": ("francs?",),
+    **dict.fromkeys(("USD", "CAD", "AUD", "NZD", "SGD", "HKD"), _DOLLARS),
+}
+_CENTS = re.compile(r"\d\s?(?:cents?|pence|¢)(?!\w)", re.IGNORECASE)
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 
 
@@ -102,7 +107,7 @@ def arguments_in(
         if name == "query" and isinstance(value, str) and operation.domain != "product":
             value = beyond_the_wish(operation, text, value)
         if value is None and name == asked:
-            value = _whole(name, hint, text)
+            value = _whole(name, hint, text, currency)
         if value is not None:
             slots[name] = value
     return slots
@@ -143,11 +148,14 @@ def is_address(operation: Operation) -> bool:
     return {"line1", "postal_code", "city"} <= set(operation.parameters)
 
 
-def _whole(name: str, hint: Any, text: str) -> Any:
+def _whole(name: str, hint: Any, text: str, currency: str) -> Any:
     """Take the whole answer for what was asked."""
     said = text.strip()
     if hint is str or name in _FREE:
         return said[:_TEXT_MAX] or None
+    if hint is int and name.endswith("amount"):  # `20` are twenty euros, not twenty cents.
+        plain = re.fullmatch(r"\d[\d.,]*", said)
+        return minor_units(said, exponent(currency)) if plain else None
     if hint is int and re.fullmatch(r"#?\d{1,18}", said):
         return int(said.lstrip("#"))
     return None
@@ -245,10 +253,21 @@ def _second_sku(text: str, first: str) -> str | None:
 
 
 def money_in(text: str, currency: str) -> int | None:
-    """Return the one amount said, in minor units; two different ones are no answer."""
+    """Return the one amount said in `currency`, in minor units; two different ones are no answer,
+    and neither is one in another currency, or with its cents apart."""
+    if _CENTS.search(text):
+        return None
     places = exponent(currency)
-    found = {minor_units(match[1] or match[2], places) for match in _MONEY.finditer(text)}
+    found = {minor_units(m[1] or m[2], places) for m in _amounts_in(currency).finditer(text)}
     return found.pop() if len(found) == 1 else None
+
+
+@cache
+def _amounts_in(currency: str) -> re.Pattern[str]:
+    called, number = "|".join((currency, *_CALLED.get(currency, ()))), r"(\d[\d.,]*)"
+    before = rf"(?<!\w)(?:{called})\s?{number}"
+    after = rf"(?<![\w.,]){number}\s?(?:{called})(?!\w)"
+    return re.compile(f"{before}|{after}", re.IGNORECASE)
 
 
 def address_answer(text: str, asked: str | None) -> dict[str, Any]:

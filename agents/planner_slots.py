@@ -43,13 +43,17 @@ _SUM = re.compile(
     re.IGNORECASE,
 )
 _MAX = re.compile(
-    rf"\b(?:under|below|less than|cheaper than|at most|up to|max(?:imum)?|no more than)\s+{_PRICE}"
+    r"\b(?:under|below|(?<!no )(?<!not )less than|cheaper than|at most|up to|max(?:imum)?|"
+    rf"not? more than)\s+{_PRICE}"
 )
-_MIN = re.compile(rf"\b(?:over|above|more than|at least|from)\s+{_PRICE}")
+_MIN = re.compile(
+    r"\b(?:over|above|(?<!no )(?<!not )more than|at least|from|"
+    rf"not? less than)\s+{_PRICE}"
+)
 _BETWEEN = re.compile(rf"\bbetween\s+{_PRICE}\s+and\s+{_PRICE}")
 _ORDINAL = re.compile(
     r"\b(?:(?:the |number |option )?(first|second|third|fourth|fifth|sixth|seventh|eighth|last)"
-    r"(?: one| product| option)?|(?:number|option|no\.?) (\d))\b"
+    r"(?: one| product| option)?|(?:number|option|no\.?) ([1-9]))\b"
 )
 _REASON = re.compile(
     r"(?:\bbecause\b(?: of)?|\bsince\b|\breason(?: is)?\b:?|:|;| - |\bas\b(?= [a-z]+ ))\s*(.+)$",
@@ -167,10 +171,10 @@ def address_in(text: str) -> dict[str, str]:
     for part in (p for p in parts if p):
         place = re.fullmatch(r"([A-Z]{0,2}-?\d{3,6}(?: ?[A-Z]{2})?)\s+([^\d]+)", part)
         swapped = re.fullmatch(r"([^\d]+?)\s+(\d{4,6})", part)
-        if re.fullmatch(r"[A-Za-z]{2}", part) and part.upper() == part:
-            slots["country_code"] = part
-        elif part.lower() in _COUNTRIES:
+        if part.lower() in _COUNTRIES:
             slots["country_code"] = _COUNTRIES[part.lower()]
+        elif re.fullmatch(r"[A-Z]{2}", part):
+            slots["country_code"] = part
         elif place and "line1" in slots | _street(rest):
             slots["postal_code"], slots["city"] = place[1], place[2].strip()
         elif swapped and "line1" in slots | _street(rest):
@@ -259,6 +263,8 @@ EXTRACTORS: Mapping[str, Callable[[str, Context], Any]] = {
 _MONTHS = "january february march april may june july august september october november december"
 _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday"
 _MONTH = "|".join(f"{m[:3]}(?:{m[3:]})?" if len(m) > 3 else m for m in _MONTHS.split())
+# From 29 February 2096 to that of 2104.
+YEARS_TO_LEAP_DAY_MAX = 8
 _DATES = (
     re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH})\b\.?(?:,? (\d{{4}}))?", re.I),
     re.compile(rf"\b({_MONTH})\b\.? (\d{{1,2}})(?:st|nd|rd|th)?\b(?:,? (\d{{4}}))?", re.I),
@@ -269,7 +275,7 @@ def date_in(text: str, context: Context) -> str | None:
     """Return the date said, as ISO 8601; one without a year is the next there is."""
     iso = re.search(r"\b(\d{4}-\d{2}-\d{2})\b", text)
     if iso:
-        return iso[1]
+        return iso[1] if _exists(iso[1]) else None
     today = context.today
     if today is None:
         return None
@@ -299,13 +305,17 @@ def date_in(text: str, context: Context) -> str | None:
 
 def _calendar(day: int, month: str, year: str | None, today: date) -> str | None:
     number = next(i for i, name in enumerate(_MONTHS.split(), 1) if name.startswith(month))
+    years = [int(year)] if year else range(today.year, today.year + YEARS_TO_LEAP_DAY_MAX + 1)
+    said = (f"{y:04}-{number:02}-{day:02}" for y in years)
+    return next((d for d in said if _exists(d) and (year or d >= today.isoformat())), None)
+
+
+def _exists(day: str) -> bool:
     try:
-        found = date(int(year) if year else today.year, number, day)
+        date.fromisoformat(day)
     except ValueError:
-        return None
-    if year is None and found < today:
-        found = found.replace(year=today.year + 1)
-    return found.isoformat()
+        return False
+    return True
 
 
 def prices_in(text: str, currency: str) -> dict[str, int]:

@@ -16,8 +16,9 @@ from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
 from tests import factories
 from tests.agents.talk import Talk
-from tools import fulfillment
+from tools import credit, fulfillment
 from tools import order as orders
+from tools import user as users
 from tools.registry import OPERATIONS, Risk
 from tools.surface import load_operations
 
@@ -255,3 +256,24 @@ async def _deliver(merchant: Deps, number: int) -> None:
         await fulfillment.ship(uow, number)
     async with merchant.begin() as uow:
         await fulfillment.deliver(uow, number)
+
+
+async def test_a_bare_number_answers_in_whole_units_of_the_shops_money(merchant: Deps) -> None:
+    talk = Talk(merchant)
+    await talk.say("issue a gift card")
+    asked = await talk.say("yes")
+    assert asked.text == "How much, in EUR?"
+    again = await talk.say("20 dollars")
+    assert again.text == "How much, in EUR?"
+    (approval,) = (await talk.say("20")).of("approval")
+    assert approval["preview"]["amount"] == 2000
+
+
+async def test_the_history_of_credit_is_told_with_its_money(customer: Deps, merchant: Deps) -> None:
+    async with customer.begin() as uow:
+        email = (await users.me(uow)).email
+    async with merchant.begin() as uow:
+        await credit.grant(uow, email, 1250, "a late parcel")
+    reply = await Talk(customer).say("show the history of my store credit")
+    assert reply.tools == ["credit_history"]
+    assert reply.text == "Newest first: 2026-01-30 EUR 12.50 added (a late parcel)."
