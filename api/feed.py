@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Generic, Protocol, TypeVar
 
 from fastapi import APIRouter, Header, Request
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import StreamingResponse
 
 from api.deps import DepsDep, needs
 from deps.core import SYSTEM, Deps, UnitOfWork
+from deps.postgres import DatabaseUnavailable
 from tools import feed, stock_feed
 from tools.errors import Unavailable
 
@@ -97,7 +98,7 @@ class Hub(Generic[C]):
             more = False
             try:
                 more = await self.poll_once()
-            except (SQLAlchemyError, OSError):
+            except (DatabaseUnavailable, PoolTimeout):
                 # The database is away: watchers keep their heartbeat, and nothing is skipped,
                 # because the next poll reads on from the last change handed out.
                 log.warning("the feed could not be read; it tries again", exc_info=True)

@@ -2,32 +2,20 @@
 
 from typing import Any, Final
 
-import asyncpg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api.answer import problem
-from deps.postgres import DatabaseUnavailable
+from deps.postgres import OUTAGES, DatabaseUnavailable
 from tools.errors import DomainError, InvalidInput, TooManyRequests, Unavailable
 
 RETRY_AFTER_S = "1"
 # A database that is away, stopping, full or locked, seen through the session and past it.
-AWAY = (
-    OperationalError,
-    PoolTimeout,
-    ConnectionError,
-    DatabaseUnavailable,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.TransactionRollbackError,
-)
+AWAY = (DatabaseUnavailable, PoolTimeout, ConnectionError, *OUTAGES)
 
 
 class FieldError(BaseModel):

@@ -13,13 +13,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, text
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from db.types import Money, new_id
 from deps.gateway import GatewayTimeout, Outcome, OutcomeStatus
+from deps.postgres import DatabaseUnavailable
 from deps.transaction import external
 
 CREDIT = "credit"
@@ -82,7 +82,7 @@ class CreditGateway:
         try:
             async with self._db.begin() as session:
                 return (await session.execute(call, values)).first()
-        except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+        except (DatabaseUnavailable, PoolTimeout) as error:
             # The connection may have broken before or after the commit: as unknown as a provider's.
             raise GatewayTimeout(str(values["key"])) from error
 

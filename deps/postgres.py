@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, event, make_url, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -36,6 +36,14 @@ MIGRATION_LOCK_TIMEOUT = "120s"
 IDLE_IN_TRANSACTION_TIMEOUT = "15s"
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0
+# What the driver raises when the database is stopping, full or locked: no statement is at fault.
+OUTAGES = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+)
 # Of a database that is there, and of one that another session is making at this moment.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 DUPLICATE_DATABASE = ("42P04", "23505")
@@ -70,6 +78,9 @@ def normalise(url: str) -> URL:
 def create_engine(url: str, settings: Settings, *, name: str = "shopkeeper") -> AsyncEngine:
     """Make the engine of one process; it connects on first use.
 
+    Its connections raise `DatabaseUnavailable` when the database is away, busy or full: SQLAlchemy
+    has no exception that says so for this driver.
+
     Args:
         url: Any PostgreSQL address.
         settings: For the pool's size and the longest statement.
@@ -91,6 +102,21 @@ def create_engine(url: str, settings: Settings, *, name: str = "shopkeeper") -> 
     @event.listens_for(engine.sync_engine, "connect")
     def use_our_codecs(connection: Any, _: object) -> None:
         connection.run_async(set_json_codecs)
+
+    place = engine.url.render_as_string(hide_password=True)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(dialect: Any, _: object, arguments: Any, options: Any) -> Any:
+        try:
+            return dialect.connect(*arguments, **options)
+        except (OSError, asyncpg.PostgresError, dialect.loaded_dbapi.Error) as error:
+            raise DatabaseUnavailable(unavailable(place, error)) from error
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def name_outage(context: ExceptionContext) -> None:
+        error = context.original_exception
+        if context.is_disconnect or isinstance(error.__cause__, OUTAGES):
+            raise DatabaseUnavailable(unavailable(place, error)) from error
 
     trace_engine(engine.sync_engine)
     return engine

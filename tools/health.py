@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from deps.core import Deps
+from deps.postgres import DatabaseUnavailable
 
 TIMEOUT_S: Final = 2.0
 
@@ -91,7 +92,7 @@ async def _postgres(deps: Deps) -> Check:
     try:
         async with asyncio.timeout(TIMEOUT_S), deps.db() as session:
             await (await session.connection()).execute(text("SELECT 1"))
-    except (SQLAlchemyError, OSError, TimeoutError) as failure:
+    except (DatabaseUnavailable, SQLAlchemyError, TimeoutError) as failure:
         error = type(failure).__name__  # Its text may hold an address or a name.
     return Check(name="postgres", ok=error is None, latency_ms=_ms(began), error=error)
 
