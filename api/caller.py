@@ -63,11 +63,12 @@ def authenticated(scope: Scope) -> Actor:
     known = state.get(_MEMO)
     if isinstance(known, Actor):
         return known
-    state[_MEMO] = actor = _authenticate(credentials(scope), scope)
+    state[_MEMO] = actor = actor_of(credentials(scope), scope)
     return actor
 
 
-def _authenticate(sent: Credentials, scope: Scope) -> Actor:
+def actor_of(sent: Credentials, scope: Scope) -> Actor:
+    """Tell who sends these credentials; raises as `authenticated`."""
     digest = None
     if sent.guest:
         if not GUEST_TOKEN_CHARS_MIN <= len(sent.guest) <= GUEST_TOKEN_CHARS_MAX:

@@ -4,14 +4,15 @@ The first message says who and what: `{"type": "hello", "token": …, "guest_tok
 "conversation_id": …, "after": 12}`; cookies count too, from our own pages only. Then
 `{"type": "say", "text": …, "turn_id": …}`, `{"type": "cancel"}` and `{"type": "ping"}`. Answers
 are events as `{"event": …, "id": …, "data": …}`; a refused message comes back as `refused` with the
-problem. The connection ends when an access token would.
+problem, which names the field at fault. The connection ends when an access token would, and when
+the conversation cannot be read: connect again, with the last `id` seen as `after`.
 """
 
 import asyncio
-from collections.abc import Mapping
+import logging
 from contextlib import suppress
 from dataclasses import replace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -20,21 +21,32 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from agents.runner import Runner
-from api.caller import GUEST_TOKEN_CHARS_MAX, GUEST_TOKEN_CHARS_MIN
+from api.caller import (
+    GUEST_TOKEN_CHARS_MAX,
+    GUEST_TOKEN_CHARS_MIN,
+    Credentials,
+    actor_of,
+    address,
+    deps_of,
+)
 from api.chat import runner_of, shown
-from deps import background, security
-from deps.core import ROLE_SCOPES, Actor, Deps
+from api.problems import AWAY
+from deps import background
+from deps.core import Deps
 from deps.ratelimit import EndpointClass, RateLimiter
-from tools.errors import DomainError, InvalidInput, TooManyRequests, Unauthenticated
+from tools.errors import DomainError, InvalidInput, TooManyRequests, Unavailable
 from tools.turn import TEXT_CHARS_MAX
 
 router = APIRouter(tags=["chat"])
+log = logging.getLogger(__name__)
 
 SOCKETS_MAX: Final = 2_000
 HELLO_S: Final = 10.0
 MESSAGE_BYTES_MAX: Final = 32_768
 REFUSED: Final = 1008
-TOO_MANY: Final = 1013
+TRY_AGAIN: Final = 1013
+
+M = TypeVar("M")
 
 
 class Hello(BaseModel):
@@ -61,6 +73,7 @@ class Ping(BaseModel):
     type: Literal["ping"]
 
 
+_HELLO: TypeAdapter[Hello] = TypeAdapter(Hello)
 _MESSAGES: TypeAdapter[Say | Cancel | Ping] = TypeAdapter(
     Annotated[Say | Cancel | Ping, Field(discriminator="type")]
 )
@@ -74,7 +87,7 @@ async def chat_socket(socket: WebSocket) -> None:
         return
     open_sockets = getattr(state, "chat_sockets", 0)
     if open_sockets >= SOCKETS_MAX:
-        await socket.close(TOO_MANY)
+        await socket.close(TRY_AGAIN)
         return
     state.chat_sockets = open_sockets + 1
     try:
@@ -93,16 +106,15 @@ def _is_from_here(socket: WebSocket) -> bool:
 
 async def _serve(socket: WebSocket) -> None:
     try:
-        hello = Hello.model_validate(await asyncio.wait_for(_receive(socket), HELLO_S))
-        deps = _acting(socket, hello)
-    except (TimeoutError, ValidationError, InvalidInput):
-        await _refuse(socket, InvalidInput("Begin with a hello message."))
-        await socket.close(REFUSED)
-        return
-    except Unauthenticated as error:
+        hello = await _hello(socket)
+        guest = hello.guest_token or socket.cookies.get("guest", "")
+        scheme = "" if hello.token is None else "bearer"
+        actor = actor_of(Credentials(scheme, hello.token or "", guest), socket.scope)
+    except DomainError as error:
         await _refuse(socket, error)
         await socket.close(REFUSED)
         return
+    deps = deps_of(socket.scope).acting_as(actor)
     talk = Talk(socket, runner_of(socket), deps, hello)
     with suppress(TimeoutError):
         async with asyncio.timeout(deps.settings.access_token_ttl_s):
@@ -110,19 +122,20 @@ async def _serve(socket: WebSocket) -> None:
     await socket.close()
 
 
-def _acting(socket: WebSocket, hello: Hello) -> Deps:
-    deps: Deps = socket.app.state.deps
-    guest = hello.guest_token or socket.cookies.get("guest")
-    digest = security.sha256(guest) if guest else None
-    if hello.token is None:
-        return deps.acting_as(Actor(scopes=ROLE_SCOPES[None], guest_secret_sha256=digest))
+async def _hello(socket: WebSocket) -> Hello:
     try:
-        actor = security.read_access(
-            deps.settings, hello.token, deps.clock(), guest_secret_sha256=digest
-        )
-    except security.InvalidToken as error:
-        raise Unauthenticated("The access token is not valid or has expired.") from error
-    return deps.acting_as(actor)
+        return _parsed(_HELLO, await asyncio.wait_for(_receive(socket), HELLO_S))
+    except TimeoutError as error:
+        raise InvalidInput("Begin with a hello message.", field="type") from error
+
+
+def _parsed(known: TypeAdapter[M], message: Any) -> M:
+    try:
+        return known.validate_python(message)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][-1]) if first["loc"] else "type"
+        raise InvalidInput(f"{field}: {first['msg']}", field=field) from error
 
 
 class Talk:
@@ -134,7 +147,7 @@ class Talk:
         self._deps = replace(deps)
         self._conversation_id = hello.conversation_id
         self._after = hello.after
-        self._limiter = RateLimiter(deps.cache) if deps.settings.rate_limits else None
+        self._limiter = _limiter_of(socket) if deps.settings.rate_limits else None
         self._follower: asyncio.Task[None] | None = None
 
     async def hold(self) -> None:
@@ -145,15 +158,16 @@ class Talk:
                     await self._handle(await _receive(self._socket))
                 except DomainError as error:
                     await _refuse(self._socket, error)
+                except AWAY:
+                    log.warning("a message of a chat socket was not taken", exc_info=True)
+                    away = Unavailable("The database is away or busy; try again.")
+                    await _refuse(self._socket, away)
         finally:
             if self._follower is not None:
                 await background.end(self._follower)
 
-    async def _handle(self, message: Mapping[str, Any]) -> None:
-        try:
-            known = _MESSAGES.validate_python(message)
-        except ValidationError as error:
-            raise InvalidInput(f"Not a message: {error.errors()[0]['msg']}") from error
+    async def _handle(self, message: Any) -> None:
+        known = _parsed(_MESSAGES, message)
         if isinstance(known, Ping):
             await _send(self._socket, "pong", {})
         elif isinstance(known, Cancel):
@@ -175,8 +189,8 @@ class Talk:
     async def _take_one(self) -> None:
         if self._limiter is None:
             return
-        actor, client = self._deps.actor, self._socket.client
-        owner = f"user:{actor.user_id}" if actor.user_id else f"ip:{client.host if client else ''}"
+        user_id = self._deps.actor.user_id
+        owner = f"ip:{address(self._socket.scope)}" if user_id is None else f"user:{user_id}"
         verdict = await self._limiter.take(EndpointClass.CHAT, owner)
         if not verdict.allowed:
             raise TooManyRequests(f"Wait {verdict.retry_after_s} s and try again.")
@@ -194,12 +208,31 @@ class Talk:
                     await _send(self._socket, event.name, shown(event), event.number)
         except DomainError as error:
             await _refuse(self._socket, error)
+        except AWAY:
+            # Silence would look like a shop with nothing to say. Who comes back misses nothing.
+            log.warning("a chat socket could not be told what happened", exc_info=True)
+            await self._socket.close(TRY_AGAIN)
         except (WebSocketDisconnect, RuntimeError):
             return  # It left while something was being said.
 
 
+def _limiter_of(socket: WebSocket) -> RateLimiter:
+    """Return the limiter of all sockets of this process: while Redis is away, it counts alone."""
+    state = socket.app.state
+    if not hasattr(state, "socket_limiter"):
+        state.socket_limiter = RateLimiter(state.deps.cache)
+    limiter = state.socket_limiter
+    assert isinstance(limiter, RateLimiter)
+    return limiter
+
+
 async def _receive(socket: WebSocket) -> Any:
-    text = await socket.receive_text()
+    frame = await socket.receive()
+    if frame["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(frame["code"])
+    text = frame.get("text")
+    if text is None:
+        raise InvalidInput("Messages are text, not bytes.")
     if len(text) > MESSAGE_BYTES_MAX:
         raise InvalidInput("The message is too long.")
     try:
@@ -216,4 +249,6 @@ async def _send(
 
 async def _refuse(socket: WebSocket, error: DomainError) -> None:
     problem = {"code": error.error_code(), "detail": str(error), "status": error.status_code}
+    if error.field is not None:
+        problem["field"] = error.field
     await _send(socket, "refused", problem | error.extra)

@@ -301,7 +301,7 @@ def test_policies_say_only_what_is_limited() -> None:
     ],
 )
 def test_a_question_names_what_is_missing(missing: str, asked: str) -> None:
-    assert planner_words.question(missing) == asked
+    assert planner_words.question(missing, "EUR") == asked
 
 
 def test_an_offer_names_what_it_is_about() -> None:

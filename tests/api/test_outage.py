@@ -1,0 +1,98 @@
+"""What people are told while the database is away, and that nothing is lost over it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from agents import runner
+from api import chat_socket, feed
+from deps.core import SYSTEM, Deps
+from tests import factories
+from tests.api.test_chat_socket import closed, hello, refusal, send, shop, until
+from tests.outage import Wire, wire_to
+from tools import feed as changes
+from tools import stock
+
+SOON_S = 15.0
+
+
+@pytest.fixture
+def wires() -> list[Wire]:
+    return []
+
+
+@pytest.fixture
+async def database_url(database_url: str, wires: list[Wire]) -> AsyncGenerator[str, None]:
+    async with wire_to(database_url) as wire:
+        wires.append(wire)
+        yield wire.url
+
+
+@pytest.fixture
+def wire(database_url: str, wires: list[Wire]) -> Wire:
+    return wires[0]
+
+
+async def test_a_chat_socket_says_so_and_goes_on_when_it_is_back(deps: Deps, wire: Wire) -> None:
+    async with shop(deps) as place, connect(place) as one, connect(place) as other:
+        await hello(one)
+        await send(one, "say", text="hello")
+        heard = await until(one, "done")
+        await hello(other)
+        await wire.cut()
+        await send(other, "say", text="hello")
+        refused = await refusal(other)
+        assert (refused["code"], refused["status"]) == ("unavailable", 503)
+        assert await closed(one) == chat_socket.TRY_AGAIN
+        await wire.mend()
+        await send(other, "say", text="hello")
+        assert (await until(other, "done"))[-1]["data"]["state"] == "done"
+        async with connect(place) as again:
+            await hello(again, conversation_id=heard[0]["data"]["id"], after=heard[1]["id"])
+            assert await until(again, "done") == heard[2:]
+
+
+async def test_a_feed_goes_on_where_it_was(
+    merchant: Deps, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "POLL_S", 0.02)
+    await factories.product(merchant, "MUG")
+    hub = feed.Hub(merchant, changes)
+    async with hub.watch() as queue:
+        for delta in (1, 2):
+            async with merchant.acting_as(SYSTEM).begin() as uow:
+                await stock.adjust(uow, "MUG", "HAM", delta, "counted")
+            change = await asyncio.wait_for(queue.get(), SOON_S)
+            assert change is not None
+            assert change.payload["delta"] == delta
+            await wire.cut()
+            await asyncio.sleep(0.1)
+            await wire.mend()
+        assert queue.empty()
+
+
+async def test_requests_are_told_to_come_back_and_do(
+    client: httpx.AsyncClient, guest: Deps, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BEAT_S", 0.2)
+    await factories.product(guest, "MUG")
+    opened = (await client.post("/v1/carts")).json()["id"]
+    body = {"sku": "MUG", "quantity": 2}
+    key = {"Idempotency-Key": "one-of-the-guest"}
+    await wire.cut()
+    for request in (
+        client.get(f"/v1/carts/{opened}"),
+        client.get("/v1/conversations"),
+        client.get("/v1/conversations"),
+        client.post(f"/v1/carts/{opened}/lines", json=body, headers=key),
+        client.post("/v1/chat", json={"text": "hello"}),
+    ):
+        answer = await request
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+    await wire.mend()
+    added = await client.post(f"/v1/carts/{opened}/lines", json=body, headers=key)
+    assert [line["quantity"] for line in added.json()["lines"]] == [2]
