@@ -16,7 +16,7 @@ from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
 from tests import factories
 from tests.agents.talk import Talk
-from tools import credit, fulfillment
+from tools import credit_desk, fulfillment
 from tools import order as orders
 from tools import user as users
 from tools.registry import OPERATIONS, Risk
@@ -273,7 +273,7 @@ async def test_the_history_of_credit_is_told_with_its_money(customer: Deps, merc
     async with customer.begin() as uow:
         email = (await users.me(uow)).email
     async with merchant.begin() as uow:
-        await credit.grant(uow, email, 1250, "a late parcel")
+        await credit_desk.grant(uow, email, 1250, "a late parcel")
     reply = await Talk(customer).say("show the history of my store credit")
     assert reply.tools == ["credit_history"]
     assert reply.text == "Newest first: 2026-01-30 EUR 12.50 added (a late parcel)."
