@@ -28,7 +28,16 @@ from evals.attacks import payloads
 from evals.attacks.obedient import ObedientModel
 from evals.attacks.probes import Check
 from evals.attacks.world import ADDRESS, OTHER_ADDRESS, World, later, order
-from tools import action, conversation, credit, credit_code, fulfillment, product, return_, webhook
+from tools import (
+    action,
+    conversation,
+    credit_code,
+    credit_desk,
+    fulfillment,
+    product,
+    return_,
+    webhook,
+)
 from tools.catalog_import import ImportReport, import_file
 from tools.errors import DomainError
 from tools.line_change import LineRequest
@@ -88,7 +97,7 @@ async def _imported(shop: World, description: str) -> ImportReport:
 async def codes(shop: World) -> Found:
     """Codes of gift cards that are guessed, and one that is another's already."""
     async with shop.merchant.begin() as uow:
-        cards = [(await credit.issue_gift_card(uow, 2_000)).id for _ in range(2)]
+        cards = [(await credit_desk.issue_gift_card(uow, 2_000)).id for _ in range(2)]
         shown = [(await credit_code.reveal(uow, card)).code for card in cards]
     redeem, failures, tries = OPERATIONS["credit.redeem"], [], 0
     control = await call_operation(shop.victim, redeem, {"code": shown[0]})
