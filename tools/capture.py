@@ -10,7 +10,6 @@ taken by then is authorised anew, or the order is cancelled.
 A call without an answer is repeated under its key by whoever comes next, the sweeper too.
 """
 
-from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -27,16 +26,14 @@ from db.models.payment import (
     PaymentState,
 )
 from db.types import OrderId, PaymentId, new_id
-from deps.core import SYSTEM, Deps, UnitOfWork
+from deps.core import Deps, UnitOfWork
 from deps.gateway import Outcome, OutcomeStatus
-from tools import idempotency, order, payment, refund_plan, refund_share, sale
+from tools import idempotency, order, payment, refund_plan, refund_share, sale, sweep
 from tools.errors import Conflict, InvalidInput, NotCapturable, PaymentDeclined, Unavailable
 from tools.events import PaymentAuthorizationExpired, PaymentFailed, PaymentVoided
 from tools.payment import PaymentView
 from tools.registry import Risk, operation
 
-RESUME_AFTER: Final = timedelta(seconds=60)
-RESUME_BATCH: Final = 50
 OPEN: Final = (AttemptState.STARTED, AttemptState.UNKNOWN)
 LAPSED: Final = frozenset({"authorization_expired"})
 
@@ -230,9 +227,7 @@ async def finish(deps: Deps, order_id: OrderId) -> None:
 async def _record(uow: UnitOfWork, attempt: PaymentAttempt, outcome: Outcome) -> str | None:
     """Book what became of a call, once; return the code of a refusal."""
     tender = await uow.session.get_one(Payment, attempt.payment_id)
-    of = await uow.session.get_one(
-        Order, tender.order_id, with_for_update=True, populate_existing=True
-    )
+    of = await order.locked(uow, OrderId(tender.order_id))
     tenders = await payment.tenders(uow, OrderId(of.id))
     row = await uow.session.get_one(PaymentAttempt, attempt.id, populate_existing=True)
     if row.state not in OPEN:
@@ -368,15 +363,13 @@ async def expire_due(deps: Deps) -> int:
                 Order.status == OrderStatus.PLACED,
             )
             .order_by(col(Payment.expires_at))
-            .limit(RESUME_BATCH)
+            .limit(sweep.RESUME_BATCH)
         )
         due = list(rows)
     lapsed = 0
     for payment_id, order_id in due:
         async with deps.begin() as uow:
-            of = await uow.session.get_one(
-                Order, order_id, with_for_update=True, populate_existing=True
-            )
+            of = await order.locked(uow, OrderId(order_id))
             tenders = await payment.tenders(uow, OrderId(of.id))
             tender = next(each for each in tenders if each.id == payment_id)
             # A capture under way tells itself whether it came in time.
@@ -400,7 +393,7 @@ async def renew_due(deps: Deps) -> list[tuple[int, str]]:
                 col(Order.captures_later),
             )
             .order_by(col(Payment.updated_at))
-            .limit(RESUME_BATCH)
+            .limit(sweep.RESUME_BATCH)
         )
         due = list(rows)
     refused = []
@@ -423,9 +416,7 @@ async def _record_renewal(uow: UnitOfWork, payment_id: PaymentId, outcome: Outco
     is not owed any more.
     """
     tender = await uow.session.get_one(Payment, payment_id)
-    of = await uow.session.get_one(
-        Order, tender.order_id, with_for_update=True, populate_existing=True
-    )
+    of = await order.locked(uow, OrderId(tender.order_id))
     tenders = await payment.tenders(uow, OrderId(of.id))
     was_open = tender.decline_code is None
     await sale.record_authorization(uow, of, tender, outcome)
@@ -450,16 +441,10 @@ async def resume_stuck(deps: Deps) -> int:
                 col(Order.placed_at).is_not(None),
                 col(PaymentAttempt.kind).in_((AttemptKind.CAPTURE, AttemptKind.VOID)),
                 col(PaymentAttempt.state).in_(OPEN),
-                col(PaymentAttempt.started_at) <= uow.now - RESUME_AFTER,
+                col(PaymentAttempt.started_at) <= uow.now - sweep.RESUME_AFTER,
             )
             .distinct()
-            .limit(RESUME_BATCH)
+            .limit(sweep.RESUME_BATCH)
         )
-        ids = list(rows)
-    system = deps.acting_as(SYSTEM)
-    for order_id in ids:
-        try:
-            await finish(system, OrderId(order_id))
-        except (PaymentDeclined, Unavailable):
-            continue  # An end, or another try at the next sweep; either way it is in the rows.
-    return len(ids)
+        ids = [OrderId(order_id) for order_id in rows]
+    return await sweep.resume(deps, ids, finish)

@@ -90,7 +90,7 @@ async def _record(uow: UnitOfWork, provider: str, found: DisputeTruth) -> None:
     paid = await truth.payment_at(uow, provider, found.reference, None)
     assert paid is not None, "settled before"
     # The order's lock makes two workers take turns, and is taken first everywhere.
-    await uow.session.get_one(Order, paid.order_id, with_for_update=True)
+    await order.locked(uow, OrderId(paid.order_id))
     if found.currency != paid.currency:
         raise Conflict(f"The dispute is in {found.currency}, the payment in {paid.currency}.")
     fresh = Dispute(

@@ -6,7 +6,6 @@ collect  the price difference, in `tools.sale`
 send     one transaction: stock, lines, totals, ledger, parcel, the refund of a lower price
 """
 
-from datetime import timedelta
 from uuid import UUID
 
 from sqlmodel import col, select
@@ -14,9 +13,9 @@ from sqlmodel import col, select
 from db.models.aftersales import OrderExchange, OrderExchangeLine, RequestState
 from db.models.fulfillment import Fulfillment, FulfillmentLine
 from db.models.order import Order
-from db.models.payment import Payment, StoredMethod
+from db.models.payment import Payment
 from db.types import OrderId, PaymentId, new_id
-from deps.core import SYSTEM, Deps, UnitOfWork
+from deps.core import Deps, UnitOfWork
 from tools import (
     aftersales,
     aftersales_request,
@@ -29,9 +28,10 @@ from tools import (
     reallocation,
     refund_process,
     sale,
+    sweep,
     tender,
 )
-from tools.errors import IllegalTransition, PaymentDeclined, Unavailable
+from tools.errors import IllegalTransition
 from tools.events import (
     ExchangeCancelled,
     ExchangeCompleted,
@@ -41,9 +41,6 @@ from tools.events import (
 from tools.exchange_view import ExchangeLineView, ExchangePreview, ExchangeView
 from tools.line_change import Change, LineChange, LineRequest
 from tools.registry import Risk, operation
-
-RESUME_AFTER = timedelta(seconds=60)
-RESUME_BATCH = 50
 
 
 async def preview_request(
@@ -354,11 +351,10 @@ async def _send(
     await order_line.replace(uow, of, lines)
     await order_line.post_change(uow, of, found.id, found.difference_amount)
     if found.difference_amount < 0:
-        method = await uow.session.get(StoredMethod, found.method_id) if found.method_id else None
         found.refund_id = await tender.give_back(
             uow,
             of,
-            method,
+            found.method_id,
             amount=-found.difference_amount,
             reason=f"units of order {of.number} were exchanged",
         )
@@ -396,16 +392,10 @@ async def resume_stuck(deps: Deps) -> int:
             select(OrderExchange.id)
             .outerjoin(Payment, col(Payment.id) == col(OrderExchange.payment_id))
             .where(OrderExchange.state == RequestState.RECEIVED)
-            .where(col(OrderExchange.created_at) <= uow.now - RESUME_AFTER)
+            .where(col(OrderExchange.created_at) <= uow.now - sweep.RESUME_AFTER)
             .where(col(Payment.decline_code).is_(None))
             .order_by(col(OrderExchange.created_at))
-            .limit(RESUME_BATCH)
+            .limit(sweep.RESUME_BATCH)
         )
         ids = list(stuck)
-    system = deps.acting_as(SYSTEM)
-    for exchange_id in ids:
-        try:
-            await receive(system, exchange_id)
-        except (PaymentDeclined, Unavailable):
-            continue  # Staff sees the decline; what was not answered is tried again.
-    return len(ids)
+    return await sweep.resume(deps, ids, receive)

@@ -16,10 +16,10 @@ from db.models.aftersales import (
     RequestState,
 )
 from db.models.order import OrderLine
-from db.models.product import Product, ProductStatus, Variant
+from db.models.product import ProductStatus, Variant
 from db.types import OrderId
 from deps.core import UnitOfWork
-from tools import reallocation
+from tools import product, reallocation
 from tools.errors import InvalidInput, NotFound, OutOfStock
 
 CHANGES_MAX = 100
@@ -136,26 +136,20 @@ async def plan_changes(
         InvalidInput: Units the order has not, a variant of another product, or no change at all.
         NotFound: There is no such variant on sale.
     """
-    skus = sorted({change.new_sku for change in wanted})
-    query = (
-        select(Variant, Product)
-        .join(Product, col(Product.id) == col(Variant.product_id))
-        .where(col(Variant.sku).in_(skus))
-    )
-    known = {variant.sku: (variant, product) for variant, product in await uow.session.exec(query)}
+    known = await product.variants_of(uow, {change.new_sku for change in wanted})
     changes: list[Change] = []
     for line, request, units in take_units(lines, wanted, taken):
         assert isinstance(request, LineChange)
-        variant, product = known.get(request.new_sku, (None, None))
-        if variant is None or product is None or not variant.is_active:
+        variant, sold = known.get(request.new_sku, (None, None))
+        if variant is None or sold is None or not variant.is_active:
             raise NotFound(f"There is no SKU {request.new_sku}.", field="new_sku")
-        if product.id != line.product_id or product.status is not ProductStatus.ACTIVE:
+        if sold.id != line.product_id or sold.status is not ProductStatus.ACTIVE:
             raise InvalidInput(
                 f"{request.new_sku} is not a variant of {line.title}.", field="new_sku"
             )
         if request.new_sku == line.sku and not may_stay:
             raise InvalidInput("The new variant must differ from the old one.", field="new_sku")
-        title = " – ".join(filter(None, (product.title, variant.title)))
+        title = product.full_title(sold.title, variant.title)
         changes.append(Change(line=line, new=variant, new_title=title, quantity=units))
     return changes
 

@@ -19,7 +19,7 @@ from db.models.order import (
 )
 from db.models.outbox import OutboxMessage
 from db.models.payment import Payment, PaymentState
-from db.types import Money
+from db.types import Money, OrderId
 from deps.core import UnitOfWork
 from tools.errors import IllegalTransition, NotFound
 from tools.page import Ordering, Page, aware, read_page
@@ -114,6 +114,12 @@ def _may_see(uow: UnitOfWork, order: Order) -> bool:
         return order.customer_id == uow.actor.user_id
     secret = uow.actor.guest_secret_sha256
     return secret is not None and order.guest_secret_sha256 == secret
+
+
+async def locked(uow: UnitOfWork, order_id: OrderId) -> Order:
+    """Load an order for update. It is locked before all that belongs to it: tenders by position,
+    then refunds, edits, returns and exchanges."""
+    return await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
 
 
 async def view(uow: UnitOfWork, order: Order) -> OrderView:

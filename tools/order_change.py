@@ -5,7 +5,7 @@ transaction, or the edit fails and the order is as it was. The sweeper calls the
 """
 
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -13,17 +13,25 @@ from sqlmodel import col, select
 
 from db.models.aftersales import EDIT_TRANSITIONS, EditKind, EditState, OrderEdit, OrderEditLine
 from db.models.order import Order
-from db.models.payment import Payment, StoredMethod
+from db.models.payment import Payment
 from db.models.refund import RefundKind
 from db.types import OrderId, PaymentId
-from deps.core import SYSTEM, Deps, UnitOfWork
-from tools import inventory, order, order_line, reallocation, refund, refund_process, sale, tender
-from tools.errors import OutOfStock, PaymentDeclined, Unavailable
+from deps.core import Deps, UnitOfWork
+from tools import (
+    inventory,
+    order,
+    order_line,
+    reallocation,
+    refund,
+    refund_process,
+    sale,
+    sweep,
+    tender,
+)
+from tools.errors import OutOfStock, PaymentDeclined
 from tools.events import OrderEdited, OrderEditFailed, OrderPaymentChanged
 from tools.order import OrderView
 
-RESUME_AFTER = timedelta(seconds=60)
-RESUME_BATCH = 50
 STEPS_MAX = 4
 
 
@@ -78,11 +86,10 @@ async def apply_items(uow: UnitOfWork, of: Order, edit: OrderEdit) -> None:
     await order_line.post_change(uow, of, edit.id, edit.difference_amount)
     edit.after = {"total_amount": of.total_amount, "version": of.version}
     if edit.difference_amount < 0:
-        method = await uow.session.get(StoredMethod, edit.method_id) if edit.method_id else None
         edit.refund_id = await tender.give_back(
             uow,
             of,
-            method,
+            edit.method_id,
             amount=-edit.difference_amount,
             reason=f"the items of order {of.number} were changed",
         )
@@ -202,26 +209,18 @@ async def resume_stuck(deps: Deps) -> int:
         stuck = await uow.session.exec(
             select(OrderEdit.id)
             .where(OrderEdit.state == EditState.PENDING)
-            .where(col(OrderEdit.created_at) <= uow.now - RESUME_AFTER)
+            .where(col(OrderEdit.created_at) <= uow.now - sweep.RESUME_AFTER)
             .order_by(col(OrderEdit.created_at))
-            .limit(RESUME_BATCH)
+            .limit(sweep.RESUME_BATCH)
         )
         ids = list(stuck)
-    system = deps.acting_as(SYSTEM)
-    for edit_id in ids:
-        try:
-            await resume(system, edit_id)
-        except (PaymentDeclined, OutOfStock, Unavailable):
-            continue  # An end, or another try at the next sweep; either way it is in the rows.
-    return len(ids)
+    return await sweep.resume(deps, ids, resume)
 
 
 async def _locked(uow: UnitOfWork, edit_id: UUID) -> tuple[Order, OrderEdit]:
     """Lock in the one order everybody uses: the order, then what belongs to it."""
     edit = await uow.session.get_one(OrderEdit, edit_id)
-    of = await uow.session.get_one(
-        Order, edit.order_id, with_for_update=True, populate_existing=True
-    )
+    of = await order.locked(uow, OrderId(edit.order_id))
     await uow.session.refresh(edit, with_for_update=True)
     return of, edit
 

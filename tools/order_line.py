@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlmodel import col, select
+from sqlmodel import select
 
 from db.models.order import Order, OrderLine
 from db.models.payment import Account
-from db.models.product import Product, Variant
 from db.types import OrderId
 from deps.core import UnitOfWork
-from tools import payment
+from tools import payment, product
 from tools.line_change import Change
 
 
@@ -44,16 +43,7 @@ async def replace(uow: UnitOfWork, of: Order, changes: Sequence[LineVersion]) ->
     """
     query = select(OrderLine).where(OrderLine.order_id == of.id).with_for_update()
     lines = {line.id: line for line in await uow.session.exec(query)}
-    skus = sorted({change.new_sku for change in changes})
-    sold = (
-        select(Variant, Product)
-        .join(Product, col(Product.id) == col(Variant.product_id))
-        .where(col(Variant.sku).in_(skus))
-    )
-    titles = {
-        variant.sku: " – ".join(filter(None, (product.title, variant.title)))
-        for variant, product in await uow.session.exec(sold)
-    }
+    sold = await product.variants_of(uow, {change.new_sku for change in changes})
     difference = 0
     for change in changes:
         line = lines[change.line_id]
@@ -75,7 +65,8 @@ async def replace(uow: UnitOfWork, of: Order, changes: Sequence[LineVersion]) ->
             )
             uow.session.add(changed)
         changed.sku = change.new_sku
-        changed.title = titles[change.new_sku]
+        variant, of_product = sold[change.new_sku]
+        changed.title = product.full_title(of_product.title, variant.title)
         changed.unit_price_amount = change.new_unit_price_amount
         changed.total_amount = change.new_unit_price_amount * changed.quantity
     of.subtotal_amount += difference

@@ -1,5 +1,6 @@
 """Catalogue: find, read and save products. Prices and availability are read live."""
 
+from collections.abc import Collection
 from typing import Any, Final
 from uuid import UUID
 
@@ -74,6 +75,21 @@ class CategoryView(BaseModel):
     name: str
     parent: str | None
     products: int
+
+
+def full_title(title: str, variant_title: str) -> str:
+    """Name a variant of a product, as an order keeps it."""
+    return " – ".join(filter(None, (title, variant_title)))
+
+
+async def variants_of(uow: UnitOfWork, skus: Collection[str]) -> dict[str, tuple[Variant, Product]]:
+    """Load variants by SKU with their products, on sale or not; unknown SKUs are left out."""
+    query = (
+        select(Variant, Product)
+        .join(Product, col(Product.id) == col(Variant.product_id))
+        .where(col(Variant.sku).in_(sorted(skus)))
+    )
+    return {variant.sku: (variant, found) for variant, found in await uow.session.exec(query)}
 
 
 @operation(

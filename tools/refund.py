@@ -32,7 +32,7 @@ from db.models.refund import Refund, RefundKind, RefundPart, RefundState
 from db.types import OrderId, PaymentId, UserId, new_id
 from deps.core import UnitOfWork
 from deps.settings import Settings
-from tools import credit_account, payment
+from tools import credit_account, order, payment
 from tools.errors import Conflict, InvalidInput, NotRefundable
 from tools.events import RefundRequested
 from tools.refund_plan import over, parts_of, refundable, share
@@ -84,7 +84,7 @@ async def request(
         InvalidInput: `refund_id` was used for another refund, or the order has no customer to
             credit.
     """
-    found = await uow.session.get_one(Order, of.id, with_for_update=True, populate_existing=True)
+    found = await order.locked(uow, OrderId(of.id))
     tenders = await payment.tenders(uow, OrderId(found.id))
     asked: dict[str, Any] = {
         "amount": amount,
@@ -269,7 +269,7 @@ async def reopen(uow: UnitOfWork, refund_id: UUID, to: Target = "original") -> R
 async def _locked(uow: UnitOfWork, refund_id: UUID) -> Refund:
     """Lock in the one order everybody uses: the order, its tenders, then the refund."""
     whole = await uow.session.get_one(Refund, refund_id)
-    await uow.session.get_one(Order, whole.order_id, with_for_update=True, populate_existing=True)
+    await order.locked(uow, OrderId(whole.order_id))
     await payment.tenders(uow, whole.order_id)
     return await uow.session.get_one(
         Refund, refund_id, with_for_update=True, populate_existing=True

@@ -17,9 +17,9 @@ from db.models.order import Order
 from db.models.payment import Account, AttemptKind, AttemptState, Payment
 from db.models.refund import Refund, RefundPart, RefundState
 from db.types import OrderId, PaymentId
-from deps.core import SYSTEM, Deps, UnitOfWork
+from deps.core import Deps, UnitOfWork
 from deps.gateway import Outcome, OutcomeStatus
-from tools import credit_account, payment, payout, refund, refund_share, sale
+from tools import credit_account, order, payment, payout, refund, refund_share, sale, sweep
 from tools.errors import Unavailable
 from tools.events import PaymentRefunded, RefundFailed, RefundSucceeded
 from tools.refund_plan import parts_of
@@ -28,8 +28,6 @@ from tools.refund_share import Breakdown
 LEASE = timedelta(seconds=30)  # Longer than a gateway may take; then another process takes over.
 WAIT_S = 0.05
 WAITS_MAX = 200
-RESUME_AFTER = timedelta(seconds=60)
-RESUME_BATCH = 50
 
 
 async def drive(deps: Deps, refund_id: UUID) -> Refund:
@@ -129,9 +127,7 @@ async def record(uow: UnitOfWork, part_id: UUID, outcome: Outcome | None) -> Non
     """
     part = await uow.session.get_one(RefundPart, part_id)
     tender = await uow.session.get_one(Payment, part.payment_id)
-    of = await uow.session.get_one(
-        Order, tender.order_id, with_for_update=True, populate_existing=True
-    )
+    of = await order.locked(uow, OrderId(tender.order_id))
     tenders = await payment.tenders(uow, OrderId(of.id))
     whole = await uow.session.get_one(
         Refund, part.refund_id, with_for_update=True, populate_existing=True
@@ -252,16 +248,10 @@ async def resume_stuck(deps: Deps) -> int:
             .where(
                 Refund.state == RefundState.PENDING,
                 idle,
-                col(Refund.created_at) <= uow.now - RESUME_AFTER,
+                col(Refund.created_at) <= uow.now - sweep.RESUME_AFTER,
             )
             .order_by(col(Refund.created_at))
-            .limit(RESUME_BATCH)
+            .limit(sweep.RESUME_BATCH)
         )
         ids = list(rows)
-    system = deps.acting_as(SYSTEM)
-    for refund_id in ids:
-        try:
-            await drive(system, refund_id)
-        except Unavailable:
-            continue  # Another try at the next sweep, under the same key.
-    return len(ids)
+    return await sweep.resume(deps, ids, drive)

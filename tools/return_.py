@@ -13,7 +13,6 @@ from sqlmodel import col, select
 
 from db.models.aftersales import OrderReturn, OrderReturnLine, RequestState
 from db.models.order import Order
-from db.models.payment import StoredMethod
 from db.models.refund import Refund, RefundState
 from db.types import OrderId, new_id
 from deps.core import Deps, UnitOfWork
@@ -312,11 +311,10 @@ async def _take_in(
         await reallocation.restock(uow, order_id=OrderId(of.id), sku=sku, units=units)
     aftersales_request.move(uow, found, RequestState.RECEIVED)
     uow.publish(ReturnReceived(order_id=OrderId(of.id), return_id=found.id, restocked=restocked))
-    method = await uow.session.get(StoredMethod, found.method_id) if found.method_id else None
     found.refund_id = await tender.give_back(
         uow,
         of,
-        method,
+        found.method_id,
         lines=reallocation.counted((line.sku, line.quantity) for line in lines),
         reason=f"units of order {of.number} were returned",
     )

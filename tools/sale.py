@@ -23,9 +23,9 @@ from db.models.cart import CartStatus
 from db.models.order import Order, OrderStatus, PaymentStatus
 from db.models.payment import AttemptKind, AttemptState, Payment, PaymentState
 from db.types import Money, OrderId, PaymentId
-from deps.core import SYSTEM, Deps, UnitOfWork
+from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome, OutcomeStatus
-from tools import cart, inventory, order, payment
+from tools import cart, inventory, order, payment, sweep
 from tools.errors import OutOfStock, PaymentDeclined, Unavailable
 from tools.events import (
     OrderCancelled,
@@ -41,8 +41,6 @@ LEASE = timedelta(seconds=30)  # Longer than a gateway may take; then another pr
 WAIT_S = 0.05
 WAITS_MAX = 300
 STEPS_MAX = 40
-RESUME_AFTER = timedelta(seconds=60)
-RESUME_BATCH = 50
 ACTION_TTL = timedelta(minutes=30)  # How long a shopper may take to authenticate.
 
 _OPEN = (PaymentState.CREATED, PaymentState.UNKNOWN, PaymentState.REQUIRES_ACTION)
@@ -94,7 +92,7 @@ async def end_lease(deps: Deps, order_id: OrderId) -> None:
 async def _drive_leased(deps: Deps, order_id: OrderId) -> OrderView:
     for _ in range(STEPS_MAX):
         async with deps.begin() as uow:
-            found = await _locked(uow, order_id)
+            found = await order.locked(uow, order_id)
             step, tender = next_step(found, await payment.tenders(uow, order_id))
         if step is Step.DONE:
             break
@@ -164,7 +162,7 @@ async def _run_step(
     }.get(kind, tender.amount)
     outcome = await call(deps, tender, kind, amount)
     async with deps.begin() as uow:
-        found = await _locked(uow, order_id)
+        found = await order.locked(uow, order_id)
         await record(uow, found, await payment.locked(uow, PaymentId(tender.id)), outcome)
     _refuse_unfinished(kind, outcome)
     return outcome
@@ -270,7 +268,7 @@ async def record_authorization(
 
 async def condemn(uow: UnitOfWork, order_id: OrderId, code: str) -> None:
     """Mark a pending sale to be undone; `drive` does it. Repeating it changes nothing."""
-    found = await _locked(uow, order_id)
+    found = await order.locked(uow, order_id)
     tenders = await payment.tenders(uow, order_id)
     if found.status is OrderStatus.PENDING and all(t.decline_code is None for t in tenders):
         tenders[-1].decline_code, tenders[-1].updated_at = code, uow.now
@@ -278,7 +276,7 @@ async def condemn(uow: UnitOfWork, order_id: OrderId, code: str) -> None:
 
 async def _confirm(uow: UnitOfWork, order_id: OrderId) -> None:
     """Make the stock ours for good, and only then mean to capture."""
-    found = await _locked(uow, order_id)
+    found = await order.locked(uow, order_id)
     if found.status is OrderStatus.PENDING:
         await inventory.allocate(uow, order_id=order_id)
         found.payment_status = PaymentStatus.AUTHORIZED
@@ -306,7 +304,7 @@ async def _record_capture(uow: UnitOfWork, found: Order, tender: Payment, outcom
 
 
 async def _place(uow: UnitOfWork, order_id: OrderId) -> None:
-    found = await _locked(uow, order_id)
+    found = await order.locked(uow, order_id)
     if found.status is not OrderStatus.PENDING:
         return
     await payment.post_sale(uow, found)
@@ -360,7 +358,7 @@ async def _record_give_back(
 
 async def _undo(uow: UnitOfWork, order_id: OrderId) -> None:
     """End an order that was never paid: stock free, cart open for another try."""
-    found = await _locked(uow, order_id)
+    found = await order.locked(uow, order_id)
     if found.status is not OrderStatus.PENDING:
         return
     tenders = await payment.tenders(uow, order_id)
@@ -406,11 +404,6 @@ async def _lease(uow: UnitOfWork, order_id: OrderId) -> bool:
     return (await uow.session.execute(claim)).first() is not None
 
 
-async def _locked(uow: UnitOfWork, order_id: OrderId) -> Order:
-    """Lock in the one order everybody uses: the order, then its tenders by position."""
-    return await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
-
-
 async def resume_stuck(deps: Deps) -> int:
     """Drive every order that was left between two steps; return how many were looked at."""
     async with deps.begin() as uow:
@@ -420,26 +413,22 @@ async def resume_stuck(deps: Deps) -> int:
             .where(
                 Order.status == OrderStatus.PENDING,
                 idle,
-                col(Order.created_at) <= uow.now - RESUME_AFTER,
+                col(Order.created_at) <= uow.now - sweep.RESUME_AFTER,
             )
             .order_by(col(Order.created_at))
-            .limit(RESUME_BATCH)
+            .limit(sweep.RESUME_BATCH)
         )
         ids = [OrderId(order_id) for order_id in stuck]
-    system = deps.acting_as(SYSTEM)
-    for order_id in ids:
-        async with system.begin() as uow:
-            found = await _locked(uow, order_id)
-            if (
-                found.payment_status is PaymentStatus.REQUIRES_ACTION
-                and found.created_at <= uow.now - ACTION_TTL
-            ):
-                await condemn(uow, order_id, "authentication_expired")
-        try:
-            await drive(system, order_id)
-        except (PaymentDeclined, OutOfStock, Unavailable):
-            continue  # An end, or another try at the next sweep; either way it is in the rows.
-    return len(ids)
+    return await sweep.resume(deps, ids, _resume)
+
+
+async def _resume(deps: Deps, order_id: OrderId) -> None:
+    async with deps.begin() as uow:
+        found = await order.locked(uow, order_id)
+        waits_since = uow.now - found.created_at
+        if found.payment_status is PaymentStatus.REQUIRES_ACTION and waits_since >= ACTION_TTL:
+            await condemn(uow, order_id, "authentication_expired")
+    await drive(deps, order_id)
 
 
 async def collect(deps: Deps, payment_id: PaymentId) -> None:
@@ -453,7 +442,7 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
     while True:
         async with deps.begin() as uow:
             tender = await uow.session.get_one(Payment, payment_id)
-            found = await _locked(uow, OrderId(tender.order_id))
+            found = await order.locked(uow, OrderId(tender.order_id))
             tender = await payment.locked(uow, payment_id)
         is_condemned = tender.decline_code is not None
         keeps = tender.captured_amount - tender.refunded_amount
@@ -477,7 +466,7 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
         amount = {AttemptKind.VOID: 0, AttemptKind.REFUND: keeps}.get(kind, tender.amount)
         outcome = await call(deps, tender, kind, amount)
         async with deps.begin() as uow:
-            found = await _locked(uow, OrderId(tender.order_id))
+            found = await order.locked(uow, OrderId(tender.order_id))
             status = found.payment_status
             tender = await payment.locked(uow, payment_id)
             await record(uow, found, tender, outcome)

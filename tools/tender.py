@@ -109,7 +109,7 @@ async def refuse_foreign_refund(uow: UnitOfWork, of: Order, method: StoredMethod
 async def give_back(
     uow: UnitOfWork,
     of: Order,
-    method: StoredMethod | None,
+    method_id: UUID | None,
     *,
     reason: str,
     amount: int | None = None,
@@ -118,12 +118,13 @@ async def give_back(
     """Write a refund to the method a customer chose; `refund_process.drive` sends it.
 
     Args:
-        method: None, or one that paid: back the way it came, the chosen one first. A credit is
+        method_id: None, or one that paid: back the way it came, the chosen one first. A credit is
             topped up. Any other is paid out to; whether that is allowed was decided before.
         amount: What the order costs less since an edit; else give `lines`.
     """
     to: refund.Target = "original"
     first: list[PaymentId] = []
+    method = await uow.session.get(StoredMethod, method_id) if method_id else None
     if method is not None:
         tenders = await holding_tenders(uow, OrderId(of.id))
         first = [PaymentId(tender.id) for tender in tenders if paid_with(tender, method)]

@@ -29,7 +29,7 @@ from db.types import OrderId, PaymentId
 from deps.core import SYSTEM, Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome, OutcomeStatus
 from deps.provider import PaymentTruth, Provider, RefundStanding, RefundTruth, Standing
-from tools import payment, refund, refund_process, sale
+from tools import order, payment, refund, refund_process, sale
 from tools.errors import Conflict, NotFound, NotRefundable, OutOfStock, PaymentDeclined, Unavailable
 from tools.events import PaymentExpired, PaymentVoided, RefundFailed
 from tools.refund_plan import parts_of
@@ -140,7 +140,7 @@ async def _apply(
     uow: UnitOfWork, order_id: OrderId, payment_id: PaymentId, truth: PaymentTruth
 ) -> None:
     # Lock order: the order, then its tenders.
-    of = await uow.session.get_one(Order, order_id, with_for_update=True, populate_existing=True)
+    of = await order.locked(uow, order_id)
     tenders = await payment.tenders(uow, order_id)
     tender = next(each for each in tenders if each.id == payment_id)
     if of.status is OrderStatus.PENDING:

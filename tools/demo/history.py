@@ -21,6 +21,7 @@ from db.models.payment import LedgerEntry, Payment
 from tools.catalog_clean import slug
 from tools.catalog_entry import ProductEntry, VariantEntry
 from tools.demo import catalog
+from tools.product import full_title
 from tools.shipping import shipping_methods
 
 ORDERS = 1500
@@ -254,7 +255,7 @@ def _lines(sale: Sale, product_ids: Mapping[str, UUID]) -> list[dict[str, Any]]:
             "order_id": sale.order_id,
             "sku": item.variant.sku,
             "product_id": product_ids[item.product.handle],
-            "title": " – ".join(filter(None, (item.product.title, item.variant.title))),
+            "title": full_title(item.product.title, item.variant.title),
             "quantity": item.quantity,
             "unit_price_amount": item.variant.price_amount,
             "total_amount": item.variant.price_amount * item.quantity,
