@@ -23,7 +23,6 @@ from tools import idempotency, order, reallocation
 from tools.errors import IdempotencyMismatch, IllegalTransition, InvalidInput, NotFound
 from tools.line_change import LineRequest
 
-REASON_CHARS_MAX = 500
 _REQUESTS = UUID("3d1c6a5e-8a55-4d5e-9f53-3f1f0e4b6a11")
 _NOUNS: Mapping[type[OrderReturn] | type[OrderExchange], str] = {
     OrderReturn: "return",
@@ -60,14 +59,6 @@ def refuse_other(stored_sha256: str, asked_sha256: str) -> None:
     """
     if stored_sha256 != asked_sha256:
         raise IdempotencyMismatch("This id was used for a different change.")
-
-
-def check_reason(reason: str) -> None:
-    """Raises:
-    InvalidInput: The customer says more than fits; saying nothing is fine.
-    """
-    if len(reason.strip()) > REASON_CHARS_MAX:
-        raise InvalidInput(f"reason has {REASON_CHARS_MAX} characters at most.", field="reason")
 
 
 async def access(uow: UnitOfWork, model: type[Request], request_id: UUID) -> tuple[Order, Request]:

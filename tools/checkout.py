@@ -39,6 +39,7 @@ from tools import (
     payment,
     refund,
     refund_process,
+    remark,
     sale,
 )
 from tools.cart import CartView
@@ -444,8 +445,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
         IllegalTransition: It has shipped, or was never placed.
         AftersalesLimit: The shop's policy does not allow it any more.
     """
-    if not 1 <= len(reason.strip()) <= 500:
-        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
+    reason = remark.needed(reason)
     async with deps.begin() as uow:
         found = await order.access(uow, number, lock=True)
         order_id = OrderId(found.id)
@@ -464,7 +464,7 @@ async def cancel(deps: Deps, number: int, reason: str) -> OrderView:
                 payment_status=PaymentStatus.REFUND_PENDING,
                 cancelled_at=uow.now,
             )
-            uow.publish(OrderCancelled(order_id=order_id, reason=reason.strip()))
+            uow.publish(OrderCancelled(order_id=order_id, reason=reason))
             await capture.start_release(uow, found)
             await refund.request_rest(uow, found, reason="the order was cancelled")
             found.payment_status = payment.status_of(

@@ -15,7 +15,7 @@ from db.models.payment import Account
 from db.models.user import User
 from db.types import UserId, new_id
 from deps.core import Deps, UnitOfWork
-from tools import credit_account, credit_code, idempotency, payment
+from tools import credit_account, credit_code, idempotency, payment, remark
 from tools.credit import CreditView, view
 from tools.errors import InvalidInput, NotFound
 from tools.events import CreditActivitySet, CreditExpired, CreditIssued
@@ -71,12 +71,6 @@ def _checked_amount(amount: int) -> int:
     if not 1 <= amount <= AMOUNT_MAX:
         raise InvalidInput(f"amount must be 1 to {AMOUNT_MAX}, in minor units.", field="amount")
     return amount
-
-
-def _checked_reason(reason: str) -> str:
-    if not 1 <= len(reason.strip()) <= 500:
-        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
-    return reason.strip()
 
 
 def _expiry(uow: UnitOfWork, life_days: int | None) -> datetime | None:
@@ -178,7 +172,7 @@ async def preview_grant(
         InvalidInput: The amount or reason breaks a rule.
     """
     person = await _customer(uow, email)
-    _checked_reason(reason)
+    remark.needed(reason)
     return GrantPreview(
         grant_id=grant_id or new_id(),
         email=person.email,
@@ -222,7 +216,7 @@ async def grant(
     key = f"grant:{grant_id or new_id()}"
     known = select(CreditMovement.id).where(CreditMovement.key == key)
     if (await uow.session.exec(known)).first() is None:
-        await _issue(uow, row, _checked_amount(amount), _checked_reason(reason), key=key)
+        await _issue(uow, row, _checked_amount(amount), remark.needed(reason), key=key)
     await uow.session.refresh(row)
     return view(row)
 

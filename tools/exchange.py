@@ -27,6 +27,7 @@ from tools import (
     payment,
     reallocation,
     refund_process,
+    remark,
     sale,
     sweep,
     tender,
@@ -56,7 +57,8 @@ async def preview_request(
     Raises: As `request`.
     """
     of = await order.access(uow, number)
-    planned = await _plan(uow, of, changes, payment_method, reason)
+    remark.optional(reason)
+    planned = await _plan(uow, of, changes, payment_method)
     difference = sum(change.difference_amount for change in planned)
     return ExchangePreview(
         number=number,
@@ -121,7 +123,8 @@ async def request(
     if known is not None:
         aftersales_request.refuse_other(known.request_sha256, asked)
         return await exchange_view.view(uow, known, of)
-    planned = await _plan(uow, of, changes, payment_method, reason)
+    reason = remark.optional(reason)
+    planned = await _plan(uow, of, changes, payment_method)
     created = OrderExchange(
         id=key,
         order_id=of.id,
@@ -129,7 +132,7 @@ async def request(
         method_id=payment_method,
         difference_amount=sum(change.difference_amount for change in planned),
         currency=of.currency,
-        reason=reason.strip(),
+        reason=reason,
         requested_by=uow.actor.user_id,
         created_at=uow.now,
     )
@@ -170,9 +173,7 @@ async def _plan(
     of: Order,
     changes: list[LineChange],
     payment_method: UUID | None,
-    reason: str,
 ) -> list[Change]:
-    aftersales_request.check_reason(reason)
     await aftersales.refuse_request(uow, of)
     lines = await line_change.lines_of(uow, OrderId(of.id))
     taken = await line_change.taken_units(uow, OrderId(of.id))

@@ -14,7 +14,7 @@ from db.models.order import Order, OrderStatus
 from db.models.refund import Refund, RefundState
 from db.types import OrderId, new_id
 from deps.core import Deps, UnitOfWork
-from tools import idempotency, order, payment, refund, refund_plan, refund_process
+from tools import idempotency, order, payment, refund, refund_plan, refund_process, remark
 from tools.errors import Forbidden, InvalidInput, NotRefundable, Unavailable
 from tools.refund_share import Breakdown
 from tools.refund_view import Destination, RefundPartView, RefundView, access, view
@@ -36,11 +36,7 @@ class RefundPreview(BaseModel):
     needs_second_person: bool
 
 
-def _check_asked(
-    reason: str, amount: int | None, lines: dict[str, int] | None, shipping_amount: int
-) -> None:
-    if not 1 <= len(reason.strip()) <= 500:
-        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
+def _check_asked(amount: int | None, lines: dict[str, int] | None, shipping_amount: int) -> None:
     if amount is not None and (lines is not None or shipping_amount):
         raise InvalidInput("Give an amount, or lines and shipping, not both.", field="amount")
     if lines is not None and not (lines or shipping_amount):
@@ -94,7 +90,7 @@ async def preview(
         NotFound: No such order, or it is someone else's.
         NotRefundable: The order, its age, or what is left of its money does not allow it.
     """
-    _check_asked("-", amount, lines, shipping_amount)
+    _check_asked(amount, lines, shipping_amount)
     of = await order.access(uow, number)
     _check_eligible(uow, of)
     tenders = await payment.read_tenders(uow, OrderId(of.id))
@@ -139,7 +135,8 @@ async def preview_request(
         NotFound: No such order.
         NotRefundable: The order, its age, or what is left of its money does not allow it.
     """
-    _check_asked(reason, amount, lines, shipping_amount)
+    remark.needed(reason)
+    _check_asked(amount, lines, shipping_amount)
     shown = await preview(uow, number, amount, lines, shipping_amount, to)
     return shown.model_copy(update={"refund_id": refund_id or shown.refund_id})
 
@@ -187,7 +184,8 @@ async def request(
         NotRefundable: The order, its age, or what is left of its money does not allow it.
         InvalidInput: A field breaks a rule, or `refund_id` is another refund's.
     """
-    _check_asked(reason, amount, lines, shipping_amount)
+    reason = remark.needed(reason)
+    _check_asked(amount, lines, shipping_amount)
     async with deps.begin() as uow:
         # Refunding twice is not refunding once: the request's key is spent with the effect.
         await idempotency.settle(uow)
@@ -197,7 +195,7 @@ async def request(
         asked = await refund.request(
             uow,
             of,
-            reason=reason.strip(),
+            reason=reason,
             amount=amount,
             lines=lines,
             shipping_amount=shipping_amount,

@@ -23,6 +23,7 @@ from tools import (
     order,
     reallocation,
     refund_process,
+    remark,
     tender,
 )
 from tools.errors import IllegalTransition
@@ -79,7 +80,8 @@ async def preview_request(
     Raises: As `request`.
     """
     of = await order.access(uow, number)
-    planned = await _plan(uow, of, lines, payment_method, reason)
+    remark.optional(reason)
+    planned = await _plan(uow, of, lines, payment_method)
     return ReturnPreview(
         number=number,
         return_id=return_id or new_id(),
@@ -137,7 +139,8 @@ async def request(
     if known is not None:
         aftersales_request.refuse_other(known.request_sha256, asked)
         return await _view(uow, known, of)
-    planned = await _plan(uow, of, lines, payment_method, reason)
+    reason = remark.optional(reason)
+    planned = await _plan(uow, of, lines, payment_method)
     created = OrderReturn(
         id=key,
         order_id=of.id,
@@ -145,7 +148,7 @@ async def request(
         method_id=payment_method,
         amount=sum(line.unit_price_amount * line.quantity for line in planned),
         currency=of.currency,
-        reason=reason.strip(),
+        reason=reason,
         requested_by=uow.actor.user_id,
         created_at=uow.now,
     )
@@ -172,9 +175,7 @@ async def _plan(
     of: Order,
     wanted: list[LineRequest],
     payment_method: UUID | None,
-    reason: str,
 ) -> list[OrderReturnLine]:
-    aftersales_request.check_reason(reason)
     await aftersales.refuse_request(uow, of)
     if payment_method is not None:
         method = await tender.method_of(uow, of, payment_method)

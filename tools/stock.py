@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from db.models.inventory import MovementKind, StockLevel, StockPolicy
 from deps.core import UnitOfWork
-from tools import idempotency, inventory
+from tools import idempotency, inventory, remark
 from tools.errors import Conflict, InvalidInput
 from tools.events import StockAdjusted, StockPolicySet
 from tools.inventory import StockLevelView, StockView
@@ -210,9 +210,8 @@ async def adjust(
     """
     if delta == 0 or abs(delta) > ADJUSTMENT_MAX:
         raise InvalidInput(f"delta must be 1 to {ADJUSTMENT_MAX}, or negative.", field="delta")
-    if not reason.strip() or len(reason) > 500:
-        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
-    return await _book(uow, sku, location, delta, MovementKind.ADJUST, reason.strip(), reason_code)
+    reason = remark.needed(reason)
+    return await _book(uow, sku, location, delta, MovementKind.ADJUST, reason, reason_code)
 
 
 @operation(
@@ -246,9 +245,8 @@ async def receive(
     """
     if not 1 <= quantity <= ADJUSTMENT_MAX:
         raise InvalidInput(f"quantity must be 1 to {ADJUSTMENT_MAX}.", field="quantity")
-    if len(reason) > 500:
-        raise InvalidInput("reason must have at most 500 characters.", field="reason")
-    return await _book(uow, sku, location, quantity, MovementKind.RECEIVE, reason.strip(), None)
+    reason = remark.optional(reason)
+    return await _book(uow, sku, location, quantity, MovementKind.RECEIVE, reason, None)
 
 
 async def _book(

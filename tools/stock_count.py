@@ -14,7 +14,7 @@ from sqlmodel import col, select
 from db.models.inventory import Location, MovementKind
 from db.models.stock_count import COUNT_TRANSITIONS, CountStatus, StockCount, StockCountLine
 from deps.core import UnitOfWork
-from tools import idempotency, inventory
+from tools import idempotency, inventory, remark
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import StockCounted
 from tools.location import by_code
@@ -71,11 +71,10 @@ async def start(uow: UnitOfWork, location: str, note: str = "") -> CountView:
         InvalidInput: `note` is too long.
     """
     await idempotency.settle(uow)
-    if len(note) > 500:
-        raise InvalidInput("note must have at most 500 characters.", field="note")
+    note = remark.optional(note, "note")
     opened = StockCount(
         location_id=(await by_code(uow, location)).id,
-        note=note.strip(),
+        note=note,
         opened_by=uow.actor.user_id,
         opened_at=uow.now,
     )

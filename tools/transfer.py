@@ -24,7 +24,7 @@ from db.models.transfer import (
     TransferStatus,
 )
 from deps.core import UnitOfWork
-from tools import idempotency, inventory
+from tools import idempotency, inventory, remark
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import TransferCancelled, TransferReceived, TransferShipped
 from tools.location import by_code
@@ -105,8 +105,7 @@ async def create(
     await idempotency.settle(uow)
     if source == target:
         raise InvalidInput("source and target must differ.", field="target")
-    if len(note) > 500:
-        raise InvalidInput("note must have at most 500 characters.", field="note")
+    note = remark.optional(note, "note")
     _checked([line.sku for line in lines])
     for line in lines:
         await inventory.variant(uow, line.sku)
@@ -114,7 +113,7 @@ async def create(
     planned = StockTransfer(
         source_id=(await by_code(uow, source, "source")).id,
         target_id=(await by_code(uow, target, "target")).id,
-        note=note.strip(),
+        note=note,
         created_by=uow.actor.user_id,
         created_at=uow.now,
     )
@@ -279,8 +278,7 @@ async def cancel(uow: UnitOfWork, transfer_id: UUID, reason: str) -> TransferVie
         IllegalTransition: Everything has arrived.
         InvalidInput: `reason` is empty or too long.
     """
-    if not reason.strip() or len(reason) > 500:
-        raise InvalidInput("reason must have 1 to 500 characters.", field="reason")
+    reason = remark.needed(reason)
     found, lines = await _locked(uow, transfer_id)
     if found.status is TransferStatus.CANCELLED:
         return await get(uow, transfer_id)
@@ -291,15 +289,15 @@ async def cancel(uow: UnitOfWork, transfer_id: UUID, reason: str) -> TransferVie
         returned = {line.sku: _outstanding(line) for line in lines if _outstanding(line)}
         moves = []
         for sku, units in returned.items():
-            kind, why = MovementKind.TRANSFER_BACK, reason.strip()
-            moves.append(Move(sku, found.source_id, kind, on_hand=units, reason=why))
-            moves.append(Move(sku, found.target_id, kind, incoming=-units, reason=why))
+            kind = MovementKind.TRANSFER_BACK
+            moves.append(Move(sku, found.source_id, kind, on_hand=units, reason=reason))
+            moves.append(Move(sku, found.target_id, kind, incoming=-units, reason=reason))
         for line in lines:
             line.returned = returned.get(line.sku, 0)
         await append(uow, moves, found.id)
         await inventory.fill(uow, list(returned))
     found.finished_at = uow.now
-    uow.publish(TransferCancelled(transfer_id=found.id, reason=reason.strip(), returned=returned))
+    uow.publish(TransferCancelled(transfer_id=found.id, reason=reason, returned=returned))
     return await get(uow, transfer_id)
 
 
