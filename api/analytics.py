@@ -6,13 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.deps import UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.notification import NotificationStatus
 from tools import analytics, notification, payment
 from tools.analytics import SalesReport
 from tools.errors import Forbidden, Unauthenticated
 from tools.notification import NotificationView
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 from tools.payment import AccountBalance
 
 router = APIRouter()
@@ -67,8 +68,8 @@ async def list_notifications(
     status: NotificationStatus | None = None,
     template: Annotated[str | None, Query(max_length=100)] = None,
     sort: ByTime = ByTime.NEWEST,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[NotificationView]:
     """List messages sent to the caller; everyone's for staff."""
     return await notification.list_recent(uow, status, template, sort, limit, cursor)

@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from agents.runner import remember_broken
 from api.deps import UowDep
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from tools import conversation as conversations
 from tools import turn as turns
 from tools.conversation import TITLE_CHARS_MAX, ConversationSummary
 from tools.errors import NotFound
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import Page
 from tools.turn import TurnView
 
 router = APIRouter(prefix="/conversations", tags=["chat"])
@@ -41,8 +42,8 @@ class Title(BaseModel):
 async def list_conversations(
     uow: UowDep,
     q: Annotated[str | None, Query(max_length=200, description="Words of it.")] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[ConversationSummary]:
     """List one's conversations, the last used first."""
     return await conversations.list_mine(uow, q, limit, cursor)
@@ -53,7 +54,7 @@ async def read_conversation(
     conversation_id: UUID,
     uow: UowDep,
     before: Annotated[int | None, Query(ge=1, description="Turns before this number.")] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 50,
+    limit: Limit = 50,
 ) -> ConversationView:
     """Show the last turns of a conversation, oldest first. A running one has no reply yet."""
     # The number first: what happens between the two reads is then told twice rather than never.

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Response, status
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.credit import CreditKind
 from tools import credit, credit_code, credit_desk, credit_tender
@@ -21,12 +22,10 @@ from tools.errors import (
     NotFound,
     Unauthenticated,
 )
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 
 router = APIRouter(tags=["credit"])
 Code = Annotated[str, Field(min_length=4, max_length=64, examples=["7H3K-0ZQX-9M2D-4TCV-W81P"])]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
-Cursor = Annotated[str | None, Query(max_length=1000)]
 
 
 class CartCreditInput(BaseModel):

@@ -7,17 +7,16 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.dispute import DisputeState
 from tools import dispute
 from tools.dispute import DisputeView
 from tools.errors import Conflict, Forbidden, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 
 router = APIRouter(prefix="/disputes", tags=["disputes"])
 readers = [needs("payment:read")]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
-Cursor = Annotated[str | None, Query(max_length=1000)]
 
 
 class EvidenceInput(BaseModel):

@@ -7,18 +7,18 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from tools import audit, event_log
 from tools.audit import AuditView
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.event_log import DeadLetterView, EventView, ReplayReport
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 
 router = APIRouter(tags=["events"])
 SEQ_MAX = 2**63 - 1
 readers = [needs("event:read")]
 writers = [needs("event:write")]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
 
 
 class EventPage(BaseModel):
@@ -41,7 +41,7 @@ async def list_audits(
     is_failed: bool | None = None,
     sort: ByTime = ByTime.NEWEST,
     limit: Limit = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    cursor: Cursor = None,
 ) -> Page[AuditView]:
     """List the audits of stock, orders and money, with what they found."""
     return await audit.list_audits(uow, is_failed, sort, limit, cursor)
@@ -80,7 +80,7 @@ async def replay_event(event_id: UUID, deps: DepsDep, body: Replay) -> ReplayRep
 async def list_dead_letters(
     uow: UowDep,
     limit: Limit = 50,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    cursor: Cursor = None,
     with_replayed: bool = False,
 ) -> Page[DeadLetterView]:
     """List deliveries that were given up."""

@@ -7,21 +7,20 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
 from api.deps import UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.inventory import MovementKind, StockPolicy
 from tools import bundle, inventory, stock, stock_ledger
 from tools.bundle import PARTS_MAX, BundlePartInput, BundleView
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.inventory import StockView
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 from tools.stock import ADJUSTMENT_MAX, BACKORDER_LIMIT_MAX, ListedLevel, LowStock, Sort
 from tools.stock_ledger import AdjustReason, MovementView, PastLevel, RebuildReport
 
 router = APIRouter(tags=["stock"])
 Sku = Annotated[str, Path(max_length=64, examples=["MUG-BLUE"])]
 LocationCode = Annotated[str | None, Query(max_length=32, examples=["HAM"])]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
-Cursor = Annotated[str | None, Query(max_length=1000)]
 Time = Annotated[datetime | None, Query(examples=["2026-01-31T00:00:00Z"])]
 staff = [needs("stock:write")]
 

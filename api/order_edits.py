@@ -1,12 +1,12 @@
 """REST: changes of placed orders, their parcels, and what the shop allows after the sale."""
 
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import OrderNumber
 from api.problems import problems
 from tools import aftersales, fulfillment, order_edit
 from tools.address import Address
@@ -30,7 +30,6 @@ from tools.order_change import EditedOrder, OrderEditView
 from tools.order_edit import AddressPreview, ItemsPreview, PaymentPreview
 
 router = APIRouter(tags=["orders"])
-Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]
 SIGNED_IN = (Unauthenticated, Forbidden, NotFound)
 NOT_NOW = (IllegalTransition, AftersalesLimit, Conflict)
 NOT_PAID = (InsufficientCredit, PaymentDeclined)
@@ -63,7 +62,7 @@ class Shipment(BaseModel):
 
 
 @router.get("/orders/{number}/edits", responses=problems(NotFound))
-async def list_edits(number: Number, uow: UowDep) -> list[OrderEditView]:
+async def list_edits(number: OrderNumber, uow: UowDep) -> list[OrderEditView]:
     """List what was changed in an order after it was placed, oldest first."""
     return await order_edit.list_for_order(uow, number)
 
@@ -73,7 +72,7 @@ async def list_edits(number: Number, uow: UowDep) -> list[OrderEditView]:
     dependencies=[needs("order:edit")],
     responses=problems(*SIGNED_IN, *NOT_NOW, OutOfStock, InsufficientCredit),
 )
-async def preview_items(number: Number, body: ItemChanges, uow: UowDep) -> ItemsPreview:
+async def preview_items(number: OrderNumber, body: ItemChanges, uow: UowDep) -> ItemsPreview:
     """Say what changing the items would cost or give back. Changes nothing."""
     return await order_edit.preview_modify_items(
         uow, number, body.changes, body.payment_method, body.edit_id
@@ -85,7 +84,7 @@ async def preview_items(number: Number, body: ItemChanges, uow: UowDep) -> Items
     dependencies=[needs("order:edit")],
     responses=problems(*SIGNED_IN, *NOT_NOW, OutOfStock, *NOT_PAID, IdempotencyMismatch),
 )
-async def modify_items(number: Number, body: ItemChanges, deps: DepsDep) -> EditedOrder:
+async def modify_items(number: OrderNumber, body: ItemChanges, deps: DepsDep) -> EditedOrder:
     """Change items of an unshipped order into other variants; the difference is settled at once."""
     return await order_edit.modify_items(
         deps, number, body.changes, body.payment_method, body.edit_id
@@ -97,7 +96,7 @@ async def modify_items(number: Number, body: ItemChanges, deps: DepsDep) -> Edit
     dependencies=[needs("order:edit")],
     responses=problems(*SIGNED_IN, *NOT_NOW, InsufficientCredit),
 )
-async def preview_payment(number: Number, body: PaymentChange, uow: UowDep) -> PaymentPreview:
+async def preview_payment(number: OrderNumber, body: PaymentChange, uow: UowDep) -> PaymentPreview:
     """Say what paying otherwise would charge and give back. Changes nothing."""
     return await order_edit.preview_modify_payment(uow, number, body.payment_method, body.edit_id)
 
@@ -107,7 +106,7 @@ async def preview_payment(number: Number, body: PaymentChange, uow: UowDep) -> P
     dependencies=[needs("order:edit")],
     responses=problems(*SIGNED_IN, *NOT_NOW, *NOT_PAID, IdempotencyMismatch),
 )
-async def modify_payment(number: Number, body: PaymentChange, deps: DepsDep) -> EditedOrder:
+async def modify_payment(number: OrderNumber, body: PaymentChange, deps: DepsDep) -> EditedOrder:
     """Pay an unshipped order with another stored method; the old one is given back."""
     return await order_edit.modify_payment(deps, number, body.payment_method, body.edit_id)
 
@@ -117,7 +116,7 @@ async def modify_payment(number: Number, body: PaymentChange, deps: DepsDep) -> 
     dependencies=[needs("order:edit")],
     responses=problems(*SIGNED_IN, IllegalTransition),
 )
-async def preview_address(number: Number, body: Address, uow: UowDep) -> AddressPreview:
+async def preview_address(number: OrderNumber, body: Address, uow: UowDep) -> AddressPreview:
     """Show the address an order has and the one it would get. Changes nothing."""
     return await order_edit.preview_modify_address(uow, number, body)
 
@@ -127,13 +126,13 @@ async def preview_address(number: Number, body: Address, uow: UowDep) -> Address
     dependencies=[needs("order:edit")],
     responses=problems(*SIGNED_IN, IllegalTransition),
 )
-async def modify_address(number: Number, body: Address, uow: UowDep) -> OrderView:
+async def modify_address(number: OrderNumber, body: Address, uow: UowDep) -> OrderView:
     """Send an unshipped order to another address."""
     return await order_edit.modify_address(uow, number, body)
 
 
 @router.get("/orders/{number}/parcels", responses=problems(NotFound))
-async def list_parcels(number: Number, uow: UowDep) -> list[ParcelView]:
+async def list_parcels(number: OrderNumber, uow: UowDep) -> list[ParcelView]:
     """List the parcels of an order with their tracking numbers."""
     return await fulfillment.parcels(uow, number)
 
@@ -143,7 +142,7 @@ async def list_parcels(number: Number, uow: UowDep) -> list[ParcelView]:
     dependencies=[needs("order:manage")],
     responses=problems(*SIGNED_IN, IllegalTransition, Conflict),
 )
-async def ship_order(number: Number, body: Shipment, uow: UowDep) -> ParcelView:
+async def ship_order(number: OrderNumber, body: Shipment, uow: UowDep) -> ParcelView:
     """Record that a placed order has left (staff)."""
     return await fulfillment.ship(uow, number, body.tracking_number, body.carrier)
 
@@ -153,7 +152,7 @@ async def ship_order(number: Number, body: Shipment, uow: UowDep) -> ParcelView:
     dependencies=[needs("order:manage")],
     responses=problems(*SIGNED_IN, IllegalTransition, Conflict),
 )
-async def deliver_order(number: Number, uow: UowDep) -> ParcelView:
+async def deliver_order(number: OrderNumber, uow: UowDep) -> ParcelView:
     """Record that an order's parcel arrived (staff)."""
     return await fulfillment.deliver(uow, number)
 

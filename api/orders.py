@@ -3,22 +3,20 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit, OrderNumber
 from api.problems import problems
 from db.models.order import FulfillmentStatus, OrderStatus, PaymentStatus
 from tools import checkout, order, payment
 from tools.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unauthenticated
 from tools.order import OrderSort, OrderSummary, OrderView, TimelineEntry
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import Page
 from tools.payment import PaymentView
 
 router = APIRouter(prefix="/orders", tags=["orders"])
-Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
-Cursor = Annotated[str | None, Query(max_length=1000)]
 
 
 class Cancellation(BaseModel):
@@ -57,13 +55,13 @@ async def list_orders(
 
 
 @router.get("/{number}", responses=problems(NotFound))
-async def read_order(number: Number, uow: UowDep) -> OrderView:
+async def read_order(number: OrderNumber, uow: UowDep) -> OrderView:
     """Show an order with its lines, states and what may be asked of it."""
     return await order.get(uow, number)
 
 
 @router.get("/{number}/timeline", responses=problems(NotFound))
-async def read_timeline(number: Number, uow: UowDep) -> list[TimelineEntry]:
+async def read_timeline(number: OrderNumber, uow: UowDep) -> list[TimelineEntry]:
     """Tell what happened to an order, oldest first."""
     return await order.timeline(uow, number)
 
@@ -73,7 +71,7 @@ async def read_timeline(number: Number, uow: UowDep) -> list[TimelineEntry]:
     dependencies=[needs("payment:read")],
     responses=problems(Unauthenticated, Forbidden, NotFound),
 )
-async def list_payments(number: Number, uow: UowDep) -> list[PaymentView]:
+async def list_payments(number: OrderNumber, uow: UowDep) -> list[PaymentView]:
     """List an order's payments (staff)."""
     return await payment.list_for_order(uow, number)
 
@@ -83,6 +81,6 @@ async def list_payments(number: Number, uow: UowDep) -> list[PaymentView]:
     dependencies=[needs("order:cancel")],
     responses=problems(Unauthenticated, Forbidden, NotFound, IllegalTransition),
 )
-async def cancel_order(number: Number, body: Cancellation, deps: DepsDep) -> OrderView:
+async def cancel_order(number: OrderNumber, body: Cancellation, deps: DepsDep) -> OrderView:
     """Cancel an unshipped order and refund it in full. Needs an `Idempotency-Key`."""
     return await checkout.cancel(deps, number, body.reason)

@@ -1,12 +1,12 @@
 """REST: capturing by hand."""
 
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, needs
+from api.parameters import OrderNumber
 from api.problems import problems
 from tools import capture
 from tools.errors import (
@@ -21,7 +21,6 @@ from tools.errors import (
 from tools.payment import PaymentView
 
 router = APIRouter(tags=["payments"])
-Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]
 
 
 class CaptureInput(BaseModel):
@@ -45,7 +44,9 @@ class CaptureInput(BaseModel):
         IdempotencyKeyRequired,
     ),
 )
-async def capture_order(number: Number, body: CaptureInput, deps: DepsDep) -> list[PaymentView]:
+async def capture_order(
+    number: OrderNumber, body: CaptureInput, deps: DepsDep
+) -> list[PaymentView]:
     """Take authorised money of an order (staff). Needs an `Idempotency-Key`."""
     return await capture.take(deps, number, body.amount, body.capture_id)
 
@@ -55,6 +56,6 @@ async def capture_order(number: Number, body: CaptureInput, deps: DepsDep) -> li
     dependencies=[needs("payment:write")],
     responses=problems(Unauthenticated, Forbidden, NotFound, Conflict, PaymentDeclined),
 )
-async def release_order(number: Number, deps: DepsDep) -> list[PaymentView]:
+async def release_order(number: OrderNumber, deps: DepsDep) -> list[PaymentView]:
     """Give up what is authorised and not captured of an order (staff)."""
     return await capture.release(deps, number)

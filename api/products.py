@@ -6,11 +6,12 @@ from fastapi import APIRouter, Path, Query, Response
 
 from api.answer import prepared
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from tools import catalog_page, product
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.listing import Filter, ProductCard, Sort
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import Page
 from tools.product import CategoryView, ProductInput, ProductView
 
 router = APIRouter(tags=["products"])
@@ -26,8 +27,8 @@ async def search_products(
     max_price_amount: Annotated[int | None, Query(ge=0, le=10**12)] = None,
     in_stock: bool | None = None,
     sort: Sort = "relevance",
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 24,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 24,
+    cursor: Cursor = None,
 ) -> Response:
     """Search the catalogue with current prices; stock figures are at most five seconds old."""
     wanted = Filter(

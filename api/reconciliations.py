@@ -8,17 +8,16 @@ from fastapi import APIRouter, Query, status
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.reconciliation import DifferenceKind
 from tools import reconciliation
 from tools.errors import Forbidden, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 from tools.reconciliation import DifferenceView, RunView
 
 router = APIRouter(prefix="/reconciliations", tags=["reconciliation"])
 readers = [needs("payment:read")]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
-Cursor = Annotated[str | None, Query(max_length=1000)]
 
 
 class RunInput(BaseModel):

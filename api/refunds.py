@@ -3,10 +3,11 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, status
+from fastapi import APIRouter, Query, status
 from pydantic import AwareDatetime, BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit, OrderNumber
 from api.problems import problems
 from db.models.refund import RefundState
 from tools import refund_desk, refund_view
@@ -18,12 +19,11 @@ from tools.errors import (
     NotRefundable,
     Unauthenticated,
 )
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import Page
 from tools.refund_desk import RefundPreview
 from tools.refund_view import Destination, RefundOrder, RefundSummary, RefundView
 
 router = APIRouter(tags=["refunds"])
-Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]
 Units = Annotated[int, Field(ge=1, le=999)]
 
 
@@ -50,7 +50,7 @@ class RetryInput(BaseModel):
 
 
 @router.post("/orders/{number}/refunds/preview", responses=problems(NotFound, NotRefundable))
-async def preview_refund(number: Number, body: RefundScope, uow: UowDep) -> RefundPreview:
+async def preview_refund(number: OrderNumber, body: RefundScope, uow: UowDep) -> RefundPreview:
     """Say what would go back, by line and by tender. Nothing changes."""
     return await refund_desk.preview(
         uow, number, body.amount, body.lines, body.shipping_amount, body.to
@@ -63,7 +63,7 @@ async def preview_refund(number: Number, body: RefundScope, uow: UowDep) -> Refu
     dependencies=[needs("payment:write")],
     responses=problems(Unauthenticated, Forbidden, NotFound, NotRefundable, IdempotencyKeyRequired),
 )
-async def request_refund(number: Number, body: RefundInput, deps: DepsDep) -> RefundView:
+async def request_refund(number: OrderNumber, body: RefundInput, deps: DepsDep) -> RefundView:
     """Give money back (staff). Needs an `Idempotency-Key`.
 
     `state` says how far it came: `pending` finishes by itself, `awaiting_approval` needs another
@@ -82,7 +82,7 @@ async def request_refund(number: Number, body: RefundInput, deps: DepsDep) -> Re
 
 
 @router.get("/orders/{number}/refunds", responses=problems(NotFound))
-async def list_order_refunds(number: Number, uow: UowDep) -> list[RefundView]:
+async def list_order_refunds(number: OrderNumber, uow: UowDep) -> list[RefundView]:
     """List the refunds of an order, newest first."""
     return await refund_view.list_for_order(uow, number)
 
@@ -98,8 +98,8 @@ async def list_refunds(
     since: AwareDatetime | None = None,
     amount_min: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     sort: RefundOrder = RefundOrder.NEWEST,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[RefundSummary]:
     """List the shop's refunds (staff)."""
     return await refund_view.list_all(uow, state, since, amount_min, sort, limit, cursor)

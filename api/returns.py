@@ -1,12 +1,12 @@
 """REST: returns and exchanges."""
 
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, status
+from fastapi import APIRouter, status
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import OrderNumber
 from api.problems import problems
 from tools import exchange, exchange_view, return_
 from tools.errors import (
@@ -26,7 +26,6 @@ from tools.line_change import CHANGES_MAX, LineChange, LineRequest
 from tools.return_ import ReceivePreview, ReturnPreview, ReturnView
 
 router = APIRouter(tags=["returns"])
-Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1001])]
 SIGNED_IN = (Unauthenticated, Forbidden, NotFound)
 NOT_NOW = (IllegalTransition, AftersalesLimit)
 
@@ -76,7 +75,7 @@ class ExchangeReceipt(Receipt):
 
 
 @router.get("/orders/{number}/returns", responses=problems(NotFound))
-async def list_returns(number: Number, uow: UowDep) -> list[ReturnView]:
+async def list_returns(number: OrderNumber, uow: UowDep) -> list[ReturnView]:
     """List the returns of an order, oldest first."""
     return await return_.list_for_order(uow, number)
 
@@ -86,7 +85,7 @@ async def list_returns(number: Number, uow: UowDep) -> list[ReturnView]:
     dependencies=[needs("order:return")],
     responses=problems(*SIGNED_IN, *NOT_NOW),
 )
-async def preview_return(number: Number, body: ReturnInput, uow: UowDep) -> ReturnPreview:
+async def preview_return(number: OrderNumber, body: ReturnInput, uow: UowDep) -> ReturnPreview:
     """Say what a return would give back. Changes nothing."""
     return await return_.preview_request(
         uow, number, body.lines, body.payment_method, body.reason, body.return_id
@@ -99,7 +98,7 @@ async def preview_return(number: Number, body: ReturnInput, uow: UowDep) -> Retu
     dependencies=[needs("order:return")],
     responses=problems(*SIGNED_IN, *NOT_NOW, IdempotencyMismatch),
 )
-async def request_return(number: Number, body: ReturnInput, uow: UowDep) -> ReturnView:
+async def request_return(number: OrderNumber, body: ReturnInput, uow: UowDep) -> ReturnView:
     """Ask to send back units of a delivered order; the money follows when they have arrived."""
     return await return_.request(
         uow, number, body.lines, body.payment_method, body.reason, body.return_id
@@ -137,7 +136,7 @@ async def receive_return(return_id: UUID, body: Receipt, deps: DepsDep) -> Retur
 
 
 @router.get("/orders/{number}/exchanges", responses=problems(NotFound))
-async def list_exchanges(number: Number, uow: UowDep) -> list[ExchangeView]:
+async def list_exchanges(number: OrderNumber, uow: UowDep) -> list[ExchangeView]:
     """List the exchanges of an order, oldest first."""
     return await exchange_view.list_for_order(uow, number)
 
@@ -147,7 +146,9 @@ async def list_exchanges(number: Number, uow: UowDep) -> list[ExchangeView]:
     dependencies=[needs("order:return")],
     responses=problems(*SIGNED_IN, *NOT_NOW, OutOfStock, InsufficientCredit),
 )
-async def preview_exchange(number: Number, body: ExchangeInput, uow: UowDep) -> ExchangePreview:
+async def preview_exchange(
+    number: OrderNumber, body: ExchangeInput, uow: UowDep
+) -> ExchangePreview:
     """Say what an exchange would cost or give back. Changes nothing."""
     return await exchange.preview_request(
         uow, number, body.changes, body.payment_method, body.reason, body.exchange_id
@@ -160,7 +161,7 @@ async def preview_exchange(number: Number, body: ExchangeInput, uow: UowDep) -> 
     dependencies=[needs("order:return")],
     responses=problems(*SIGNED_IN, *NOT_NOW, OutOfStock, InsufficientCredit, IdempotencyMismatch),
 )
-async def request_exchange(number: Number, body: ExchangeInput, uow: UowDep) -> ExchangeView:
+async def request_exchange(number: OrderNumber, body: ExchangeInput, uow: UowDep) -> ExchangeView:
     """Ask to exchange units of a delivered order; the replacements are kept for the customer."""
     return await exchange.request(
         uow, number, body.changes, body.payment_method, body.reason, body.exchange_id

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
 from api.deps import UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.stock_count import CountStatus
 from tools import stock_count
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 from tools.stock_count import COUNTED_MAX, CountSummary, CountView
 
 router = APIRouter(prefix="/inventory/counts", tags=["stock"], dependencies=[needs("stock:write")])
@@ -40,8 +41,8 @@ async def list_counts(
     status: CountStatus | None = None,
     location: Annotated[str | None, Query(max_length=32, examples=["HAM"])] = None,
     sort: ByTime = ByTime.NEWEST,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[CountSummary]:
     """List counts."""
     return await stock_count.show(uow, status, location, sort, limit, cursor)

@@ -4,16 +4,17 @@ from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, status
+from fastapi import APIRouter, Path, status
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from tools import handover, help, receipt
 from tools.errors import Forbidden, IllegalTransition, NotFound, Unauthenticated
 from tools.handover import HandoverCase, HandoverView
 from tools.help import Answer
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 from tools.receipt import Receipt
 
 router = APIRouter(tags=["support"])
@@ -71,8 +72,8 @@ async def request_handover(body: HandoverRequest, uow: UowDep) -> HandoverView:
 async def list_handovers(
     uow: UowDep,
     sort: ByTime = ByTime.OLDEST,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[HandoverView]:
     """List the conversations that wait for a person (staff)."""
     return await handover.list_open(uow, sort, limit, cursor)

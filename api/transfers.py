@@ -7,11 +7,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api.deps import UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.transfer import TransferStatus
 from tools import transfer
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 from tools.transfer import LINES_MAX, ReceivedUnits, TransferSummary, TransferUnits, TransferView
 
 router = APIRouter(
@@ -55,8 +56,8 @@ async def list_transfers(
     source: Place = None,
     target: Place = None,
     sort: ByTime = ByTime.NEWEST,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[TransferSummary]:
     """List transfers."""
     return await transfer.show(uow, status, source, target, sort, limit, cursor)

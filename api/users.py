@@ -6,12 +6,13 @@ from fastapi import APIRouter, Query, status
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.user import Role
 from deps import security
 from tools import cart, user
 from tools.errors import AlreadyExists, Forbidden, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, Page
+from tools.page import Page
 from tools.user import Tokens, UserSort, UserView
 
 router = APIRouter(tags=["users"])
@@ -99,8 +100,8 @@ async def list_users(
     q: Annotated[str | None, Query(max_length=200, description="Part of a name or email.")] = None,
     role: Role | None = None,
     sort: UserSort = UserSort.NEWEST,
-    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)] = 20,
-    cursor: Annotated[str | None, Query(max_length=1000)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
 ) -> Page[UserView]:
     """List people who have a sign-in (staff)."""
     return await user.find(uow, q, role, sort, limit, cursor)

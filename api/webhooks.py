@@ -6,17 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 
 from api.deps import DepsDep, UowDep, needs
+from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.webhook import WebhookState
 from tools import webhook
 from tools.errors import Forbidden, InvalidSignature, NotFound, Unauthenticated
-from tools.page import PAGE_LIMIT_MAX, ByTime, Page
+from tools.page import ByTime, Page
 from tools.webhook import WebhookReceipt, WebhookView
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 Provider = Annotated[str, Path(pattern="^[a-z]{1,32}$", examples=["stripe"])]
-Limit = Annotated[int, Query(ge=1, le=PAGE_LIMIT_MAX)]
-Cursor = Annotated[str | None, Query(max_length=1000)]
 EVENT = {
     "requestBody": {
         "required": True,
