@@ -5,12 +5,13 @@ Text is routed by a model; a structured request names its operation and needs no
 
 import functools
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field, TypeAdapter
-from pydantic_ai import Agent, AgentRunResultEvent, RunContext, ToolOutput, UsageLimits
+from pydantic_ai import Agent, AgentRun, RunContext, ToolOutput, UsageLimits
 from pydantic_ai.conversation import Conversation, ConversationTypeAdapter
 from pydantic_ai.exceptions import (
     AgentRunError,
@@ -19,6 +20,7 @@ from pydantic_ai.exceptions import (
     UsageLimitExceeded,
 )
 from pydantic_ai.messages import (
+    AgentStreamEvent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
     ModelMessage,
@@ -208,28 +210,41 @@ async def _serve(
     asked = ModelRequest(parts=[UserPromptPart(wish.text)])
     words = Words([*history, asked], deps.settings.currency)
     before = f"{turn.text}\n\n" if turn.text else ""
-    async with AGENTS[wish.domain].run_stream_events(
+    async with AGENTS[wish.domain].iter(
         wish.text, deps=deps, model=model_for(deps.settings, wish.domain.value, model),
         message_history=history, usage_limits=limits, usage=used + turn.usage,
         conversation_id=turn.conversation.conversation_id,
-    ) as events:  # fmt: skip
-        async for event in events:
-            if not isinstance(event, AgentRunResultEvent):
+    ) as run:  # fmt: skip
+        async with aclosing(_events(run)) as events:
+            async for event in events:
                 for _, is_anew in words.hear(event):
                     yield _words(turn, before + words.before, words.shown, is_anew)
-            if isinstance(event, FunctionToolCallEvent):
-                call = {"id": event.part.tool_call_id, "arguments": event.part.args_as_dict()}
-                call["label"] = _label(event.part.tool_name)
-                yield Said("tool", {"name": event.part.tool_name, "status": "running", **call})
-            elif isinstance(event, FunctionToolResultEvent):
-                for said in _result(event.part):
+                for said in _told(event):
                     yield said
-            elif isinstance(event, AgentRunResultEvent):
-                turn.messages.extend(event.result.new_messages())
-                turn.cost_micros += budget.cost_micros(event.result.new_messages())
-                turn.usage = budget.spent(event.result.usage, used, turn.cost_micros)
-                for _, is_anew in words.finish(event.result.output):
-                    yield _words(turn, before + words.before, words.shown, is_anew)
+        assert run.result is not None
+        turn.messages.extend(run.result.new_messages())
+        turn.cost_micros += budget.cost_micros(run.result.new_messages())
+        turn.usage = budget.spent(run.result.usage, used, turn.cost_micros)
+        for _, is_anew in words.finish(run.result.output):
+            yield _words(turn, before + words.before, words.shown, is_anew)
+
+
+async def _events(run: AgentRun[Deps, str]) -> AsyncGenerator[AgentStreamEvent, None]:
+    """Yield what happens in a run, as it happens and in this task: `run_stream_events` has a task
+    of its own, and a queue between the two that each event goes through."""
+    async for node in run:
+        if Agent.is_model_request_node(node) or Agent.is_call_tools_node(node):
+            async with node.stream(run.ctx) as events:
+                async for event in events:
+                    yield event
+
+
+def _told(event: AgentStreamEvent) -> list[Said]:
+    if isinstance(event, FunctionToolCallEvent):
+        call = {"id": event.part.tool_call_id, "arguments": event.part.args_as_dict()}
+        call["label"] = _label(event.part.tool_name)
+        return [Said("tool", {"name": event.part.tool_name, "status": "running", **call})]
+    return _result(event.part) if isinstance(event, FunctionToolResultEvent) else []
 
 
 def _label(tool: str) -> str:
