@@ -1,7 +1,8 @@
 """Live feeds: server-sent events of orders and stock, for the merchant's page and for programs.
 
-One poller a process reads the outbox, and only while somebody watches; every watcher has a queue.
-No watcher holds a transaction or a database connection while it waits.
+One reader a process and feed, and only while somebody watches; every watcher has a queue, and holds
+no transaction or database connection while it waits. What the relay announces on the bus wakes the
+reader. It looks by itself, too: now and then, and every second while the bus is away.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import StreamingResponse
 
 from api.deps import DepsDep, needs
+from deps import background
+from deps.announcement import Announcements
 from deps.core import SYSTEM, Deps, UnitOfWork
 from deps.postgres import DatabaseUnavailable
 from tools import feed, stock_feed
@@ -24,12 +27,16 @@ router = APIRouter(tags=["feed"])
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+# While announcements are heard. They may be missing: no worker runs, or a movement has no event.
+QUIET_S = 5.0
+# After a look, so that a busy shop is read some times a second and not once for each commit.
+GAP_S = 0.2
 HEARTBEAT_S = 15.0
 BATCH = 200
-# How far back each poll looks for transactions that took their number early and committed late.
+# How far back each look goes, for transactions that took their number early and committed late.
 LOOKBACK = 200
 QUEUE_MAX = 1_000
-WATCHERS_MAX = 100
+WATCHERS_MAX = 500
 
 
 class Change(Protocol):
@@ -55,11 +62,12 @@ class Source(Protocol[Made]):
 class Hub(Generic[C]):
     """Hands each change to every watcher once. Lives in `app.state`, on one event loop."""
 
-    def __init__(self, deps: Deps, source: Source[C]) -> None:
+    def __init__(self, deps: Deps, source: Source[C], announced: Announcements) -> None:
         self.source = source
+        self._announced = announced
         self._deps = deps.acting_as(SYSTEM)
         self._watchers: set[asyncio.Queue[C | None]] = set()
-        self._poller: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._last = 0
         self._seen: set[int] = set()
@@ -75,17 +83,17 @@ class Hub(Generic[C]):
             raise Unavailable("Too many people watch the shop at once.")
         queue: asyncio.Queue[C | None] = asyncio.Queue(QUEUE_MAX)
         async with self._starting:
-            if self._poller is None:
+            if self._reader is None:
                 await self._begin()
-                self._poller = asyncio.create_task(self._poll())
+                self._reader = asyncio.create_task(self._read())
             self._watchers.add(queue)
         try:
             yield queue
         finally:
             self._watchers.discard(queue)
-            if not self._watchers and self._poller is not None:
-                self._poller.cancel()
-                self._poller = None
+            if not self._watchers and self._reader is not None:
+                reader, self._reader = self._reader, None
+                await background.end(reader)
 
     async def _begin(self) -> None:
         async with self._deps.begin() as uow:
@@ -93,19 +101,25 @@ class Hub(Generic[C]):
             recent = await self.source.changes(uow, max(0, newest - LOOKBACK), LOOKBACK + BATCH)
         self._last, self._seen = newest, {item.seq for item in recent}
 
-    async def _poll(self) -> None:
-        while True:
-            more = False
-            try:
-                more = await self.poll_once()
-            except (DatabaseUnavailable, PoolTimeout):
-                # The database is away: watchers keep their heartbeat, and nothing is skipped,
-                # because the next poll reads on from the last change handed out.
-                log.warning("the feed could not be read; it tries again", exc_info=True)
-            await asyncio.sleep(0 if more else POLL_S)
+    async def _read(self) -> None:
+        async with self._announced.waiter() as woken:
+            while True:
+                woken.clear()  # Before reading: what is announced from here on has another look.
+                more, is_read = False, False
+                try:
+                    more, is_read = await self.read_once(), True
+                except (DatabaseUnavailable, PoolTimeout):
+                    # The database is away: watchers keep their heartbeat, and nothing is skipped,
+                    # because the next look reads on from the last change handed out.
+                    log.warning("the feed could not be read; it tries again", exc_info=True)
+                if not more:
+                    await asyncio.sleep(GAP_S)
+                    is_quiet = is_read and self._announced.is_heard
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(woken.wait(), QUIET_S if is_quiet else POLL_S)
 
-    async def poll_once(self) -> bool:
-        """Read the changes since the last poll and hand out those not seen yet.
+    async def read_once(self) -> bool:
+        """Read the changes since the last look and hand out those not seen yet.
 
         Return whether there are more to read at once.
         """
@@ -133,8 +147,8 @@ def hub_of(request: Request, source: Source[C]) -> Hub[C]:
     """Return the process's hub of a source; the first watcher makes it."""
     state = request.app.state
     if not hasattr(state, "hubs"):
-        state.hubs = {}
-    hub: Hub[C] = state.hubs.setdefault(id(source), Hub(state.deps, source))
+        state.hubs, state.announced = {}, Announcements(state.deps.cache.redis)
+    hub: Hub[C] = state.hubs.setdefault(id(source), Hub(state.deps, source, state.announced))
     return hub
 
 

@@ -187,6 +187,21 @@ class RedisStreamBus:
                 return Lag(undelivered=row["lag"], unacknowledged=row["pending"])
         return Lag(undelivered=0, unacknowledged=0)
 
+    async def newest(self, known: str | None = None, *, wait_ms: int = 0) -> str:
+        """Return the id of the newest entry, as nobody's consumer.
+
+        Args:
+            known: The id returned last: wait until there is a newer entry, or for `wait_ms`.
+
+        Raises:
+            BusUnavailable: The server is away.
+        """
+        async with self._outage_named():
+            if known is not None:
+                await self.redis.xread({self.stream: known}, count=1, block=wait_ms)
+            entries = await self.redis.xrevrange(self.stream, count=1)
+        return _text(entries[0][0]) if entries else "0-0"
+
     async def aclose(self) -> None:
         await self.redis.aclose()
 

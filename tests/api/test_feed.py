@@ -2,19 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 
 import httpx
 import orjson
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import text
 
-from api.feed import QUEUE_MAX, Hub, stream
+import api.feed
+from api.feed import GAP_S, QUEUE_MAX, Hub, stream
 from db.types import new_id
-from deps.core import SYSTEM, Deps
+from deps.announcement import Announcements
+from deps.bus import RedisStreamBus
+from deps.core import SYSTEM, Deps, UnitOfWork
 from tests import factories
-from tools import feed, stock
+from tools import delivery, feed, stock
 from tools.errors import Forbidden
+from tools.feed import FeedItem
 
+SOON_S = 20.0
 _EVENT = text("""
     INSERT INTO outbox (id, type, schema_version, aggregate_type, aggregate_id, aggregate_seq,
                         payload, actor_role, occurred_at)
@@ -26,6 +33,35 @@ _EVENT = text("""
 async def adjust(deps: Deps, delta: int = 1) -> None:
     async with deps.acting_as(SYSTEM).begin() as uow:
         await stock.adjust(uow, "MUG", "HAM", delta, "counted")
+
+
+@pytest.fixture
+def announced(deps: Deps) -> Announcements:
+    return Announcements(deps.cache.redis)
+
+
+@pytest.fixture
+async def bus(redis: Redis) -> AsyncGenerator[RedisStreamBus, None]:
+    """The stream of the shop, as a worker's relay writes it."""
+    beside = RedisStreamBus.beside(redis)
+    yield beside
+    await beside.aclose()
+
+
+class Counted:
+    """The feed, which counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    async def latest(self, uow: UnitOfWork) -> int:
+        return await feed.latest(uow)
+
+    async def changes(
+        self, uow: UnitOfWork, after_seq: int | None = None, limit: int = 100
+    ) -> list[FeedItem]:
+        self.reads += 1
+        return await feed.changes(uow, after_seq, limit)
 
 
 async def newest(deps: Deps) -> int:
@@ -65,11 +101,11 @@ async def test_changes_are_told_in_sentences(merchant: Deps) -> None:
     assert [item.seq for item in items] == sorted(item.seq for item in items)
 
 
-async def test_a_watcher_goes_on_where_it_left(merchant: Deps) -> None:
+async def test_a_watcher_goes_on_where_it_left(merchant: Deps, announced: Announcements) -> None:
     await factories.product(merchant, "MUG")
     seen = await newest(merchant)
     await adjust(merchant, 3)
-    events = stream(Hub(merchant, feed), merchant, seen)
+    events = stream(Hub(merchant, feed, announced), merchant, seen)
     missed = await next_change(events)
     assert missed["summary"] == "MUG at HAM: +3, now 13 on hand (counted)."
     await adjust(merchant, 4)
@@ -78,28 +114,34 @@ async def test_a_watcher_goes_on_where_it_left(merchant: Deps) -> None:
     await events.aclose()
 
 
-async def test_a_change_that_commits_late_is_not_missed(merchant: Deps) -> None:
+async def test_a_change_that_commits_late_is_not_missed(
+    merchant: Deps, announced: Announcements, bus: RedisStreamBus
+) -> None:
     """A sequence hands out numbers before commits do: a lower one can become visible later."""
     await factories.product(merchant, "MUG")
-    hub = Hub(merchant, feed)
+    hub = Hub(merchant, feed, announced)
     async with hub.watch() as queue, merchant.db() as slow:
         event = {"id": new_id(), "now": merchant.clock()}
         await slow.execute(_EVENT, event)
         await adjust(merchant)
+        await delivery.relay_once(merchant, bus)
         first = await asyncio.wait_for(queue.get(), 20)
         await slow.commit()
+        await delivery.relay_once(merchant, bus)
         second = await asyncio.wait_for(queue.get(), 20)
         assert first is not None
         assert second is not None
         assert (first.type, second.type) == ("StockAdjusted", "StockLow")
         assert second.seq < first.seq
-        await hub.poll_once()
+        await hub.read_once()
         assert queue.empty()
 
 
-async def test_a_watcher_that_falls_behind_is_cut_loose(merchant: Deps) -> None:
+async def test_a_watcher_that_falls_behind_is_cut_loose(
+    merchant: Deps, announced: Announcements
+) -> None:
     await factories.product(merchant, "MUG")
-    hub = Hub(merchant, feed)
+    hub = Hub(merchant, feed, announced)
     async with hub.watch() as slow, hub.watch() as quick:
         async with merchant.begin() as uow:
             example = (await feed.changes(uow, 0))[0]
@@ -110,3 +152,80 @@ async def test_a_watcher_that_falls_behind_is_cut_loose(merchant: Deps) -> None:
         while slow.qsize() > 1:
             slow.get_nowait()
         assert slow.get_nowait() is None
+
+
+async def heard(announced: Announcements) -> None:
+    async with asyncio.timeout(SOON_S), announced.waiter() as woken:
+        while not announced.is_heard:
+            await woken.wait()
+            woken.clear()
+
+
+async def test_what_the_relay_announces_is_read_at_once_and_for_everybody(
+    merchant: Deps,
+    announced: Announcements,
+    bus: RedisStreamBus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two hundred watchers of a quiet shop cost no reads; a change costs a few, not two hundred."""
+    monkeypatch.setattr(api.feed, "QUIET_S", 600.0)
+    monkeypatch.setattr(api.feed, "POLL_S", 600.0)
+    await factories.product(merchant, "MUG")
+    await delivery.relay_once(merchant, bus)
+    source = Counted()
+    hub = Hub(merchant, source, announced)
+    async with AsyncExitStack() as stack:
+        queues = [await stack.enter_async_context(hub.watch()) for _ in range(200)]
+        await heard(announced)
+        await asyncio.sleep(3 * GAP_S)
+        began = source.reads
+        await asyncio.sleep(3 * GAP_S)
+        assert source.reads == began
+        for delta in (1, 2):
+            await adjust(merchant, delta)
+            await delivery.relay_once(merchant, bus)
+            for queue in queues:
+                change = await asyncio.wait_for(queue.get(), SOON_S)
+                assert change is not None
+                assert change.payload["delta"] == delta
+        assert all(queue.empty() for queue in queues)
+        assert source.reads - began <= 4
+    assert not announced.is_heard, "nobody watches, so nobody listens"
+
+
+async def test_many_commits_at_once_cost_few_reads(
+    merchant: Deps,
+    announced: Announcements,
+    bus: RedisStreamBus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(api.feed, "QUIET_S", 600.0)
+    await factories.product(merchant, "MUG")
+    source = Counted()
+    hub = Hub(merchant, source, announced)
+    async with hub.watch() as queue:
+        await heard(announced)
+        began, loop = source.reads, asyncio.get_running_loop()
+        since = loop.time()
+        for _ in range(30):
+            await adjust(merchant)
+            await delivery.relay_once(merchant, bus)
+        told = [await asyncio.wait_for(queue.get(), SOON_S) for _ in range(30)]
+        passed_s = loop.time() - since
+        assert len({change.seq for change in told if change is not None}) == 30
+        assert source.reads - began <= passed_s / GAP_S + 2
+
+
+async def test_without_the_bus_the_feed_is_polled(
+    merchant: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.feed, "QUIET_S", 600.0)
+    monkeypatch.setattr(api.feed, "POLL_S", 0.05)
+    await factories.product(merchant, "MUG")
+    away = Redis.from_url("unix:///nowhere/valkey.sock")
+    for announced in (Announcements(away), Announcements(None)):
+        async with Hub(merchant, feed, announced).watch() as queue:
+            await adjust(merchant)
+            assert (await asyncio.wait_for(queue.get(), SOON_S)) is not None
+            assert not announced.is_heard
+    await away.aclose()

@@ -10,6 +10,7 @@ import pytest
 
 from api.feed import Hub, stream
 from db.types import OrderId, new_id
+from deps.announcement import Announcements
 from deps.core import Deps
 from tests import factories
 from tools import inventory, stock, stock_feed
@@ -187,7 +188,7 @@ async def test_the_stream_tells_every_movement_and_resumes(merchant: Deps) -> No
         seen = await stock_feed.latest(uow)
     async with merchant.begin() as uow:
         await inventory.reserve(uow, order_id=OrderId(new_id()), units={"MUG": 3})
-    events = stream(Hub(merchant, stock_feed), merchant, seen)
+    events = stream(Hub(merchant, stock_feed, Announcements(None)), merchant, seen)
     missed = await next_change(events)
     async with merchant.begin() as uow:
         await stock.receive(uow, "MUG", "HAM", 5)

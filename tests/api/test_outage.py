@@ -9,6 +9,7 @@ from websockets.asyncio.client import connect
 
 from agents import runner
 from api import chat_socket, feed
+from deps.announcement import Announcements
 from deps.core import SYSTEM, Deps
 from tests import factories
 from tests.api.test_chat_socket import closed, hello, refusal, send, shop, until
@@ -59,8 +60,9 @@ async def test_a_feed_goes_on_where_it_was(
     merchant: Deps, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "POLL_S", 0.02)
+    monkeypatch.setattr(feed, "GAP_S", 0.02)
     await factories.product(merchant, "MUG")
-    hub = feed.Hub(merchant, changes)
+    hub = feed.Hub(merchant, changes, Announcements(None))
     async with hub.watch() as queue:
         for delta in (1, 2):
             async with merchant.acting_as(SYSTEM).begin() as uow:
