@@ -284,13 +284,16 @@ def bench(
     server: Annotated[str | None, typer.Option(help="uvicorn or granian.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Web processes.")] = None,
     sizes: Annotated[str | None, typer.Option(help="SKUs, as in 1000,100000.")] = None,
+    lines: Annotated[str | None, typer.Option(help="Lines of a cart, as in 1,10,100.")] = None,
+    orders: Annotated[str | None, typer.Option(help="Past orders, as in 0,1000000.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure, on a scratch database of this machine.
 
     Example: ./shopkeeper bench checkout --json
     """
-    _measure("bench", name, data=data, server=server, workers=workers, sizes=sizes, as_json=as_json)
+    growth = {"sizes": sizes, "lines": lines, "orders": orders}
+    _measure("bench", name, data=data, server=server, workers=workers, **growth, as_json=as_json)
 
 
 @app.command("eval")
