@@ -112,7 +112,8 @@ async def _current(uow: UnitOfWork) -> UUID:
     """
     customer_id, secret = _owner(uow)
     await _lock_owner(uow)
-    await _adopt_locked(uow)
+    if customer_id is not None and secret is not None:
+        await _merge_guest(uow, customer_id, secret)
     newest = await uow.fetchval(_NEWEST, customer_id, secret)
     return newest if newest is not None else (await create(uow)).id
 
@@ -130,15 +131,13 @@ async def adopt(uow: UnitOfWork) -> None:
 
     Quantities of the same SKU are added, up to the limit. Safe to repeat: a merged cart is closed.
     """
-    if None not in _owner(uow):
-        await _lock_owner(uow)
-        await _adopt_locked(uow)
-
-
-async def _adopt_locked(uow: UnitOfWork) -> None:
     customer_id, secret = _owner(uow)
-    if customer_id is None or secret is None:
-        return
+    if customer_id is not None and secret is not None:
+        await _lock_owner(uow)
+        await _merge_guest(uow, customer_id, secret)
+
+
+async def _merge_guest(uow: UnitOfWork, customer_id: UUID, secret: str) -> None:
     guests = await uow.fetch(_GUESTS, secret)
     if not guests:
         return

@@ -331,7 +331,8 @@ async def _place(uow: UnitOfWork, order_id: OrderId) -> None:
 
 
 async def _record_void(uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome) -> None:
-    if tender.state not in (PaymentState.AUTHORIZED, PaymentState.REQUIRES_ACTION):
+    is_open = tender.state in (PaymentState.AUTHORIZED, PaymentState.REQUIRES_ACTION)
+    if not is_open or outcome.status is OutcomeStatus.PENDING:
         return
     key = payment.attempt_key(PaymentId(tender.id), AttemptKind.VOID)
     await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)

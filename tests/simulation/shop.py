@@ -40,6 +40,7 @@ FAULTS = (
     Fault.DECLINE,
     Fault.WRONG_AMOUNT,
     Fault.SLOW,
+    Fault.PENDING,
 )
 
 
@@ -75,6 +76,7 @@ class Notebook:
 class Shop:
     def __init__(self, deps: Deps, gateway: ScriptedGateway, rng: random.Random) -> None:
         self.deps, self.gateway, self.rng = deps, gateway, rng
+        self.sweeps = 0
         self.book = Notebook()
         self.customers: list[Deps] = []
         self.carts: dict[UUID, tuple[Deps, dict[str, int]]] = {}
@@ -233,6 +235,9 @@ class Shop:
 
     async def sweep(self) -> None:
         self.gateway.script.clear()
+        self.sweeps += 1
+        if self.sweeps % 2 == 0:  # No order may be pending for an hour; sweeps are 20 min apart.
+            self.gateway.decide()
         await inventory.expire_due(self.deps)
         await sale.resume_stuck(self.deps)
         await refund_process.resume_stuck(self.deps)
@@ -241,6 +246,7 @@ class Shop:
     async def settle(self, staff: Deps) -> None:
         """Let time pass until nothing is under way, then note what the sweepers finished."""
         self.deps = factories.later(self.deps, hours=2)
+        self.gateway.decide()
         for _ in range(4):
             await self.sweep()
         for row in await self.deps.hot.fetch("SELECT id FROM refund WHERE state = 'failed'"):
