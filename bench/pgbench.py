@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench import load
 from deps.core import Deps
+from deps.hot import PLANNING
 from deps.process import find_postgres
 
 _TPS = re.compile(r"^tps = ([0-9.]+) \(without", re.MULTILINE)
@@ -44,7 +45,7 @@ async def run(deps: Deps, script: str, *, clients: int, seconds: float) -> Rate 
             program,
             *("--no-vacuum", "--protocol=prepared", f"--client={clients}", "--jobs=1"),
             *(f"--time={max(1, round(seconds))}", f"--file={file}"),
-            env={**os.environ, **_address(engine.url)},
+            env={**os.environ, **_address(engine.url), "PGOPTIONS": _options()},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -60,6 +61,11 @@ async def run(deps: Deps, script: str, *, clients: int, seconds: float) -> Rate 
 def _program() -> str | None:
     embedded = find_postgres() / "pgbench"
     return str(embedded) if embedded.exists() else shutil.which("pgbench")
+
+
+def _options() -> str:
+    """Ask the server for what the shop's own connections ask for, where it changes plans."""
+    return " ".join(f"-c {name}={value}" for name, value in PLANNING.items())
 
 
 def _address(url: URL) -> dict[str, str]:
