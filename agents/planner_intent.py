@@ -32,6 +32,7 @@ ACT_MARGIN = 0.06
 # An operation the person may use is preferred to a likelier one they may not, within this.
 ALLOWED_MARGIN = 0.15
 TWIN_MARGIN = 0.25
+SAME_MIN = 0.97
 SPLIT_MIN = 0.7
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
@@ -238,6 +239,8 @@ def _is_out_of_place(text: str, heard: Heard, best: Score, operation: Operation)
     """Tell whether a message that is like an operation is about something else altogether."""
     if _is_address(text) or sku_in(text):
         return False
+    if best.value >= SAME_MIN and best.words > 1 and not strays(heard.core, best, operation):
+        return False  # Word for word what we serve, whatever else those words may mean elsewhere.
     names_product = bool({"sku", "handle_or_sku", "query"} & operation.parameters.keys())
     if is_foreign(wish_in(heard.written), names_product=names_product):
         return operation.risk is not Risk.READ or best.value < ACT_MIN or names_product

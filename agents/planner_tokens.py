@@ -235,7 +235,7 @@ class Speller:
         """Mend `corrcting` by way of `correct`: not every form of a word is known."""
         for ending in ("ing", "ed", "s"):
             base = word.removesuffix(ending)
-            if base != word and len(base) >= 5:
+            if base != word and len(base) >= 5 and not word.endswith("ss"):
                 near = self._nearest(base) or self._nearest(f"{base}e")
                 if near:
                     return near
