@@ -205,7 +205,8 @@ async def stream(hub: Hub[C], deps: Deps, last_event_id: int | None) -> AsyncGen
         while loop.time() < until:
             arrived: C | None = None
             with suppress(TimeoutError):
-                arrived = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
+                patience = min(HEARTBEAT_S, until - loop.time())
+                arrived = await asyncio.wait_for(queue.get(), patience)
                 if arrived is None:
                     return
             if arrived is None:

@@ -1,6 +1,7 @@
 """AG-UI and Vercel AI, read as their clients read them; and forged histories, which do nothing."""
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import uuid4
 
@@ -8,11 +9,16 @@ import httpx
 import pytest
 from ag_ui.core import Event as AguiEvent
 from pydantic import TypeAdapter
+from pydantic_ai.messages import PartDeltaEvent, PartEndEvent, PartStartEvent, TextPart
 from pydantic_ai.ui.vercel_ai import response_types
 
+from api.adapters.native import TurnFailed, native
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
+from tools import spend
+from tools.errors import TooManyRequests
+from tools.turn import Event
 
 ADDRESS = "deliver to Ada Lovelace, 12 Quay Street, 20457 Hamburg, DE, ada@example.com, standard"
 TO_CHECKOUT = ("do you have a stoneware mug?", "add two of the first one to my cart", ADDRESS)
@@ -243,3 +249,86 @@ async def test_another_persons_thread_is_one_of_ones_own(client: httpx.AsyncClie
 async def test_nonsense_is_refused(client: httpx.AsyncClient, path: str, body: bytes) -> None:
     answer = await client.post(path, content=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+async def test_a_message_may_come_in_parts_but_not_as_a_file(client: httpx.AsyncClient) -> None:
+    image = {"type": "image", "source": {"type": "url", "value": "https://evil.example/x.png"}}
+    parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": "there"}]
+    thread = uuid4().hex
+    events = await agui(client, run(thread, {**user(""), "content": parts}))
+    assert events[-1].type.value == "RUN_FINISHED"
+    (conversation,) = (await client.get("/v1/conversations")).json()["items"]
+    assert conversation["title"] == "hello there"
+    refused = await client.post("/v1/agui", json=run(thread, {**user(""), "content": [image]}))
+    assert (refused.status_code, refused.json()["field"]) == (422, "messages")
+    file = {"type": "file", "mediaType": "image/png", "url": "https://evil.example/x.png"}
+    message = ui("look")
+    message["parts"].append(file)
+    refused = await client.post("/v1/vercel-ai", json=submit(thread, message))
+    assert (refused.status_code, refused.json()["field"]) == (422, "messages")
+
+
+async def test_an_answer_is_regenerated_by_asking_again(client: httpx.AsyncClient) -> None:
+    thread, asked = uuid4().hex, ui("hello")
+    first = await vercel(client, submit(thread, asked))
+    answered = ui("Hello!", "assistant")
+    again = {**submit(thread, asked, answered), "trigger": "regenerate-message"}
+    second = await vercel(client, again)
+    assert [c.get("delta") for c in first] == [c.get("delta") for c in second]
+    (conversation,) = (await client.get("/v1/conversations")).json()["items"]
+    assert conversation["turns"] == 2
+    # Without the question, there is nothing to ask again.
+    alone = {**submit(thread, answered), "trigger": "regenerate-message"}
+    refused = await client.post("/v1/vercel-ai", json=alone)
+    assert (refused.status_code, refused.json()["field"]) == (422, "messages")
+
+
+async def told(*events: Event | None) -> AsyncGenerator[Event | None, None]:
+    for event in events:
+        yield event
+
+
+def event(name: str, **data: Any) -> Event:
+    return Event(number=1, turn_id=None, name=name, data=data)
+
+
+async def test_a_turn_that_fails_says_so_after_what_it_had_said() -> None:
+    events = native(
+        told(
+            event("turn"),
+            event("text", delta=" "),
+            None,
+            event("text", delta="We have "),
+            event("text", delta="mugs."),
+            event("text", delta="We have bowls.", replace=True),
+            event("error", code="unavailable", detail="Please try again."),
+        )
+    )
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async for step in events:
+            if isinstance(step, PartDeltaEvent):
+                heard.append(step.delta.content_delta)  # type: ignore[arg-type, union-attr]
+            elif isinstance(step, PartStartEvent | PartEndEvent):
+                assert isinstance(step.part, TextPart)
+                heard.append(step.part.content)
+
+    with pytest.raises(TurnFailed, match="try again"):
+        await listen()
+    assert heard == ["We have ", "mugs.", "We have mugs.", "We have bowls.", "We have bowls."]
+
+
+async def test_a_failed_turn_ends_a_run_with_its_error(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spend, "take", _refuse)
+    events = await agui(client, run(uuid4().hex, user("hello")))
+    assert events[-1].type.value == "RUN_ERROR"
+    assert events[-1].message == "You asked a lot today."
+    chunks = await client.post("/v1/vercel-ai", json=submit(uuid4().hex, ui("hello")))
+    assert '"errorText":"You asked a lot today."' in chunks.text.replace('": "', '":"')
+
+
+async def _refuse(deps: Deps) -> None:
+    raise TooManyRequests("You asked a lot today.")

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import orjson
@@ -11,14 +13,15 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 
 import api.feed
+from api.app import create_app
 from api.feed import GAP_S, QUEUE_MAX, Hub, stream
 from db.types import new_id
 from deps.announcement import Announcements
 from deps.bus import RedisStreamBus
 from deps.core import SYSTEM, Deps, UnitOfWork
 from tests import factories
-from tools import delivery, feed, stock
-from tools.errors import Forbidden
+from tools import delivery, feed, stock, stock_feed
+from tools.errors import Forbidden, Unavailable
 from tools.feed import FeedItem
 
 SOON_S = 20.0
@@ -83,9 +86,10 @@ async def test_only_staff_may_watch(client: httpx.AsyncClient, deps: Deps, custo
     assert (await client.get("/v1/feed")).status_code == 401
     answer = await client.get("/v1/feed", headers=factories.bearer(customer))
     assert answer.status_code == 403
-    with pytest.raises(Forbidden):
-        async with customer.begin() as uow:
-            await feed.changes(uow, 0)
+    for source in (feed, stock_feed):
+        with pytest.raises(Forbidden):
+            async with customer.begin() as uow:
+                await source.changes(uow, 0)
 
 
 async def test_changes_are_told_in_sentences(merchant: Deps) -> None:
@@ -229,3 +233,110 @@ async def test_without_the_bus_the_feed_is_polled(
             assert (await asyncio.wait_for(queue.get(), SOON_S)) is not None
             assert not announced.is_heard
     await away.aclose()
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "number", "said"),
+    [
+        ("StockLow", {"sku": "MUG", "available": 1}, None, "MUG is running low: 1 left."),
+        (
+            "StockLow",
+            {"sku": "MUG", "available": 1, "location": "HAM"},
+            None,
+            "MUG is running low at HAM: 1 left.",
+        ),
+        (
+            "BackInStock",
+            {"sku": "MUG", "available": 3},
+            None,
+            "MUG is back in stock: 3 can be sold.",
+        ),
+        ("SoldOut", {"sku": "MUG"}, None, "MUG is sold out."),
+        ("ProductSaved", {"handle": "mug", "created": True}, None, "mug was added."),
+        ("ProductSaved", {"handle": "mug", "created": False}, None, "mug was changed."),
+    ],
+)
+def test_a_change_is_one_sentence(
+    kind: str, payload: dict[str, Any], number: int | None, said: str
+) -> None:
+    assert feed.summarize(kind, payload, number) == said
+
+
+@pytest.mark.parametrize("path", ["/v1/feed", "/v1/inventory/stream"])
+async def test_what_was_missed_is_told_over_http_until_the_token_would_end(
+    merchant: Deps, path: str
+) -> None:
+    await factories.product(merchant, "MUG")
+    settings = merchant.settings.model_copy(update={"access_token_ttl_s": 0.1})
+    app = create_app(settings)
+    app.state.deps = replace(merchant, settings=settings)
+    headers = factories.bearer(merchant)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://test", headers=headers
+    ) as client:
+        for after, is_told in ((0, True), (2**31, False)):
+            answer = await client.get(path, headers={"Last-Event-ID": str(after)})
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert answer.text.startswith("retry: 2000\n\n: connected\n\n")
+            assert ("event: change" in answer.text) is is_told
+        assert len(app.state.hubs) == 1, "both were told by one hub"
+
+
+async def test_from_now_on_is_nothing_of_the_past(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG")
+    async with merchant.begin() as uow:
+        assert await feed.changes(uow) == []
+        assert await stock_feed.changes(uow) == []
+
+
+async def test_silence_is_broken_by_a_comment(
+    merchant: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.feed, "HEARTBEAT_S", 0.01)
+    async with aclosing(stream(Hub(merchant, feed, Announcements(None)), merchant, None)) as events:
+        assert b": connected" in await anext(events)
+        assert await anext(events) == b": nothing new\n\n"
+
+
+async def test_what_was_missed_and_comes_again_is_told_once(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG")
+    seen = await newest(merchant)
+    hub = Hub(merchant, feed, Announcements(None))
+    async with aclosing(stream(hub, merchant, seen)) as events:
+        await anext(events)
+        await adjust(merchant, 3)
+        await hub.read_once()  # The change is in the queue, and among what was missed.
+        assert (await next_change(events))["summary"] == (
+            "MUG at HAM: +3, now 13 on hand (counted)."
+        )
+        await adjust(merchant, 4)
+        assert (await next_change(events))["summary"] == (
+            "MUG at HAM: +4, now 17 on hand (counted)."
+        )
+
+
+async def test_a_stream_that_falls_behind_ends(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG")
+    hub = Hub(merchant, feed, Announcements(None))
+    async with aclosing(stream(hub, merchant, None)) as events, hub.watch() as other:
+        await anext(events)
+        await adjust(merchant)
+        change = await asyncio.wait_for(other.get(), 20)
+        assert change is not None
+        for _ in range(QUEUE_MAX):
+            hub._hand_out(change)
+        told = [frame async for frame in events]
+    assert 0 < len(told) < QUEUE_MAX
+
+
+async def test_the_shop_is_watched_by_so_many_at_once(
+    merchant: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.feed, "WATCHERS_MAX", 1)
+    hub = Hub(merchant, feed, Announcements(None))
+    async with hub.watch():
+        with pytest.raises(Unavailable, match="Too many"):
+            async with hub.watch():
+                raise AssertionError("it is full")
+    async with hub.watch() as queue:
+        assert queue.empty(), "whoever left made room"
