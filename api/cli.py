@@ -62,8 +62,6 @@ async def _cancelled_by_signals(work: Coroutine[Any, Any, T]) -> T:
 
 def expected(error: Exception) -> str | None:
     """Return what to tell about a failure that is not a bug, or None."""
-    from sqlalchemy.exc import DBAPIError
-
     from deps.postgres import DatabaseUnavailable, MigrationError
     from deps.process import EmbeddedError
     from tools.errors import DomainError
@@ -71,12 +69,6 @@ def expected(error: Exception) -> str | None:
     known = (CommandFailed, DatabaseUnavailable, EmbeddedError, MigrationError, DomainError)
     if isinstance(error, known):
         return str(error)
-    if isinstance(error, DBAPIError):
-        code = getattr(error.orig, "sqlstate", None)
-        if code == "42P01":  # undefined_table
-            return "The database has no tables yet; run ./shopkeeper migrate."
-        if code in ("28P01", "3D000", "28000", "53300") or isinstance(error.orig, OSError):
-            return f"The database cannot be used: {str(error.orig).splitlines()[0]}"
     if isinstance(error, PermissionError | ConnectionError):
         place = f" {error.filename}" if error.filename else ""
         return f"{error.strerror or error}:{place or ' the connection'}"
@@ -360,13 +352,16 @@ def test(context: typer.Context) -> None:
 
     Example: ./shopkeeper test tests/tools -k cart
     """
-    arguments = list(context.args)
-    if all(argument.startswith("-") and argument != "-m" for argument in arguments):
-        arguments = ["-m", "not slow", *arguments]
-    if not any(argument.startswith(("-n", "--numprocesses")) for argument in arguments):
-        arguments = ["-n", "2", *arguments]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *pytest_arguments(context.args)])
+
+
+def pytest_arguments(given: list[str]) -> list[str]:
+    """Return what pytest is called with when `./shopkeeper test` is called with `given`."""
+    names_tests = any(Path(argument.partition("::")[0]).exists() for argument in given)
+    chosen = [] if names_tests or any(a.startswith("-m") for a in given) else ["-m", "not slow"]
+    is_numbered = any(argument.startswith(("-n", "--numprocesses")) for argument in given)
+    return [*([] if is_numbered else ["-n", "2"]), *chosen, *given]
 
 
 if __name__ == "__main__":

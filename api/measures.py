@@ -41,16 +41,18 @@ async def run(settings: Settings, package: str, name: str | None, given: Mapping
         CommandFailed: There is no such module, or it does not take such an option.
     """
     options = {key: value for key, value in given.items() if value not in (None, False)}
-    modules = {found: module(package, found) for found in runnable(package)}
+    names = runnable(package)
     if name is None:
+        modules = {found: module(package, found) for found in names}
         return await _run_all(settings, package, modules, options)
-    if name not in modules:
-        raise CommandFailed(f"There is no {name} in {package}; there is: {', '.join(modules)}.")
-    unknown = options.keys() - taken(modules[name])
+    if name not in names:
+        raise CommandFailed(f"There is no {name} in {package}; there is: {', '.join(names)}.")
+    found = module(package, name)
+    unknown = options.keys() - taken(found)
     if unknown:
         raise CommandFailed(f"{name} takes no {', '.join(sorted(_flag(u) for u in unknown))}.")
     with open_servers(settings) as servers:
-        return await _run_one(settings, servers, package, modules[name], options)
+        return await _run_one(settings, servers, package, found, options)
 
 
 async def _run_all(
