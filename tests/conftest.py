@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from deps.credit import CreditGateway
 from deps.embedded_postgres import EmbeddedPostgres
 from deps.embedded_valkey import EmbeddedValkey
 from deps.hot import HotPool
+from deps.runtime import open_deps
 from deps.scripted import ScriptedGateway
 from deps.settings import Settings
 from tests import factories
 from tests.factories import RecordingMailer
+from tools.demo.load import load
 
 models.ALLOW_MODEL_REQUESTS = False
 # A loaded machine is slow, which says nothing about the code.
@@ -67,8 +70,32 @@ async def template(server: EmbeddedPostgres, worker_id: str) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+async def demo_template(server: EmbeddedPostgres, template: str, worker_id: str) -> str:
+    """The demo shop to clone: loading it takes seconds."""
+    name = f"demo_{worker_id}"
+    await postgres.drop_database(server.dsn(name))
+    await postgres.clone_database(server.dsn(name), template)
+    settings = Settings(_env_file=None)
+    async with open_deps(settings, database_url=server.dsn(name), redis_url=None) as deps:
+        await load(deps)
+    return name
+
+
+@pytest.fixture
+async def demo_url(server: EmbeddedPostgres, demo_template: str) -> AsyncGenerator[str, None]:
+    async with _cloned(server, demo_template) as url:
+        yield url
+
+
 @pytest.fixture
 async def database_url(server: EmbeddedPostgres, template: str) -> AsyncGenerator[str, None]:
+    async with _cloned(server, template) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _cloned(server: EmbeddedPostgres, template: str) -> AsyncGenerator[str, None]:
     name = f"test_{new_id().hex}"
     await postgres.clone_database(server.dsn(name), template)
     yield server.dsn(name)
@@ -107,8 +134,29 @@ async def deps(
     mailer: RecordingMailer,
 ) -> AsyncGenerator[Deps, None]:
     """Real dependencies over a private database, as a guest; tests commit and race for real."""
-    engine = postgres.create_engine(database_url, settings)
-    hot = await HotPool.open(database_url, settings)
+    async with _deps_on(database_url, redis, settings, gateway, mailer) as made:
+        yield made
+
+
+@pytest.fixture
+async def demo(
+    demo_url: str,
+    redis: Redis,
+    settings: Settings,
+    gateway: ScriptedGateway,
+    mailer: RecordingMailer,
+) -> AsyncGenerator[Deps, None]:
+    """The same over a demo shop of one's own."""
+    async with _deps_on(demo_url, redis, settings, gateway, mailer) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _deps_on(
+    url: str, redis: Redis, settings: Settings, gateway: ScriptedGateway, mailer: RecordingMailer
+) -> AsyncGenerator[Deps, None]:
+    engine = postgres.create_engine(url, settings)
+    hot = await HotPool.open(url, settings)
     sessions = postgres.session_factory(engine)
     yield Deps(
         db=sessions,
