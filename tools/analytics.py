@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
-from sqlalchemy import text
 
 from deps.core import UnitOfWork
 from tools.errors import InvalidInput
@@ -93,37 +92,36 @@ async def sales(uow: UnitOfWork, start: datetime, end: datetime) -> SalesReport:
     return await _report(uow, start, end)
 
 
-async def _report(uow: UnitOfWork, start: datetime, end: datetime) -> SalesReport:
-    bounds = {"start": start, "end": end, "currency": uow.settings.currency}
-    where = "o.status IN ('placed', 'completed') AND o.placed_at >= :start AND o.placed_at < :end"
-    where += " AND o.currency = :currency"
-    totals = (
-        await uow.session.execute(
-            text(f"""
-                SELECT count(*)::int AS orders, coalesce(sum(o.total_amount), 0)::bigint AS revenue,
-                       coalesce(sum((SELECT sum(l.quantity) FROM order_line l
-                                     WHERE l.order_id = o.id)), 0)::int AS units
-                FROM orders o WHERE {where}
-            """),
-            bounds,
-        )
-    ).one()
-    top = await uow.session.execute(
-        text(f"""
-            SELECT l.title, sum(l.quantity)::int AS units,
-                   sum(l.total_amount)::bigint AS revenue_amount
-            FROM orders o JOIN order_line l ON l.order_id = o.id
-            WHERE {where} GROUP BY l.title ORDER BY units DESC, l.title LIMIT :top
-        """),
-        bounds | {"top": TOP_PRODUCTS},
+# An order's lines are looked up by its index: joined otherwise, PostgreSQL reads those of all time.
+_REPORT = """
+    WITH sold AS MATERIALIZED (
+        SELECT id, total_amount FROM orders
+        WHERE status IN ('placed', 'completed') AND placed_at >= $1 AND placed_at < $2
+          AND currency = $3
+    ), title AS MATERIALIZED (
+        SELECT l.title, sum(l.quantity)::int AS units, sum(l.total_amount)::bigint AS revenue_amount
+        FROM sold CROSS JOIN LATERAL (
+            SELECT title, quantity, total_amount FROM order_line WHERE order_id = sold.id OFFSET 0
+        ) l GROUP BY l.title
     )
+    SELECT (SELECT count(*) FROM sold)::int AS orders,
+           (SELECT coalesce(sum(total_amount), 0) FROM sold)::bigint AS revenue,
+           (SELECT coalesce(sum(units), 0) FROM title)::int AS units,
+           ARRAY(SELECT to_jsonb(best)
+                 FROM (SELECT * FROM title ORDER BY units DESC, title LIMIT $4) best) AS top
+"""
+
+
+async def _report(uow: UnitOfWork, start: datetime, end: datetime) -> SalesReport:
+    currency = uow.settings.currency
+    found = await uow.fetchrow(_REPORT, start, end, currency, TOP_PRODUCTS)
     return SalesReport(
         start=start,
         end=end,
-        currency=uow.settings.currency,
-        orders=totals.orders,
-        units=totals.units,
-        revenue_amount=totals.revenue,
-        aov_amount=totals.revenue // totals.orders if totals.orders else 0,
-        top_products=[TopProduct.model_validate(row, from_attributes=True) for row in top],
+        currency=currency,
+        orders=found["orders"],
+        units=found["units"],
+        revenue_amount=found["revenue"],
+        aov_amount=found["revenue"] // found["orders"] if found["orders"] else 0,
+        top_products=[TopProduct.model_validate(row) for row in found["top"]],
     )

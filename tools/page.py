@@ -11,8 +11,9 @@ from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, Field
-from sqlalchemy import Row, TypeDecorator, literal, tuple_
-from sqlmodel import col
+from sqlalchemy import Row, TypeDecorator, literal, true, tuple_
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
 
 from deps.core import UnitOfWork
 from tools.errors import InvalidInput
@@ -76,12 +77,57 @@ async def read_page(
         InvalidInput: The limit is out of range, or the cursor is not of a list in this order.
     """
     columns: list[Any] = [col(column) for column in ordering.columns]
-    query = query.order_by(*(c.desc() if ordering.is_descending else c.asc() for c in columns))
-    if cursor is not None:
-        values = _typed(cursor, columns)
-        place = tuple_(*columns)
-        query = query.where(place < values if ordering.is_descending else place > values)
-    rows = list(await uow.session.exec(query.limit(checked_limit(limit) + 1)))
+    walk = _walk(query, columns, ordering, cursor).limit(checked_limit(limit) + 1)
+    return _shown(list(await uow.session.exec(walk)), columns, view, limit)
+
+
+async def read_page_of_groups(
+    uow: UnitOfWork,
+    groups: Any,
+    query: Any,
+    ordering: Ordering,
+    view: Callable[[Any], T],
+    limit: int,
+    cursor: str | None,
+) -> Page[T]:
+    """Read one page of `query`, which is about each row of `groups`, in the given order over all.
+
+    Of every group no more than a page is read, along an index that begins with what `query` equals
+    to columns of `groups` and goes on in the given order. So rows outside the groups cost nothing,
+    however many there are between two that are wanted.
+
+    Args:
+        groups: What can stand in FROM.
+        query: Selects one table; it may refer to columns of `groups`.
+
+    Raises: As `read_page`.
+    """
+    table = ordering.columns[0].class_
+    columns: list[Any] = [col(column) for column in ordering.columns]
+    few = checked_limit(limit) + 1
+    of_each = _walk(query, columns, ordering, cursor).limit(few).lateral()
+    found = aliased(table, of_each)
+    merged = [getattr(found, column.key) for column in columns]
+    rows = select(found).select_from(groups.join(of_each, true()))
+    rows = rows.order_by(*_sorted(merged, ordering)).limit(few)
+    return _shown(list(await uow.session.exec(rows)), columns, view, limit)
+
+
+def _walk(query: Any, columns: Sequence[Any], ordering: Ordering, cursor: str | None) -> Any:
+    query = query.order_by(*_sorted(columns, ordering))
+    if cursor is None:
+        return query
+    values, place = _typed(cursor, columns), tuple_(*columns)
+    return query.where(place < values if ordering.is_descending else place > values)
+
+
+def _sorted(columns: Sequence[Any], ordering: Ordering) -> list[Any]:
+    return [column.desc() if ordering.is_descending else column.asc() for column in columns]
+
+
+def _shown(
+    rows: Sequence[Any], columns: Sequence[Any], view: Callable[[Any], T], limit: int
+) -> Page[T]:
     page = page_of(rows, limit, lambda row: [_plain(getattr(_main(row), c.key)) for c in columns])
     return Page(items=[view(row) for row in page.items], next_cursor=page.next_cursor)
 

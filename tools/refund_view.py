@@ -16,7 +16,7 @@ from db.types import Money
 from deps.core import UnitOfWork
 from tools import notification, order, payment, refund_plan
 from tools.errors import NotFound
-from tools.page import ByTime, Ordering, Page, by_id, read_page
+from tools.page import Ordering, Page, read_page
 from tools.refund_share import Breakdown
 from tools.registry import Risk, operation
 
@@ -71,8 +71,8 @@ class RefundOrder(StrEnum):
 
 
 SORTS: Mapping[RefundOrder, Ordering] = {
-    RefundOrder.NEWEST: by_id(Refund.id),
-    RefundOrder.OLDEST: by_id(Refund.id, ByTime.OLDEST),
+    RefundOrder.NEWEST: Ordering((Refund.created_at, Refund.id)),
+    RefundOrder.OLDEST: Ordering((Refund.created_at, Refund.id), is_descending=False),
     RefundOrder.LARGEST: Ordering((Refund.amount, Refund.id)),
 }
 

@@ -21,11 +21,14 @@ class Notification(SQLModel, table=True):
     __tablename__ = "notification"
     __table_args__ = (
         Index("ix_notification_due", "due_at", postgresql_where="status IN ('queued', 'sending')"),
+        Index("ix_notification_customer_id_id", "customer_id", "id"),
+        Index("ix_notification_status_id", "status", "id"),
+        Index("ix_notification_template_id", "template", "id"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
     dedupe_key: str = Field(max_length=200, unique=True)
-    customer_id: UserId | None = Field(default=None, index=True, sa_type=Uuid)
+    customer_id: UserId | None = Field(default=None, sa_type=Uuid)
     template: str = Field(max_length=100)
     recipient: str = Field(max_length=254)
     subject: str = Field(max_length=300)

@@ -50,6 +50,9 @@ class FulfillmentStatus(StrEnum):
     DELIVERED = "delivered"
 
 
+_STATES = ("status", "payment_status", "fulfillment_status")
+
+
 class Order(SQLModel, table=True):
     """A sale. `cart_id` is unique: one cart makes one order, whatever races."""
 
@@ -60,8 +63,20 @@ class Order(SQLModel, table=True):
             name="total_adds_up",
         ),
         CheckConstraint("total_amount >= 0", name="total_not_negative"),
-        Index("ix_orders_customer_id_id", "customer_id", "id"),
-        Index("ix_orders_status_id", "status", "id"),
+        # What lists walk along: by time or by amount, of everybody, of one, or of some states.
+        Index("ix_orders_created_at_number", "created_at", "number"),
+        Index("ix_orders_total_amount_number", "total_amount", "number"),
+        Index("ix_orders_customer_id_created_at_number", "customer_id", "created_at", "number"),
+        Index(
+            "ix_orders_guest_created_at_number",
+            "guest_secret_sha256",
+            "created_at",
+            "number",
+            postgresql_where="customer_id IS NULL",
+        ),
+        Index("ix_orders_email_created_at_number", "email", "created_at", "number"),
+        Index("ix_orders_states_created_at_number", *_STATES, "created_at", "number"),
+        Index("ix_orders_states_total_amount_number", *_STATES, "total_amount", "number"),
         Index("ix_orders_placed_at", "placed_at"),
         Index("ix_orders_unfinished", "created_at", postgresql_where="status = 'pending'"),
     )

@@ -37,7 +37,11 @@ class Refund(SQLModel, table=True):
         CheckConstraint("amount > 0", name="amount_positive"),
         Index("ix_refund_order_id_id", "order_id", "id"),
         Index("ix_refund_pending", "created_at", postgresql_where="state = 'pending'"),
+        # What lists walk along.
         Index("ix_refund_created_at_id", "created_at", "id"),
+        Index("ix_refund_amount_id", "amount", "id"),
+        Index("ix_refund_state_created_at_id", "state", "created_at", "id"),
+        Index("ix_refund_state_amount_id", "state", "amount", "id"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

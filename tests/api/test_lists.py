@@ -1,5 +1,6 @@
 """Lists over HTTP: walked page by page in every order, they lose and repeat nothing."""
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from db.models.audit import AuditRun
 from db.models.reconciliation import ReconciliationRun
 from db.models.webhook import WebhookEvent, WebhookState
-from deps.core import Deps
+from deps.core import SYSTEM, Deps
 from tests import factories
 from tools import conversation, credit_desk, handover, stock, stock_count, transfer
 
@@ -55,6 +56,54 @@ async def test_orders(deps: Deps, merchant: Deps, client: httpx.AsyncClient, sor
     assert mine == everyone
     assert await _walk(client, "/v1/orders", headers, payment_status="refunded") == []
     assert await _walk(client, "/v1/orders", headers, until="2020-01-01T00:00:00Z") == []
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+async def test_orders_in_some_states_are_one_list(
+    deps: Deps, merchant: Deps, client: httpx.AsyncClient, sort: str
+) -> None:
+    """Whatever states are left open, orders of all of them come in the one order, page by page."""
+    await factories.product(deps, "MUG", stock=50)
+    of_states: dict[int, tuple[str, ...]] = {}
+    for place, states in enumerate(_STATES * 2):
+        number = (await factories.placed_order(factories.guest(deps), MUG=1 + place * 3 % 5)).number
+        of_states[number] = states
+        async with deps.acting_as(SYSTEM).begin() as uow:
+            await uow.fetch(
+                "UPDATE orders SET status = $2, payment_status = $3, fulfillment_status = $4,"
+                " created_at = created_at + number % 7 * interval '1 minute' WHERE number = $1",
+                *(number, *states),
+            )
+    names = ("status", "payment_status", "fulfillment_status")
+    headers = factories.bearer(merchant)
+    for count in (1, 2, 3):
+        for chosen in itertools.combinations(range(3), count):
+            for states in {tuple(state[at] for at in chosen) for state in _STATES}:
+                wanted = dict(zip((names[at] for at in chosen), states, strict=True))
+                found = await _walk(client, "/v1/orders", headers, sort=sort, **wanted)
+                assert {item["number"] for item in found} == {
+                    number
+                    for number, of in of_states.items()
+                    if tuple(of[at] for at in chosen) == states
+                }
+                assert found == sorted(found, key=_BY[sort]), wanted
+
+
+_STATES: list[tuple[str, ...]] = [
+    ("placed", "captured", "unfulfilled"),
+    ("placed", "authorized", "unfulfilled"),
+    ("completed", "captured", "delivered"),
+    ("completed", "refunded", "delivered"),
+    ("cancelled", "refunded", "unfulfilled"),
+]
+_BY: dict[str, Callable[[dict[str, Any]], Any]] = ORDERS | {
+    "newest": lambda item: (-_minute(item), -item["number"]),
+    "oldest": lambda item: (_minute(item), item["number"]),
+}
+
+
+def _minute(item: dict[str, Any]) -> int:
+    return int(item["number"] % 7)
 
 
 async def test_a_moment_needs_an_offset(merchant: Deps, client: httpx.AsyncClient) -> None:
