@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from agents.base import SUPPLIED
 from agents.phrases import NONE
 from agents.planner_context import Context
 from agents.planner_evidence import is_foreign, is_plain, leaves_open, strays, wish_in
@@ -18,7 +19,7 @@ from agents.planner_frame import Mode, frame_of
 from agents.planner_score import Score, index
 from agents.planner_slots import EXTRACTORS, address_in, ordinal_in, phrase_in, sku_in
 from agents.planner_text import normalize, words
-from agents.planner_tokens import ADDRESS, marked, plain
+from agents.planner_tokens import ADDRESS, ID, SKU, marked, plain
 from tools.registry import OPERATIONS, Operation, Risk
 
 READ_MIN = 0.6
@@ -33,6 +34,11 @@ ACT_MARGIN = 0.06
 ALLOWED_MARGIN = 0.15
 TWIN_MARGIN = 0.25
 SAME_MIN = 0.97
+# Words that tell much together are enough where no one phrase says the same.
+LIKELY_MIN, LIKELY_ODDS = 0.45, 9.0
+NONE_MARGIN = 0.1
+# What names something of ours, by its id or SKU, is hardly about anything else.
+OURS_MIN = 0.45
 SPLIT_MIN = 0.7
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
@@ -132,7 +138,7 @@ def hear(text: str) -> Heard:
             value = score.value * (worth if worth == 1.0 or not score.is_none else CLAUSE_OF_NONE)
             if score.key not in best or value > best[score.key].value:
                 best[score.key] = replace(score, value=value)
-    scores = sorted(best.values(), key=lambda score: (-score.value, score.key))
+    scores = of.judge(frame.core, best.values())
     return Heard(said, written, frame.mode, frame.core, frame.refuses, tuple(scores[:12]))
 
 
@@ -184,12 +190,12 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     scores = [s for s in heard.scores if s.is_none or s.key in OPERATIONS]
     if _is_about_context(heard, context):
         scores = [s for s in scores if s.key != f"{NONE}.small_talk"]
-    scores = _by_role(heard, scores, allowed)
+    scores = _by_role(heard, _with_id(heard, scores), allowed)
     if not scores:
         return _sought(text, heard, allowed) or Intent(None, _reason_without(heard))
-    best = scores[0]
+    best = _judged(heard, scores)
     fit = next((s for s in scores if s.key in allowed), None)
-    least = SEARCH_MIN if best.key in _FREE_READS else READ_MIN
+    least = _least(heard, best)
     if best.is_none or best.value < least:
         sought = _sought(text, heard, allowed) if best.value < least else None
         if sought is not None:
@@ -197,7 +203,7 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
         talk = best.key == f"{NONE}.small_talk" and best.value >= READ_MIN
         return Intent(None, "small_talk" if talk else "out_of_scope")
     if best.key not in allowed:
-        if fit is None or fit.value < max(READ_MIN, best.value - ALLOWED_MARGIN):
+        if fit is None or fit.value < max(least, best.value - ALLOWED_MARGIN):
             return Intent(None, "not_allowed")
         best = fit
     operation = OPERATIONS[best.key]
@@ -208,8 +214,8 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if seeks and (is_write or operation.key == "product.get"):
         return _sought(text, heard, allowed) or Intent(None, "out_of_scope")
     twins = {_SHOPPERS, _STAFFS} if best.key in (_SHOPPERS, _STAFFS) else {best.key}
-    rival = next((s.value for s in scores if s.key not in twins), 0.0)
-    if operation.risk is not Risk.READ and best.value < WRITE_MIN:
+    rival = max((s.value for s in scores if s.key not in twins), default=0.0)
+    if is_write and best.value < min(WRITE_MIN, least):
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
     if is_write and is_sure and not _is_address(text):
@@ -221,6 +227,44 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if heard.mode is Mode.HELP and len(words(heard.core)) < 2:
         is_sure = False  # `payment help` is no request to pay.
     return Intent(operation, mode=heard.mode, is_sure=is_sure)
+
+
+def _least(heard: Heard, best: Score) -> float:
+    """Return how like an operation a message has to be for it to be meant at all."""
+    if best.key in _FREE_READS:
+        return SEARCH_MIN
+    if ID in heard.said or SKU in heard.said:
+        return OURS_MIN
+    return LIKELY_MIN if best.odds >= LIKELY_ODDS else READ_MIN
+
+
+def _judged(heard: Heard, scores: list[Score]) -> Score:
+    """Return what is meant: the likeliest operation that is likely enough, unless what is not ours
+    is more like it; where no one phrase says the same, it has to be likelier clearly."""
+    ours = [score for score in scores if not score.is_none]
+    others = [score for score in scores if score.is_none]
+    best = next((s for s in ours if s.value >= _least(heard, s)), ours[0] if ours else others[0])
+    if best.value >= READ_MIN:
+        return next((other for other in others if other.value > best.value), best)
+    return next((other for other in others if best.rank < other.rank + NONE_MARGIN), best)
+
+
+def _with_id(heard: Heard, scores: list[Score]) -> list[Score]:
+    """Keep to operations that take an id where one is given: nobody else has such things."""
+    if ID not in heard.said:
+        return scores
+    fitting = [s for s in scores if not s.is_none and _takes_id(OPERATIONS[s.key])]
+    return fitting if fitting and fitting[0].value >= OURS_MIN else scores
+
+
+def _takes_id(operation: Operation) -> bool:
+    return any(
+        (name.endswith("_id") or name == "payment_method")
+        # Of what makes something, it is the key of what is made, which nobody says.
+        and (parameter.default is parameter.empty or operation.risk in (Risk.READ, Risk.BULK))
+        for name, parameter in operation.parameters.items()
+        if name not in SUPPLIED
+    )
 
 
 def _by_role(heard: Heard, scores: list[Score], allowed: Collection[str]) -> list[Score]:

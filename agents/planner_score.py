@@ -3,12 +3,15 @@
 Every phrase is a bag of stems and pairs of stems, weighed by how few operations use them. A message
 is as like a phrase as the weight they share, against what either has alone. What a phrase leaves
 open, such as the name of a product, may be filled by any words at little cost.
+
+Beside the one phrase it is most like, all that is said for an operation, its description included,
+speaks for it as a whole: that is what a message in quite other words is told by.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import pairwise
 from math import log, sqrt
@@ -20,6 +23,7 @@ from agents.planner_tokens import (
     COUNT,
     DATE,
     EMAIL,
+    ID,
     MONEY,
     NUMBER,
     SKU,
@@ -38,8 +42,10 @@ _MARKS = {
     "quantity": COUNT,
     "days": COUNT,
     "delta": COUNT,
+    "case": COUNT,
 }
-_MARK_WEIGHTS = {NUMBER: 0.8, MONEY: 0.8, EMAIL: 1.0, SKU: 0.3, COUNT: 0.3, ADDRESS: 4.0, DATE: 2.5}
+_MARK_WEIGHTS = {NUMBER: 0.8, MONEY: 0.8, EMAIL: 1.0, SKU: 0.3, COUNT: 0.3, ID: 0.8,
+                 ADDRESS: 4.0, DATE: 2.5}  # fmt: skip
 _PAIR = 0.6
 # What words beyond a phrase with an open slot cost, against words that have no place at all.
 _OPEN, _OPEN_KNOWN = 0.1, 0.7
@@ -50,8 +56,15 @@ _TELLING = 2.0
 _OPEN_DOUBT = 1.0
 # One that says less than this, such as `show me {query}`, is no phrase at all.
 _OPEN_MIN = 2.5
+# What the odds weigh beside the likeness to one phrase: the less, the more exact that is.
+_ODDS_WORTH, _VALUE_MIN, _EXACT, _SAID = 0.08, 0.25, 1.05, 0.95
+# What it takes from the odds that a phrase is about a number, an id or the like that is not given.
+_MISSING = 2.0
+# How much of what is said for an operation could as well be said for any other.
+_ELSEWHERE = 0.5
 _DAYS = ("at", "on", "date", "day", "since", "until")
 _PLACE = ("line1", "postal_code", "city", "country_code")
+_SKUS = re.compile(r"\{(?:sku|new_sku|handle_or_sku)\}")
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -70,6 +83,14 @@ class Score:
     """How many telling words the message shares with the phrase it is most like."""
     phrase: int = -1
     """That phrase, by its place in the index."""
+    odds: float = 0.0
+    """How much likelier its words are said for this than for anything, as a logarithm."""
+
+    @property
+    def rank(self) -> float:
+        """What comes first: a phrase as good as said, then the likelier of the rest."""
+        likeness = max(self.value, _VALUE_MIN)
+        return likeness + _ODDS_WORTH * self.odds * (_EXACT - likeness) + (self.value >= _SAID)
 
     @property
     def is_none(self) -> bool:
@@ -84,6 +105,8 @@ class Index:
     speller: Speller
     postings: dict[str, list[int]] = field(default_factory=dict)
     norms: list[float] = field(default_factory=list)
+    told: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By feature and key: what it adds to the odds, above what its absence takes."""
 
     def features(self, said: str) -> frozenset[str]:
         """Return the features of a message that is already in plain words."""
@@ -92,6 +115,17 @@ class Index:
     def rank(self, said: str) -> list[Score]:
         """Return the operations a message is like, most like first; ties go by name."""
         return list(_cached(self.features(said)))
+
+    def judge(self, said: str, scores: Iterable[Score]) -> list[Score]:
+        """Add the odds, for a message in plain words, and order the scores by both."""
+        features = self.features(said)
+        known = [self.told[feature] for feature in sorted(features) if feature in self.told]
+        judged = []
+        for score in scores:
+            odds = sum(log(_ELSEWHERE) + added.get(score.key, 0.0) for added in known)
+            marks = {f for f in self.phrases[score.phrase].features if f.startswith("#")}
+            judged.append(replace(score, odds=odds - _MISSING * len(marks - features)))
+        return sorted(judged, key=lambda score: (-score.rank, score.key))
 
 
 @lru_cache(maxsize=4096)
@@ -158,6 +192,8 @@ def reading(phrase: str) -> tuple[str, bool]:
             return f" {ADDRESS} "
         if name in _MARKS:
             return f" {_MARKS[name]} "
+        if name.endswith("_id"):
+            return f" {ID} "
         if name in _DAYS or name.endswith(("_at", "_on", "_date")):
             return f" {DATE} "
         if name.endswith("_amount") or name == "amount":
@@ -180,10 +216,12 @@ def index() -> Index:
         for phrase in phrases.phrases_for(key):
             known.update(re.findall(r"[a-z]+", _SLOT.sub(" ", phrase.lower())))
             for expanded in phrases.expand(phrase):
-                said, is_open = reading(expanded)
-                parts = split(said)
-                known.update(parts)
-                readings[key].append((tokens(parts), is_open))
+                # A product may be named by its SKU, which is told from words, or in words.
+                for spelled in dict.fromkeys((expanded, _SKUS.sub(f" {SKU} ", expanded))):
+                    said, is_open = reading(spelled)
+                    parts = split(said)
+                    known.update(parts)
+                    readings[key].append((tokens(parts), is_open))
     unique = {
         Phrase(key, frozenset(_features(said)), is_open)
         for key, found in readings.items()
@@ -208,4 +246,39 @@ def index() -> Index:
             built.postings.setdefault(feature, []).append(len(built.phrases))
         built.phrases.append(entry)
         built.norms.append(norm)
+    built.told = _told(built)
     return built
+
+
+def _told(of: Index) -> dict[str, dict[str, float]]:
+    """Weigh every feature for every key: naive Bayes over all that is said for each.
+
+    A feature counts with the logarithm of how often it is said, since alternatives in a phrase
+    multiply what is written once; half of its share is that of the language here as a whole.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for phrase in of.phrases:
+        counts[phrase.key].update(phrase.features)
+    shares: dict[str, dict[str, float]] = {}
+    for key, seen in counts.items():
+        amounts = {feature: 1 + log(seen[feature]) for feature in sorted(seen)}
+        for feature in sorted(of.features(_described(key))):
+            amounts[feature] = amounts.get(feature, 0.0) + 1
+        total = sum(amounts.values())
+        shares[key] = {feature: amount / total for feature, amount in amounts.items()}
+    overall: Counter[str] = Counter()
+    for key in sorted(shares):
+        overall.update({feature: part / len(shares) for feature, part in shares[key].items()})
+    told: dict[str, dict[str, float]] = defaultdict(dict)
+    for key in sorted(shares):
+        for feature, part in shares[key].items():
+            odds = (1 - _ELSEWHERE) * part / overall[feature] + _ELSEWHERE
+            told[feature][key] = log(odds) - log(_ELSEWHERE)
+    return dict(told)
+
+
+def _described(key: str) -> str:
+    """Return what an operation's description says it does; the rest of it is detail."""
+    operation = OPERATIONS.get(key)
+    documented = (operation.run.__doc__ or "") if operation else ""
+    return plain(normalize(documented.partition("\n\n")[0]))

@@ -10,8 +10,9 @@ from rapidfuzz.distance import OSA
 from agents.planner_text import NUMBER_WORDS, listed
 
 ADDRESS, DATE, EMAIL, NUMBER = "#address", "#date", "#email", "#number"
-MONEY, SKU, COUNT = "#money", "#sku", "#count"
+MONEY, SKU, COUNT, ID = "#money", "#sku", "#count", "#id"
 _ENTITIES = (
+    (ID, re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.I)),
     (DATE, re.compile(r"\b\d{4}-\d{2}-\d{2}\b|\b\d{1,2}(?:st|nd|rd|th)? (?:of )?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b(?: \d{4})?|\b(?:january|february|march|april|june|july|august|september|october|november|december) \d{1,2}(?:st|nd|rd|th)?\b(?:,? \d{4})?", re.I)),
     (EMAIL, re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")),
     (MONEY, re.compile(r"(?:\b(?:eur|usd|gbp)|[€$£])\s?\d[\d.,]*|\b\d[\d.,]*\s?(?:eur\b|usd\b|gbp\b|€|\$|£|euros?\b|dollars?\b|pounds?\b|bucks?\b)", re.I)),
@@ -19,7 +20,7 @@ _ENTITIES = (
     (SKU, re.compile(r"(?:\b[Ss][Kk][Uu]:?\s+)?\b(?=[A-Z0-9]*[A-Z])[A-Z0-9]+(?:[-_/.][A-Z0-9]+)+\b")),
     (COUNT, re.compile(r"\b\d{1,3}(?:[.,:]\d+)?\b")),
 )  # fmt: skip
-_ENTITY = re.compile(r"#(?:address|date|email|number|money|sku|count)\b")
+_ENTITY = re.compile(r"#(?:address|date|email|number|money|sku|count|id)\b")
 
 # Words that tell nothing about what is wanted.
 _DROPPED = listed(
@@ -124,7 +125,7 @@ def marked(text: str) -> str:
 def split(text: str) -> list[str]:
     """Return the words and marks of a text that was `marked` and normalised."""
     found = re.findall(
-        r"#(?:address|date|email|number|money|sku|count)\b|[^\W_]+(?:[-'][^\W_]+)*", joined(text)
+        r"#(?:address|date|email|number|money|sku|count|id)\b|[^\W_]+(?:[-'][^\W_]+)*", joined(text)
     )
     return [COUNT if word in NUMBER_WORDS and word != "one" else word for word in found]
 
