@@ -31,6 +31,7 @@ from tools import (
     exchange,
     idempotency,
     inventory,
+    ledger,
     notification,
     order_change,
     refund_process,
@@ -116,6 +117,7 @@ class _Worker:
             self.supervise("hold sweep", self.expire_holds, lambda: SWEEP_EVERY_S),
             self.supervise("backorder sweep", self.fill_backorders, lambda: SWEEP_EVERY_S),
             self.supervise("stock snapshot", self.snapshot_stock, lambda: PURGE_EVERY_S),
+            self.supervise("ledger closing", self.close_ledger, lambda: PURGE_EVERY_S),
             self.supervise("audit", self.audit, lambda: AUDIT_POLL_S),
             self.supervise("purge", self.purge, lambda: PURGE_EVERY_S),
         ]
@@ -296,6 +298,10 @@ class _Worker:
 
     async def snapshot_stock(self) -> bool:
         await stock_ledger.snapshot(self.deps)
+        return False
+
+    async def close_ledger(self) -> bool:
+        await ledger.close_days(self.deps)
         return False
 
     async def audit(self) -> bool:

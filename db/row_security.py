@@ -62,6 +62,8 @@ GUARDED: Final[Mapping[str, Guard]] = {
     "ledger_entry": Guard(
         "agent_may('payment:read') OR EXISTS (SELECT 1 FROM orders WHERE orders.id = order_id)"
     ),
+    "ledger_day": Guard("agent_may('payment:read')", READ_ONLY),
+    "ledger_closing": Guard("agent_may('payment:read')", READ_ONLY),
     "refund": _of_order(),
     "refund_part": Guard("EXISTS (SELECT 1 FROM refund WHERE refund.id = refund_id)"),
     "order_edit": _of_order(),

@@ -98,6 +98,23 @@ INVARIANTS: Final[Mapping[str, str]] = {
         SELECT 'transaction ' || transaction_id || ' ' || currency FROM ledger_entry
          GROUP BY transaction_id, currency HAVING sum(amount) <> 0
     """,
+    "the closed days of the ledger hold what was booked until their end": """
+        SELECT coalesce(c.day, l.day) || ' ' || coalesce(c.account, l.account) || ' '
+               || coalesce(c.currency, l.currency)
+          FROM (SELECT d.day, k.account, k.currency,
+                       sum(coalesce(m.amount, 0)) OVER (PARTITION BY k.account, k.currency
+                                                        ORDER BY d.day) AS amount
+                  FROM ledger_day d
+                 CROSS JOIN (SELECT DISTINCT account, currency FROM ledger_entry) k
+                  LEFT JOIN (SELECT greatest((occurred_at AT TIME ZONE 'UTC')::date,
+                                             (SELECT min(day) FROM ledger_day)) AS day,
+                                    account, currency, sum(amount) AS amount
+                               FROM ledger_entry GROUP BY 1, 2, 3) m
+                    ON m.day = d.day AND m.account = k.account AND m.currency = k.currency) l
+          FULL JOIN ledger_closing c
+            ON c.day = l.day AND c.account = l.account AND c.currency = l.currency
+         WHERE coalesce(c.amount, 0) <> coalesce(l.amount, 0)
+    """,
     "the ledger's clearing account is captured less refunded, per order": """
         SELECT 'order ' || coalesce(p.order_id, l.order_id)
           FROM (SELECT order_id, currency,

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, text
+from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
@@ -24,7 +24,7 @@ from db.models.payment import (
 )
 from db.types import OrderId, PaymentId, new_id
 from deps.core import UnitOfWork
-from tools import order
+from tools import ledger, order
 from tools.events import PaymentCaptured, PaymentRefunded
 from tools.registry import Risk, operation
 
@@ -98,13 +98,7 @@ async def list_for_order(uow: UnitOfWork, number: int) -> list[PaymentView]:
 )
 async def balances(uow: UnitOfWork) -> list[AccountBalance]:
     """Show the ledger's balance by account: debits positive, credits negative; they sum to zero."""
-    rows = await uow.session.execute(
-        text("""
-            SELECT account, currency, sum(amount)::bigint AS balance_amount
-            FROM ledger_entry GROUP BY account, currency ORDER BY currency, account
-        """)
-    )
-    return [AccountBalance.model_validate(row, from_attributes=True) for row in rows]
+    return [AccountBalance(**row) for row in await ledger.balances(uow)]
 
 
 def attempt_key(payment_id: PaymentId, kind: AttemptKind, number: int = 1) -> str:

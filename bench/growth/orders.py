@@ -21,7 +21,7 @@ from db.models.order import FulfillmentStatus, OrderStatus, PaymentStatus
 from db.models.user import Role
 from db.types import UserId
 from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps, UnitOfWork
-from tools import analytics, feed, notification, order, payment, refund_view
+from tools import analytics, feed, ledger, notification, order, payment, refund_view
 from tools.order import OrderSort
 
 ORDERS_PER_CUSTOMER: Final = 20
@@ -57,6 +57,7 @@ async def grow(staff: Deps, location_id: UUID, have: int, count: int, size: int)
     async with _unhindered(staff) as uow:
         for statement in history.COUNTERS:
             await uow.fetch(statement)
+    await ledger.close_days(staff)
     await _vacuum(staff)
 
 

@@ -174,6 +174,7 @@ class LedgerEntry(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("amount <> 0", name="amount_not_zero"),
         UniqueConstraint("transaction_id", "account", name="once_per_account"),
+        Index("ix_ledger_entry_occurred_at", "occurred_at"),
     )
 
     id: int | None = Field(
@@ -191,3 +192,24 @@ class LedgerEntry(SQLModel, table=True):
         description="None for fees, payouts and issued credit.",
     )
     occurred_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class LedgerDay(SQLModel, table=True):
+    """A day (UTC) that is closed: its sums, and those of every day before, are written down."""
+
+    __tablename__ = "ledger_day"
+
+    day: date = Field(primary_key=True)
+    closed_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class LedgerClosing(SQLModel, table=True):
+    """What an account held at the end of a closed day. Every account that was ever booked on has a
+    row for every day since. Written by `ledger_close_next`, and by the trigger for late entries."""
+
+    __tablename__ = "ledger_closing"
+
+    day: date = Field(primary_key=True, foreign_key="ledger_day.day")
+    account: str = Field(primary_key=True, max_length=32)
+    currency: str = Field(primary_key=True, max_length=3)
+    amount: int = Field(sa_type=BigInteger)
