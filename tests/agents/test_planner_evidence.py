@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from agents.planner import Planner
-from evals.routing import OWN, plan
-from evals.routing_data import read
+from evals.routing import plan
 from tools.registry import OPERATIONS
 from tools.surface import load_operations
 
@@ -18,7 +17,7 @@ _PLANS = """
 from evals.routing import OWN, plan
 from evals.routing_data import read
 from tests.agents.test_planner_evidence import PLANNER
-for row in read(OWN)[:220]:
+for row in read(OWN)[::5]:
     print(row.text, plan(PLANNER, row.text).steps)
 """
 
@@ -54,7 +53,6 @@ def test_a_plain_request_is_done(text: str, key: str) -> None:
 
 
 def test_the_same_message_comes_to_the_same_in_every_process() -> None:
-    assert len(read(OWN)) > 220
     said = [
         subprocess.run(
             [sys.executable, "-c", _PLANS],
@@ -66,5 +64,5 @@ def test_the_same_message_comes_to_the_same_in_every_process() -> None:
         ).stdout
         for seed in ("1", "4242")
     ]
-    assert said[0].count("\n") >= 220
+    assert said[0].count("\n") >= 50
     assert said[0] == said[1]

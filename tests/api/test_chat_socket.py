@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -215,53 +216,51 @@ async def test_cancelling_nothing_is_nothing(place: str) -> None:
         assert [event["event"] for event in await until(one, "pong")] == ["pong"]
 
 
-@pytest.mark.parametrize(
-    ("frame", "field"),
-    [
-        ('{"type": "sing"}', "type"),
-        ("{}", "type"),
-        ("[1]", "type"),
-        ('{"type": "say"}', "text"),
-        ('{"type": "say", "text": 7}', "text"),
-        ('{"type": "say", "text": "  "}', "text"),
-        ('{"type": "say", "text": "' + "x" * 4001 + '"}', "text"),
-        ('{"type": "say", "text": "hi", "turn_id": "7"}', "turn_id"),
-        ("{", None),
-        ('"' + "x" * chat_socket.MESSAGE_BYTES_MAX + '"', None),
-        (b'{"type": "ping"}', None),
-    ],
-)
+MALFORMED: list[tuple[str | bytes, str | None]] = [
+    ('{"type": "sing"}', "type"),
+    ("{}", "type"),
+    ("[1]", "type"),
+    ('{"type": "say"}', "text"),
+    ('{"type": "say", "text": 7}', "text"),
+    ('{"type": "say", "text": "  "}', "text"),
+    ('{"type": "say", "text": "' + "x" * 4001 + '"}', "text"),
+    ('{"type": "say", "text": "hi", "turn_id": "7"}', "turn_id"),
+    ("{", None),
+    ('"' + "x" * chat_socket.MESSAGE_BYTES_MAX + '"', None),
+    (b'{"type": "ping"}', None),
+]
+
+
 async def test_a_malformed_message_is_refused_by_its_field_and_the_next_is_taken(
-    place: str, frame: str | bytes, field: str | None
+    place: str,
 ) -> None:
     async with connect(place) as one:
         await hello(one)
-        await one.send(frame)
-        refused = await refusal(one)
-        assert (refused["code"], refused["status"]) == ("invalid_input", 422)
-        assert refused.get("field") == field
-        await send(one, "ping")
-        assert (await until(one, "pong"))[-1]["data"] == {}
+        for frame, field in MALFORMED:
+            await one.send(frame)
+            refused = await refusal(one)
+            assert (refused["code"], refused["status"]) == ("invalid_input", 422), frame
+            assert refused.get("field") == field, frame
+            await send(one, "ping")
+            assert (await until(one, "pong"))[-1]["data"] == {}
 
 
-@pytest.mark.parametrize(
-    ("opening", "field"),
-    [
-        ({"type": "say", "text": "hello"}, "type"),
-        ({"type": "hello", "after": -1}, "after"),
-        ({"type": "hello", "conversation_id": "mine"}, "conversation_id"),
-        ({"type": "hello", "guest_token": "short"}, "guest_token"),
-        ({"type": "hello", "token": "x" * 4001}, "token"),
-    ],
-)
-async def test_a_bad_opening_is_told_and_ends_it(
-    place: str, opening: dict[str, Any], field: str
-) -> None:
-    async with connect(place) as one:
-        await one.send(json.dumps(opening))
-        refused = await refusal(one)
-        assert (refused["code"], refused["field"]) == ("invalid_input", field)
-        assert await closed(one) == chat_socket.REFUSED
+OPENINGS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "say", "text": "hello"}, "type"),
+    ({"type": "hello", "after": -1}, "after"),
+    ({"type": "hello", "conversation_id": "mine"}, "conversation_id"),
+    ({"type": "hello", "guest_token": "short"}, "guest_token"),
+    ({"type": "hello", "token": "x" * 4001}, "token"),
+]
+
+
+async def test_a_bad_opening_is_told_and_ends_it(place: str) -> None:
+    for opening, field in OPENINGS:
+        async with connect(place) as one:
+            await one.send(json.dumps(opening))
+            refused = await refusal(one)
+            assert (refused["code"], refused["field"]) == ("invalid_input", field)
+            assert await closed(one) == chat_socket.REFUSED
 
 
 async def test_who_says_nothing_is_let_go(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +310,7 @@ async def test_it_ends_when_the_access_token_would(deps: Deps) -> None:
 async def test_messages_are_counted_with_those_over_http(
     deps: Deps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LIMITS, EndpointClass.CHAT, Limit(2, 60))
+    monkeypatch.setitem(LIMITS, EndpointClass.CHAT, Limit(2, 600))
     async with shop(deps, rate_limits=True) as place:
         async with connect(place) as one:
             await hello(one)
@@ -326,7 +325,7 @@ async def test_messages_are_counted_with_those_over_http(
             await send(other, "say", text="hello")
             refused = await refusal(other)
             assert (refused["code"], refused["status"]) == ("too_many_requests", 429)
-            assert refused["detail"] == "Wait 30 s and try again."
+            assert re.fullmatch(r"Wait \d+ s and try again\.", refused["detail"])
             await send(other, "ping")
             await until(other, "pong")
 
