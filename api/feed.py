@@ -9,19 +9,20 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from fastapi import APIRouter, Header, Request
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import StreamingResponse
 
 from api.deps import DepsDep, needs
+from api.problems import problems
 from deps import background
 from deps.announcement import Announcements
 from deps.core import SYSTEM, Deps, UnitOfWork
 from deps.postgres import DatabaseUnavailable
 from tools import feed, stock_feed
-from tools.errors import Unavailable
+from tools.errors import Forbidden, Unauthenticated, Unavailable
 
 router = APIRouter(tags=["feed"])
 log = logging.getLogger(__name__)
@@ -143,6 +144,12 @@ class Hub(Generic[C]):
                 queue.put_nowait(item)
 
 
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}},
+    **problems(Unauthenticated, Forbidden, Unavailable),
+}
+
+
 def hub_of(request: Request, source: Source[C]) -> Hub[C]:
     """Return the process's hub of a source; the first watcher makes it."""
     state = request.app.state
@@ -152,7 +159,12 @@ def hub_of(request: Request, source: Source[C]) -> Hub[C]:
     return hub
 
 
-@router.get("/feed", response_class=StreamingResponse, dependencies=[needs(feed.FEED_SCOPE)])
+@router.get(
+    "/feed",
+    response_class=StreamingResponse,
+    responses=_STREAM,
+    dependencies=[needs(feed.FEED_SCOPE)],
+)
 async def follow(
     request: Request,
     deps: DepsDep,
@@ -173,6 +185,7 @@ async def follow(
 @router.get(
     "/inventory/stream",
     response_class=StreamingResponse,
+    responses=_STREAM,
     dependencies=[needs(stock_feed.FEED_SCOPE)],
 )
 async def follow_stock(
