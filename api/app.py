@@ -127,8 +127,7 @@ def create_app(
     app.include_router(v1)
     for module in UNVERSIONED:
         app.include_router(module.router)
-    if STATIC.is_dir():
-        app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
     problems.install(app)
     openapi.install(app)
     middleware.install(app, settings)

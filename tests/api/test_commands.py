@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -17,6 +20,8 @@ from api.servers import CommandFailed
 from deps.core import Deps
 from deps.settings import Settings
 from tests import factories
+from tests.processes import kept_logging
+from tools import delivery
 from tools.invariant import INVARIANTS
 
 
@@ -121,6 +126,58 @@ async def test_events_are_replayed_by_id_and_by_range(settings: Settings, deps: 
         assert one == several == f"{said}, 0 failed, 0 given_up"
     with pytest.raises(CommandFailed, match="--letter, --event, --from or --to"):
         await replay(event=None, from_seq=None, to_seq=None, force=False)
+
+
+async def test_a_worker_delivers_until_it_is_told_to_stop(
+    settings: Settings, deps: Deps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await factories.product(deps, "MUG", stock=5)
+    with kept_logging():
+        work = asyncio.create_task(processes.work(settings))
+        said = ""
+        async with asyncio.timeout(60):
+            while "Working." not in said:
+                assert not work.done(), work.result()
+                await asyncio.sleep(0.02)
+                said += capsys.readouterr().out
+            async with deps.begin() as uow:
+                events = await uow.fetchval("SELECT count(*) FROM outbox")
+            while await _published(deps) < events:
+                pass
+            os.kill(os.getpid(), signal.SIGTERM)
+            await work
+
+
+async def _published(deps: Deps) -> int:
+    await asyncio.sleep(0.02)
+    async with deps.begin() as uow:
+        return int(await uow.fetchval("SELECT count(published_at) FROM outbox"))
+
+
+async def test_dead_letters_are_listed_and_replayed(
+    settings: Settings, deps: Deps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await processes.list_dead(settings, as_json=False)
+    assert capsys.readouterr().out == "No dead letters.\n"
+    await factories.product(deps, "MUG", stock=50)
+    for _ in range(20):
+        await factories.placed_order(factories.guest(deps), MUG=1)
+    url = str(settings.database_url)
+    await execute(url, "UPDATE outbox SET type = 'X' || type")
+    await delivery.Reconciler().run_once(deps, settle_s=0)
+    await processes.list_dead(settings, as_json=False)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == "There are more."
+    assert all(" → unreadable after 1 attempts: unknown event type X" in line for line in lines)
+    await processes.list_dead(settings, as_json=True)
+    page = json.loads(capsys.readouterr().out)
+    assert [line.partition(" ")[0] for line in lines] == [item["id"] for item in page["items"]]
+    await execute(url, "UPDATE outbox SET type = substr(type, 2)")
+    letter = next(item["id"] for item in page["items"] if item["type"] == "XOrderPlaced")
+    told = await processes.replay_events(
+        settings, UUID(letter), event=None, from_seq=None, to_seq=None, handler=None, force=False
+    )
+    assert told.startswith("1 applied")
 
 
 async def test_migrations_go_down_and_up(settings: Settings) -> None:

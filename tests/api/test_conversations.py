@@ -1,14 +1,18 @@
 """One's own conversations over HTTP, and what a lost connection does to an answer."""
 
 import json
+from dataclasses import replace
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from api import chat
+from api.app import create_app
 from deps.core import Deps
 from tests import factories
 from tests.agents.test_chat import first, say
+from tools import conversation as conversations
 
 STRANGER = {"X-Guest-Token": "somebody-else-0123456789abcdefghijk"}
 
@@ -113,3 +117,81 @@ async def test_a_stranger_cannot_cancel_or_follow(client: httpx.AsyncClient, met
     mine = await talk(client, "hello")
     path = f"/v1/chat/{mine}/{'cancel' if method == 'post' else 'events'}"
     assert (await client.request(method, path, headers=STRANGER)).status_code == 404
+
+
+async def test_a_live_stream_ends_when_an_access_token_would(
+    client: httpx.AsyncClient, deps: Deps
+) -> None:
+    mine = await talk(client, "hello")
+    settings = deps.settings.model_copy(update={"access_token_ttl_s": 0})
+    app = create_app(settings)
+    app.state.deps = replace(deps, settings=settings)
+    headers = {"X-Guest-Token": factories.GUEST_TOKEN}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://test", headers=headers
+    ) as brief:
+        told = await brief.get(f"/v1/chat/{mine}/events", params={"live": True})
+    await chat.close(app)
+    assert told.text.count("event: ") == 1
+
+
+async def test_a_conversation_of_notes_alone_is_taken_along(
+    client: httpx.AsyncClient, guest: Deps
+) -> None:
+    """What the shop said by itself has no words of the person before it."""
+    async with guest.begin() as uow:
+        row = await conversations.start(uow, "")
+        order = {"kind": "order", "data": {"number": 7}}
+        await conversations.append(
+            uow,
+            row.id,
+            [
+                {"role": "user", "text": "# one"},
+                {"role": "user", "text": "two"},
+                {"role": "assistant", "text": "Both.", "cards": [order, {"kind": "cart"}]},
+                {"role": "assistant", "text": "By the way.",
+                 "approvals": [{"summary": "Cancel it.", "status": "executed"}, {}]},
+                {"role": "user", "text": "three"},
+            ],
+        )  # fmt: skip
+        mine = row.id
+    path = f"/v1/conversations/{mine}"
+    markdown = (await client.get(f"{path}/export", params={"format": "markdown"})).text
+    assert [block.partition(",")[0] for block in markdown.split("\n\n")] == [
+        "# Conversation", "**You**", "> # one", "**You**", "> two", "**Shop**", "> Both.",
+        "- Shown: order 7", "- Shown: cart", "**Shop**", "> By the way.",
+        "- Approval: Cancel it. (executed)", "- Approval:  (pending)", "**You**", "> three\n",
+    ]  # fmt: skip
+    newest = (await client.get(path, params={"limit": 2})).json()["turns"]
+    assert [turn["asked"] for turn in newest] == ["", "three"]
+    older = (await client.get(path, params={"limit": 2, "before": newest[0]["number"]})).json()
+    assert [turn["asked"] for turn in older["turns"]] == ["# one", "two"]
+
+
+@pytest.mark.parametrize("title", ["   ", "x" * 81])
+async def test_a_title_has_words_and_an_end(client: httpx.AsyncClient, title: str) -> None:
+    mine = await talk(client, "hello " + "word " * 30)
+    before = (await client.get(f"/v1/conversations/{mine}")).json()["title"]
+    assert before.endswith("word…")
+    assert len(before) <= 81
+    refused = await client.patch(f"/v1/conversations/{mine}", json={"title": title})
+    assert (refused.status_code, refused.json()["field"]) == (422, "title")
+    assert (await client.get(f"/v1/conversations/{mine}")).json()["title"] == before
+
+
+async def test_without_a_token_nobody_could_come_back(client: httpx.AsyncClient) -> None:
+    del client.headers["X-Guest-Token"]
+    refused = await client.post("/v1/chat", json={"text": "hello"})
+    assert (refused.status_code, refused.json()["field"]) == (422, "X-Guest-Token")
+    assert (await client.get("/v1/conversations")).json()["items"] == []
+
+
+async def test_a_guests_conversation_stays_with_the_secret_when_they_sign_in(
+    client: httpx.AsyncClient, customer: Deps
+) -> None:
+    mine = await talk(client, "hello")
+    both = factories.bearer(customer)
+    assert (await client.get("/v1/conversations", headers=both)).json()["items"] == []
+    assert (await client.get(f"/v1/conversations/{mine}", headers=both)).status_code == 200
+    del client.headers["X-Guest-Token"]
+    assert (await client.get(f"/v1/conversations/{mine}", headers=both)).status_code == 404

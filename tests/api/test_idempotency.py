@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from sqlalchemy import text
 
+from api import idempotency as middleware
+from api.idempotency import is_required
 from api.middleware import install
 from deps.core import Deps
 from tests import factories
@@ -30,6 +32,7 @@ class Till:
     settles: bool = False
     crashes: bool = False
     token: str | None = None
+    asks_after_client: bool = False
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -42,7 +45,9 @@ class Till:
         self.app.add_api_route("/v1/products/{handle}", self.write, methods=["PUT"])
         install(self.app, self.deps.settings)
 
-    async def write(self, response: Response) -> dict[str, int]:
+    async def write(self, request: Request, response: Response) -> dict[str, int]:
+        if self.asks_after_client:
+            assert not await request.is_disconnected()
         self.started.set()
         await self.gate.wait()
         self.effects += 1
@@ -134,6 +139,36 @@ async def test_key_is_required_where_a_repeat_costs(
     assert answer.status_code == status
     if status == 400:
         assert answer.json()["code"] == "idempotency_key_required"
+
+
+@pytest.mark.parametrize(
+    ("path", "required"),
+    [
+        ("/v1/agents/cart/add_item", True),
+        ("/v1/agents/cart/current", False),
+        ("/v1/agents/cart/none_such", False),
+        ("/v1/agents/cart", False),
+    ],
+)
+def test_agents_need_a_key_for_what_changes_something(path: str, required: bool) -> None:
+    assert is_required("POST", path) is required
+
+
+async def test_an_answer_too_long_to_keep_frees_the_key(
+    till: Till, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "BODY_BYTES_MAX", 5)
+    for effect in (1, 2):
+        answer = await http.post(SPEND, json={}, headers=key())
+        assert answer.json() == {"effect": effect}
+    assert await _rows(till.deps) == 0
+
+
+async def test_who_asks_whether_the_client_left_is_told(
+    till: Till, http: httpx.AsyncClient
+) -> None:
+    till.asks_after_client = True
+    assert (await http.post(SPEND, json={}, headers=key())).status_code == 201
 
 
 async def test_malformed_key_is_refused(http: httpx.AsyncClient) -> None:

@@ -11,10 +11,12 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import health, metrics
 from api.caller import owner_of_limits
-from api.middleware import install
+from api.middleware import ETAG_BODY_BYTES_MAX, BoundsMiddleware, install
 from deps.core import Deps
 from deps.ratelimit import LIMITS, EndpointClass
 from deps.settings import Settings
@@ -51,6 +53,23 @@ def _router() -> APIRouter:
             yield b'{"a": 2}\n'
 
         return StreamingResponse(lines(), media_type="text/event-stream")
+
+    @router.get("/v1/half")
+    async def half() -> StreamingResponse:
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"half of it"
+            raise RuntimeError("the rest is lost")
+
+        return StreamingResponse(lines())
+
+    @router.get("/v1/pieces/{size}")
+    async def pieces(size: int) -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b'"'
+            yield b"x" * size
+            yield b'"'
+
+        return StreamingResponse(parts(), media_type="application/json")
 
     @router.post("/v1/auth/login")
     async def login() -> dict[str, bool]:
@@ -118,6 +137,14 @@ async def test_bug_is_a_problem_without_its_text(
     assert any(record.exc_info for record in caplog.records)
 
 
+async def test_bug_after_half_an_answer_breaks_the_connection(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RuntimeError, match="the rest is lost"):
+        await http.get("/v1/half")
+    assert any(record.message == "unhandled error" for record in caplog.records)
+
+
 async def test_declared_body_over_the_limit(deps: Deps) -> None:
     settings = deps.settings.model_copy(update={"request_body_bytes_max": 10})
     async with _client(deps, settings=settings) as http:
@@ -163,6 +190,75 @@ async def test_known_answer_is_not_sent_again(http: httpx.AsyncClient) -> None:
         assert again.headers["etag"] == etag
     other = await http.get("/v1/things/1", headers={"If-None-Match": '"other"'})
     assert other.json() == JSON
+
+
+async def test_answer_in_pieces_is_tagged_unless_it_is_long(http: httpx.AsyncClient) -> None:
+    short, long = [await http.get(f"/v1/pieces/{n}") for n in (10, 3 * ETAG_BODY_BYTES_MAX)]
+    assert (len(short.content), len(long.content)) == (12, 3 * ETAG_BODY_BYTES_MAX + 2)
+    known = {"If-None-Match": short.headers["etag"]}
+    assert (await http.get("/v1/pieces/10", headers=known)).status_code == 304
+    assert "etag" not in long.headers
+
+
+Sent = list[tuple[str, int | None]]
+
+
+async def bounded(app: ASGIApp, *, timeout_s: float = 5.0) -> Sent:
+    """Send a chunked body of 8 bytes to `app` where 4 are allowed; return what was answered."""
+    body = iter([b"xxxx", b"xxxx"])
+    answered: Sent = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": next(body), "more_body": True}
+
+    async def send(message: Message) -> None:
+        answered.append((message["type"], message.get("status")))
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/v1/things", "headers": []}
+    await BoundsMiddleware(app, body_bytes_max=4, timeout_s=timeout_s)(scope, receive, send)
+    return answered
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+@pytest.mark.parametrize("then", ["answers", "raises"])
+async def test_an_application_that_is_sent_too_much(is_started: bool, then: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if is_started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if then == "raises":
+            raise ClientDisconnect
+        if not is_started:
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b"bad"})
+
+    if is_started and then == "raises":
+        with pytest.raises(ClientDisconnect):
+            await bounded(app)
+        return
+    status = 200 if is_started else 413
+    assert await bounded(app) == [("http.response.start", status), ("http.response.body", None)]
+
+
+async def test_a_timeout_of_the_application_itself_is_its_own() -> None:
+    async def impatient(scope: Scope, receive: Receive, send: Send) -> None:
+        raise TimeoutError("of its own")
+
+    async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError, match="of its own"):
+        await bounded(impatient)
+    with pytest.raises(TimeoutError):  # Half an answer cannot become another.
+        await bounded(stuck, timeout_s=0.01)
+
+
+async def test_credentials_of_another_scheme_are_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/me", headers={"Authorization": "Basic YWRhOmE="})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == "Bearer"
 
 
 async def test_one_login_too_many_waits(deps: Deps) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from api import terminal
 
+APPROVAL = b'event: approval\ndata: {"action_id": "7", "summary": "Cancel order 1."}\n\n'
+
 
 def reply(*texts: Mapping[str, object]) -> bytes:
     return b"".join(b"event: text\ndata: " + orjson.dumps(text) + b"\n\n" for text in texts)
@@ -34,3 +36,20 @@ async def test_a_reply_said_anew_is_marked(capsys: pytest.CaptureFixture[str]) -
 async def test_what_was_printed_is_not_printed_again(capsys: pytest.CaptureFixture[str]) -> None:
     said = ({"delta": "It is "}, {"delta": "It is blue.", "replace": True})
     assert await printed(capsys, *said) == "It is blue.\n"
+
+
+async def test_a_refused_approval_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shop(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/v1/chat"):
+            return httpx.Response(200, content=APPROVAL)
+        assert request.url.path == "/v1/actions/7/approve"
+        return httpx.Response(409, json={"title": "Conflict", "detail": "The order [1] changed."})
+
+    monkeypatch.setattr("builtins.input", lambda prompt: "yes")
+    transport = httpx.MockTransport(shop)
+    async with httpx.AsyncClient(base_url="http://shop", transport=transport) as client:
+        await terminal.Conversation(client, interactive=True).say("cancel it")
+    said = capsys.readouterr().out
+    assert said == "\nNeeds your yes: Cancel order 1.\nThe order [1] changed.\n"
