@@ -91,6 +91,8 @@ _INSCRIBED = re.compile(
     r"with (?:the |a )?(?:words?|text|slogan|inscription|message|caption|print)(?: on it)?)\s.+$"
 )
 CLAUSE_OF_NONE = 0.6
+# With its wrapping on, a wish is hardly less like itself: this settles who is first, no more.
+WRAPPED = 0.999
 # Two operations for one wish: what a shopper asks for, and what staff do.
 _SHOPPERS, _STAFFS = "return.request", "refund.request"
 _MONEY_BACK = re.compile(r"\b(?:refund|reimburse|pay|money)|#money")
@@ -135,7 +137,9 @@ def hear(text: str) -> Heard:
     for reading, worth in _readings(text, written, said, frame.core):
         for score in of.rank(reading):
             # What a clause says of something else does not outweigh what another asks for.
-            value = score.value * (worth if worth == 1.0 or not score.is_none else CLAUSE_OF_NONE)
+            value = score.value * (
+                worth if worth >= WRAPPED or not score.is_none else CLAUSE_OF_NONE
+            )
             if score.key not in best or value > best[score.key].value:
                 best[score.key] = replace(score, value=value)
     scores = of.judge(frame.core, best.values())
@@ -148,7 +152,7 @@ def _readings(text: str, written: str, said: str, core: str) -> list[tuple[str, 
         lead = re.match(r".{0,40}?\b(?:to|is|at)\b", said)
         head = lead.group() if lead else " ".join(words(said)[:3])
         return [(f"{head} {ADDRESS}", 1.0)]
-    readings = [(said, 1.0), (core, 1.0)]
+    readings = [(said, 1.0 if core == said else WRAPPED), (core, 1.0)]
     named = _INSCRIBED.sub("", core)
     if named != core and len(words(named)) > 2:
         readings.append((named, 1.0))

@@ -57,7 +57,9 @@ _OPEN_DOUBT = 1.0
 # One that says less than this, such as `show me {query}`, is no phrase at all.
 _OPEN_MIN = 2.5
 # What the odds weigh beside the likeness to one phrase: the less, the more exact that is.
-_ODDS_WORTH, _VALUE_MIN, _EXACT, _SAID = 0.08, 0.25, 1.05, 0.95
+_ODDS_WORTH, _VALUE_MIN, _EXACT = 0.08, 0.25, 1.05
+# A message this like a phrase says the same, and odds settle no more than a tie.
+_SAID, _TIE = 0.95, 0.0005
 # What it takes from the odds that a phrase is about a number, an id or the like that is not given.
 _MISSING = 2.0
 # How much of what is said for an operation could as well be said for any other.
@@ -89,8 +91,10 @@ class Score:
     @property
     def rank(self) -> float:
         """What comes first: a phrase as good as said, then the likelier of the rest."""
+        if self.value >= _SAID:
+            return 1.0 + self.value + _TIE * self.odds
         likeness = max(self.value, _VALUE_MIN)
-        return likeness + _ODDS_WORTH * self.odds * (_EXACT - likeness) + (self.value >= _SAID)
+        return likeness + _ODDS_WORTH * self.odds * (_EXACT - likeness)
 
     @property
     def is_none(self) -> bool:

@@ -201,8 +201,10 @@ class Speller:
         self._known = known
         self._stems = frozenset(_stem(word) for word in known)
         self._grams: dict[str, list[str]] = {}
+        self._letters: dict[str, list[str]] = {}
         for word in sorted(self._known):
             if len(word) >= 4:
+                self._letters.setdefault("".join(sorted(word)), []).append(word)
                 for gram in _trigrams(word):
                     self._grams.setdefault(gram, []).append(word)
         self._mend = lru_cache(maxsize=4096)(self._mended)
@@ -246,6 +248,8 @@ class Speller:
         near: set[str] = set()
         for gram in _trigrams(word):
             near.update(self._grams.get(gram, ()))
+        # Two letters of a short word in the wrong order leave it no three in the right one.
+        near.update(self._letters.get("".join(sorted(word)), ()))
         slips = 1 if len(word) < 9 else 2
         best: tuple[int, int, str] | None = None
         for known in near:
