@@ -59,7 +59,7 @@ _OPEN_MIN = 2.5
 # What the odds weigh beside the likeness to one phrase: the less, the more exact that is.
 _ODDS_WORTH, _VALUE_MIN, _EXACT = 0.08, 0.25, 1.05
 # A message this like a phrase says the same, and odds settle no more than a tie.
-_SAID, _TIE = 0.95, 0.0005
+_SAID, _TIE = 0.95, 0.00005
 # What it takes from the odds that a phrase is about a number, an id or the like that is not given.
 _MISSING = 2.0
 # How much of what is said for an operation could as well be said for any other.
