@@ -192,12 +192,9 @@ class PayPalGateway:
         """
         if reference is None:
             return None
-        try:
-            order = await self.order(reference)
-        except Refusal as refusal:
-            if refusal.status == 404:
-                return None
-            raise refused(refusal) from None
+        order = await self.known_order(reference)
+        if order is None:
+            return None
         if order.unit.custom_id == tag(key):
             return await self._advance(order, key)
         captured = _captured(order, key)
@@ -213,9 +210,19 @@ class PayPalGateway:
         return _refund(parts, wanted) if done == wanted.amount else None
 
     async def order(self, reference: str) -> PayPalOrder:
-        return PayPalOrder.model_validate(
-            await self.client.send("GET", f"/v2/checkout/orders/{reference}")
-        )
+        found = await self.known_order(reference)
+        if found is None:
+            raise ProviderRefused(f"paypal: there is no order {reference}")
+        return found
+
+    async def known_order(self, reference: str) -> PayPalOrder | None:
+        try:
+            answer = await self.client.send("GET", f"/v2/checkout/orders/{reference}")
+        except Refusal as refusal:
+            if refusal.status == 404:
+                return None
+            raise refused(refusal) from None
+        return PayPalOrder.model_validate(answer)
 
 
 def _source(method_token: str, return_url: str | None) -> dict[str, Any]:

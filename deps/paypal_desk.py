@@ -199,12 +199,9 @@ class PayPal(PayPalGateway):
 
     async def payment(self, reference: str) -> PaymentTruth | None:
         """Fetch the order with its authorisation, captures and refunds."""
-        try:
-            order = await self.order(reference)
-        except Refusal as refusal:
-            if refusal.status == 404:
-                return None
-            raise refused(refusal) from None
+        order = await self.known_order(reference)
+        if order is None:
+            return None
         unit = order.unit
         captured = [
             capture.amount.money.amount

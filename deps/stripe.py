@@ -304,7 +304,7 @@ class StripeGateway:
         """Say what became of the call under `key`; None if Stripe shows no trace of it (yet)."""
         assert "'" not in key, "the key is quoted in a search"
         if reference is None:
-            found = await self.call(
+            found = await self.read(
                 self.client.v1.payment_intents.search_async(
                     {
                         "query": f"metadata['{KEY}']:'{key}'",
@@ -344,10 +344,20 @@ class StripeGateway:
         return Intent.model_validate(found.to_dict())
 
     async def refunds(self, reference: str) -> list[IntentRefund]:
-        found = await self.call(
+        found = await self.read(
             self.client.v1.refunds.list_async({"payment_intent": reference, "limit": REFUNDS_MAX})
         )
         return [IntentRefund.model_validate(item.to_dict()) for item in found.data]
+
+    async def read(self, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call that is only refused when we ask wrongly.
+
+        Raises: GatewayTimeout, ProviderRefused; see `call`.
+        """
+        try:
+            return await self.call(call)
+        except stripe.InvalidRequestError as error:
+            raise refused(error) from None
 
     async def call(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call of the library and sort its failures.
@@ -376,11 +386,20 @@ class StripeGateway:
     def _declined(
         self, error: stripe.CardError, amount: Money, reference: str | None = None
     ) -> Outcome:
-        detail = error.json_body.get("error", {}) if isinstance(error.json_body, dict) else {}
-        intent = detail.get("payment_intent") or {}
-        code = decline_code(detail.get("decline_code") or error.code)
+        intent = _detail(error).get("payment_intent") or {}
         known = reference or intent.get("id") or ""
-        return _outcome(OutcomeStatus.DECLINED, known, amount, decline_code=code)
+        return _outcome(OutcomeStatus.DECLINED, known, amount, decline_code=why_declined(error))
+
+
+def why_declined(error: stripe.CardError) -> str:
+    """Return the bank's reason if it gave one, else Stripe's."""
+    return decline_code(_detail(error).get("decline_code") or error.code)
+
+
+def _detail(error: stripe.CardError) -> dict[str, Any]:
+    body = error.json_body
+    detail = body.get("error") if isinstance(body, dict) else None
+    return detail if isinstance(detail, dict) else {}
 
 
 def decline_code(code: str | None) -> str:

@@ -25,7 +25,7 @@ from deps.provider import (
     RefundTruth,
     Standing,
 )
-from deps.stripe import KEY, Intent, StripeGateway, decline_code, refused, shop_amount
+from deps.stripe import KEY, Intent, StripeGateway, refused, shop_amount, why_declined
 
 if TYPE_CHECKING:
     from stripe.params import BalanceTransactionListParams
@@ -225,7 +225,7 @@ class Stripe(StripeGateway):
             "expand": ["data.source"],
         }
         while True:
-            page = await self.call(self.client.v1.balance_transactions.list_async(params))
+            page = await self.read(self.client.v1.balance_transactions.list_async(params))
             for item in page.data:
                 yield _line(_BalanceTransaction.model_validate(item.to_dict()))
             if not page.has_more:
@@ -258,7 +258,7 @@ class Stripe(StripeGateway):
                 )
             )
         except stripe.CardError as error:
-            raise MethodDeclined(decline_code(error.code)) from None
+            raise MethodDeclined(why_declined(error)) from None
         except stripe.InvalidRequestError:
             raise MethodDeclined("invalid_method") from None
         method = _Method.model_validate(attached.to_dict())
