@@ -4,9 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from db.types import new_id
-from deps.bus import BusUnavailable, Envelope, RedisStreamBus
+from deps import bus as buses
+from deps.bus import BusUnavailable, Envelope, Lag, RedisStreamBus
+from deps.embedded_valkey import EmbeddedValkey
 
 GROUP = "notification"
 
@@ -128,3 +131,63 @@ async def test_a_connection_beside_may_block_longer_than_the_cache_waits(redis: 
 
     await bus.aclose()
     await impatient.aclose()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_either_protocol_of_redis_tells_the_same(
+    redis: Redis, valkey: EmbeddedValkey, protocol: int
+) -> None:
+    client = Redis.from_url(valkey.url, protocol=protocol)
+    bus = RedisStreamBus(client, "test:events")
+    assert await bus.lag(GROUP) == Lag(undelivered=0, unacknowledged=0)
+    await bus.publish([envelope(1), envelope(2)])
+    await bus.ensure_group(GROUP)
+    await bus.ensure_group(GROUP)
+    assert await bus.lag("another") == Lag(undelivered=0, unacknowledged=0)
+    assert await bus.lag(GROUP) == Lag(undelivered=2, unacknowledged=0)
+    assert await read(bus) == [1, 2]
+    taken = await bus.claim(GROUP, "two", idle_ms=0, limit=10)
+    assert [message.envelope.seq for message in taken if message.envelope] == [1, 2]
+    await bus.ack(GROUP, [])
+    await bus.ack(GROUP, taken)
+    assert await bus.lag(GROUP) == Lag(undelivered=0, unacknowledged=0)
+    await bus.aclose()
+
+
+async def test_what_is_no_stream_is_our_mistake_and_no_outage(
+    bus: RedisStreamBus, redis: Redis
+) -> None:
+    await redis.set("test:events", "no stream")
+    for call in (
+        bus.ensure_group(GROUP),
+        bus.read(GROUP, "one", limit=1, wait_ms=1),
+        bus.claim(GROUP, "one", idle_ms=0, limit=1),
+        bus.lag(GROUP),
+    ):
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await call
+
+
+async def test_takeover_passes_what_was_trimmed_and_takes_no_more_than_asked(
+    bus: RedisStreamBus, redis: Redis
+) -> None:
+    await bus.ensure_group(GROUP)
+    await bus.publish([envelope(seq) for seq in range(6)])
+    left = await bus.read(GROUP, "dead", limit=6, wait_ms=1)
+    await redis.xdel("test:events", *(message.id for message in left[:4]))
+    taken = await bus.claim(GROUP, "one", idle_ms=0, limit=1)
+    assert [message.envelope.seq for message in taken if message.envelope] == [4]
+
+
+async def test_consumers_that_are_gone_are_forgotten(
+    bus: RedisStreamBus, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bus.ensure_group(GROUP)
+    await bus.publish([envelope(1)])
+    await bus.ack(GROUP, await bus.read(GROUP, "dead", limit=1, wait_ms=1))
+    await bus.publish([envelope(2)])
+    await bus.read(GROUP, "slow", limit=1, wait_ms=1)
+    monkeypatch.setattr(buses, "CONSUMER_FORGOTTEN_MS", -1)
+    await bus.claim(GROUP, "one", idle_ms=3_600_000, limit=1)
+    names = {consumer["name"] for consumer in await redis.xinfo_consumers("test:events", GROUP)}
+    assert names == {b"slow", b"one"}, "one has work to hand over, the other is us"

@@ -71,3 +71,17 @@ async def test_lot_that_was_not_used_up_is_followed_by_a_small_one(
     limiter = RateLimiter(deps.cache, {EndpointClass.READ: Limit(100, 3600)})
     verdicts = [await limiter.take(EndpointClass.READ, "ip:a") for _ in range(20)]
     assert verdicts[-1].remaining == 80
+
+
+@pytest.mark.parametrize("where", ["redis", "local"])
+async def test_so_many_callers_are_remembered_here(
+    deps: Deps, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes up callers fills no memory; with Redis, nobody is forgotten there."""
+    monkeypatch.setattr(ratelimit, "LOCAL_BUCKETS_MAX", 2)
+    limiter = RateLimiter(deps.cache if where == "redis" else Cache(None), THREE)
+    for _ in range(3):
+        assert (await limiter.take(EndpointClass.AUTH, "ip:a")).allowed
+    for n in range(5):
+        assert (await limiter.take(EndpointClass.AUTH, f"ip:{n}")).allowed
+    assert (await limiter.take(EndpointClass.AUTH, "ip:a")).allowed is (where == "local")
