@@ -14,7 +14,7 @@ from typing import Any, Self
 import orjson
 from pydantic import BaseModel, Field
 from sqlalchemy import text
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from db.types import LocationId, ProductId, new_id
 from deps import untrusted
@@ -27,6 +27,8 @@ from tools.events import ProductSaved
 
 FLAGGED_LINES_MAX = 10
 BATCH_PRODUCTS = 200
+# Data exceptions and broken constraints: what is wrong with a row, and not with the database.
+REFUSED_CLASSES = ("22", "23")
 Progress = Callable[[int, int], None]
 
 
@@ -189,9 +191,12 @@ async def _save_or_split(
     try:
         async with deps.begin() as uow:
             return await save(uow, batch, currency, location_id)
-    except (DataError, IntegrityError) as error:
+    except DBAPIError as error:
+        if str(getattr(error.orig, "sqlstate", ""))[:2] not in REFUSED_CLASSES:
+            raise
         if len(batch) == 1:
-            reason = f"was refused by the database: {str(error.orig).splitlines()[0][:300]}"
+            said = str(error.orig).splitlines()[0]
+            reason = f"was refused by the database: {(said.partition('>: ')[2] or said)[:300]}"
             refused = RowError(line=batch[0].line, column="", reason=reason, value=batch[0].handle)
             return ImportReport(format="", errors=[refused])
     middle = len(batch) // 2

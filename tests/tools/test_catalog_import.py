@@ -15,6 +15,8 @@ from sqlalchemy import text
 
 from db.types import exponent
 from deps.core import SYSTEM, Deps
+from deps.postgres import DatabaseUnavailable
+from tools import catalog_format
 from tools.catalog_clean import (
     PRICE_AMOUNT_MAX,
     BadValue,
@@ -320,3 +322,80 @@ async def test_hostile_strings_are_stored_or_named(deps: Deps, tmp_path: Path) -
     assert report.created + len(report.errors) == len(strings)
     assert {error.column for error in report.errors} <= {"title", "description"}
     assert len(report.errors) < len(strings) / 10
+
+
+async def curse(deps: Deps, sqlstate: str) -> None:
+    """Let the database refuse products whose handle begins so."""
+    async with deps.begin() as uow:
+        await uow.session.execute(
+            text(f"""
+                CREATE FUNCTION refuse_cursed() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF NEW.handle ~ '^cursed' THEN
+                        RAISE EXCEPTION 'it is cursed' USING ERRCODE = '{sqlstate}';
+                    END IF;
+                    RETURN NEW;
+                END $$
+            """)
+        )
+        await uow.session.execute(
+            text(
+                "CREATE TRIGGER cursed BEFORE INSERT ON product"
+                " FOR EACH ROW EXECUTE FUNCTION refuse_cursed()"
+            )
+        )
+
+
+@pytest.mark.parametrize("sqlstate", ["22000", "23514"])
+async def test_a_product_the_database_refuses_costs_no_other_its_place(
+    deps: Deps, tmp_path: Path, sqlstate: str
+) -> None:
+    await curse(deps, sqlstate)
+    rows = [f"p{n},Product,1" for n in range(9)]
+    rows[3:3], rows[8:8] = ["cursed-1,Cursed,1"], ["cursed-2,Cursed,1"]
+    path = write(tmp_path, "handle,title,price\n" + "\n".join(rows) + "\n")
+    told: list[tuple[int, int]] = []
+    report = await import_file(
+        deps.acting_as(SYSTEM), path, currency="EUR", on_progress=lambda *step: told.append(step)
+    )
+    assert report.created == 9
+    assert [(e.line, e.reason, e.value) for e in report.errors] == [
+        (5, "was refused by the database: it is cursed", "cursed-1"),
+        (10, "was refused by the database: it is cursed", "cursed-2"),
+    ]
+    assert told == [(11, 11)]
+
+
+async def test_an_outage_is_not_the_rows_fault(deps: Deps, tmp_path: Path) -> None:
+    await curse(deps, "53100")
+    with pytest.raises(DatabaseUnavailable):
+        await load(deps, write(tmp_path, "handle,title,price\ncursed,Cursed,1\n"))
+    assert await column(deps, "SELECT handle FROM product") == []
+
+
+async def test_bad_rows_that_cannot_be_written_are_still_told(deps: Deps, tmp_path: Path) -> None:
+    path = write(tmp_path, "title,price\nMug,1\nBowl,x\n")
+    nowhere = tmp_path / "absent" / "errors.csv"
+    report = await import_file(
+        deps.acting_as(SYSTEM), path, currency="EUR", errors_path=nowhere, on_progress=None
+    )
+    assert (report.created, report.errors_file) == (1, None)
+    assert "could not be written" in report.warnings[-1]
+
+
+async def test_texts_that_hide_something_are_pointed_out(deps: Deps, tmp_path: Path) -> None:
+    rows = [f"M{n}\u200b,1" for n in range(12)]
+    path = write(tmp_path, "title,price\n" + "\n".join(rows) + "\nPlain,1\n")
+    report = await load(deps, path)
+    lines = ", ".join(str(n) for n in range(2, 12))
+    assert report.warnings == [f"A text has hidden characters: line {lines} and 2 more."]
+    assert report.created == 13
+
+
+async def test_a_file_has_so_many_rows(
+    deps: Deps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_format, "ROWS_MAX", 2)
+    with pytest.raises(InvalidInput, match="more than 2 rows"):
+        await load(deps, write(tmp_path, "title,price\nA,1\nB,1\nC,1\n"))
+    assert await column(deps, "SELECT handle FROM product") == []
