@@ -384,6 +384,9 @@ def _is_elsewhere(heard: Heard) -> bool:
 
 def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int) -> list[str]:
     """Split a message where both sides ask for something different; otherwise leave it whole."""
+    whole = hear(text).scores
+    if whole and not whole[0].is_none and whole[0].value >= SAME_MIN:
+        return [text]
     pieces = [text]
     for separator in (
         r"[.!?]\s+(?=[A-Za-z])",

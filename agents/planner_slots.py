@@ -252,6 +252,7 @@ EXTRACTORS: Mapping[str, Callable[[str, Context], Any]] = {
     "reason": _reason,
     "days": _days,
     "location": _location,
+    "location_code": _location,
     "delta": _delta,
     "query": _query,
     "status": _status,
