@@ -80,6 +80,7 @@ GUARDED: Final[Mapping[str, Guard]] = {
     "fulfillment_line": Guard(
         "EXISTS (SELECT 1 FROM fulfillment WHERE fulfillment.id = fulfillment_id)"
     ),
+    "search_word": Guard("true", READ_ONLY),
     # What staff decide and others read: the shop's own, but not for a shopper's agent to change.
     "aftersales_policy": _of_staff("order:manage"),
     "stock_count": _of_staff("stock:write"),
@@ -142,6 +143,7 @@ SHARED: Final[Mapping[str, str]] = {
 CLOSED: Final[Mapping[str, str]] = {
     "chat_event": "what clients follow; the runner's",
     "alembic_version": "migrations only",
+    "catalog_change": "from trigger to trigger, within a transaction",
     "aggregate_counter": "advanced after the agent's part of the transaction",
     "refresh_token": "sign-in only",
     "agent_spend": "counted by the coordinator, not by an operation",

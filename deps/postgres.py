@@ -133,6 +133,8 @@ def server_settings(settings: Settings, name: str) -> dict[str, str]:
         "jit": "off",
         # Below the default of 0.6, so that a letter left out of a word still matches.
         "pg_trgm.word_similarity_threshold": "0.45",
+        # And below 0.3, so that a wrong letter in a short word does.
+        "pg_trgm.similarity_threshold": "0.2",
     }
 
 

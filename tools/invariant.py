@@ -199,6 +199,20 @@ INVARIANTS: Final[Mapping[str, str]] = {
          WHERE o.status = 'cancelled' AND o.placed_at IS NULL
          GROUP BY o.number HAVING sum(p.captured_amount - p.refunded_amount) <> 0
     """,
+    "words and categories count what is listed": """
+        SELECT coalesce(w.word, l.word)
+          FROM (SELECT word, products FROM search_word WHERE products <> 0) w
+          FULL JOIN (SELECT found.word, count(*) AS products
+                       FROM product p CROSS JOIN LATERAL search_words(p.title || ' ' || p.brand)
+                            AS found (word)
+                      WHERE p.status = 'active' AND p.sku IS NOT NULL GROUP BY found.word) l
+            ON l.word = w.word
+         WHERE w.products IS DISTINCT FROM l.products
+        UNION ALL
+        SELECT 'category ' || c.slug FROM category c
+         WHERE c.products <> (SELECT count(*) FROM product p WHERE p.category_id = c.id
+                                 AND p.status = 'active' AND p.sku IS NOT NULL)
+    """,
     "a completed cart made exactly one order": """
         SELECT 'cart ' || c.id FROM cart c
          WHERE c.status = 'completed'

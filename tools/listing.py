@@ -4,18 +4,20 @@ What a card shows of a product's variants stands in the product's own row, so a 
 without touching `variant`; stock is asked for the products of the page alone.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from deps.core import Work
+from tools import spelling
 from tools.errors import InvalidInput
 from tools.page import Page, checked_limit, decode_cursor, page_of
 
 QUERY_CHARS_MAX: Final = 200
+RANKED_MAX: Final = 240
 Sort = Literal["relevance", "newest", "price", "-price", "title"]
 
 
@@ -103,17 +105,17 @@ class _Values:
 async def find(work: Work, wanted: Filter) -> Page[ProductCard]:
     """Return a page of products on sale; prices and stock are live.
 
-    Words match by stem and in any order; when nothing matches, similar titles are tried, so
-    small misspellings still find.
+    Words match by stem and in any order. When nothing has them all, misspelt ones are mended; when
+    nothing has all of those either, products with any of them are returned. Of words that very many
+    products have, the newest `RANKED_MAX` are ranked.
 
     Raises:
         InvalidInput: A bound of `limit`, `query` or `cursor` is broken.
     """
     wanted = wanted.checked()
     rows: list[Any] = []
-    for match in (_words, _any_word, _similar) if wanted.query else (_everything,):
-        statement = _statement(work, wanted, match)
-        rows = await work.fetch(*statement) if statement else []
+    async for match in _matches(work, wanted.query):
+        rows = await work.fetch(*_statement(work, wanted, match))
         if rows:
             break
     order = _ORDERS[wanted.sort]
@@ -122,30 +124,19 @@ async def find(work: Work, wanted: Filter) -> Page[ProductCard]:
     return Page(items=items, next_cursor=page.next_cursor)
 
 
-def _statement(work: Work, wanted: Filter, match: Any) -> tuple[Any, ...] | None:
-    """Return the SQL of one page and its values, or None where `match` can find nothing."""
+def _statement(work: Work, wanted: Filter, match: "_Match") -> tuple[Any, ...]:
+    """Return the SQL of one page and its values."""
     bind = _Values()
-    matched = match(wanted.query, bind)
-    if matched is None:
-        return None
-    rank, condition = matched
-    conditions = ["p.status = 'active'", "p.sku IS NOT NULL", *condition]
-    if wanted.category is not None:
-        conditions.append(f"""p.category_id = ANY(ARRAY(
-            WITH RECURSIVE tree AS (
-                SELECT id FROM category WHERE slug = {bind(wanted.category, "text")}
-                UNION SELECT k.id FROM category k JOIN tree t ON k.parent_id = t.id
-            ) SELECT id FROM tree))""")
-    if wanted.min_price_amount is not None:
-        conditions.append(f"p.price_amount >= {bind(wanted.min_price_amount, 'bigint')}")
-    if wanted.max_price_amount is not None:
-        conditions.append(f"p.price_amount <= {bind(wanted.max_price_amount, 'bigint')}")
+    rank, condition = match.sql(bind)
     now = bind(work.now, "timestamptz")
-    if wanted.in_stock:
-        conditions.append(f"""EXISTS (SELECT 1 FROM variant x WHERE x.product_id = p.id
-            AND x.is_active AND stock_available(x.sku, {now}) > 0)""")
+    conditions = [*condition, *_conditions(wanted, bind, now)]
     order = _ORDERS[wanted.sort]
     expressions = [rank if key == "rank" else f"p.{key}" for key in order.keys]
+    source = "product p"
+    if match.is_common and wanted.sort == "relevance":
+        source = f"""(SELECT p.* FROM product p WHERE {" AND ".join(conditions)}
+                       ORDER BY p.id DESC LIMIT {RANKED_MAX}) p"""
+        conditions = ["true"]
     if wanted.cursor is not None:
         after = zip(_after(wanted.cursor, order), order.keys, strict=True)
         bound = ", ".join(bind(value, _CASTS[key]) for value, key in after)
@@ -160,12 +151,29 @@ def _statement(work: Work, wanted: Filter, match: Any) -> tuple[Any, ...] | None
                           WHERE x.product_id = page.id AND x.is_active), 0)::int AS available
           FROM (SELECT p.id, p.handle, p.title, p.brand, p.category_id, p.image_url, p.sku,
                        p.price_amount, p.currency, p.variant_count, {rank} AS rank
-                  FROM product p WHERE {" AND ".join(conditions)}
+                  FROM {source} WHERE {" AND ".join(conditions)}
                  ORDER BY {by} LIMIT {bind(wanted.limit + 1, "int")}) page
           LEFT JOIN category c ON c.id = page.category_id
          ORDER BY {again}
     """
     return sql, *bind.bound
+
+
+def _conditions(wanted: Filter, bind: _Values, now: str) -> Iterator[str]:
+    yield "p.status = 'active' AND p.sku IS NOT NULL"
+    if wanted.category is not None:
+        yield f"""p.category_id = ANY(ARRAY(
+            WITH RECURSIVE tree AS (
+                SELECT id FROM category WHERE slug = {bind(wanted.category, "text")}
+                UNION SELECT k.id FROM category k JOIN tree t ON k.parent_id = t.id
+            ) SELECT id FROM tree))"""
+    if wanted.min_price_amount is not None:
+        yield f"p.price_amount >= {bind(wanted.min_price_amount, 'bigint')}"
+    if wanted.max_price_amount is not None:
+        yield f"p.price_amount <= {bind(wanted.max_price_amount, 'bigint')}"
+    if wanted.in_stock:
+        yield f"""EXISTS (SELECT 1 FROM variant x WHERE x.product_id = p.id
+            AND x.is_active AND stock_available(x.sku, {now}) > 0)"""
 
 
 def _after(cursor: str, order: _Order) -> list[Any]:
@@ -179,32 +187,83 @@ def _after(cursor: str, order: _Order) -> list[Any]:
     return values
 
 
-Match = tuple[str, list[str]]
+class _Match:
+    """What products are matched by; this one matches all. `is_common`: very many match."""
+
+    is_common = False
+
+    def sql(self, bind: _Values) -> tuple[str, list[str]]:
+        """Return the rank and the conditions."""
+        return "0::float8", []
 
 
-def _everything(query: str, bind: _Values) -> Match:
-    return "0::float8", []
+@dataclass(frozen=True, slots=True)
+class _Words(_Match):
+    """Words of the full-text index, and a SKU if it is one."""
+
+    query: str
+    parser: Literal["websearch_to_tsquery", "to_tsquery"] = "to_tsquery"
+    sku: str | None = None
+    is_common: bool = False
+
+    def sql(self, bind: _Values) -> tuple[str, list[str]]:
+        query = f"{self.parser}('english', {bind(self.query, 'text')})"
+        rank, has_words = f"ts_rank(p.search, {query})::float8", f"p.search @@ {query}"
+        if self.is_common:
+            # Not by the index of words, which would collect them all: along the list itself.
+            has_words = f"({has_words}) IS TRUE"
+        if self.sku is None:
+            return rank, [has_words]
+        sku = bind(self.sku.upper(), "text")
+        of_sku = f"SELECT y.product_id FROM variant y WHERE upper(y.sku) = {sku}"
+        if self.is_common:
+            return rank, [f"({has_words} OR p.id = ANY(ARRAY({of_sku})))"]
+        # By way of ids: an OR over two tables could use the index of neither.
+        found = f"SELECT m.id FROM product m WHERE m.search @@ {query}"
+        return rank, [f"p.id IN ({found} UNION {of_sku})"]
 
 
-def _words(query: str, bind: _Values) -> Match:
-    words = f"websearch_to_tsquery('english', {bind(query, 'text')})"
-    # By way of ids: an OR over two tables could use the index of neither.
-    of_sku = (
-        f"SELECT y.product_id FROM variant y WHERE upper(y.sku) = {bind(query.upper(), 'text')}"
+@dataclass(frozen=True, slots=True)
+class _InTitle(_Match):
+    """Words that the full-text index leaves out, by the letters of titles."""
+
+    words: Sequence[str]
+
+    def sql(self, bind: _Values) -> tuple[str, list[str]]:
+        whole = bind(rf"\m({'|'.join(self.words)})\M", "text")
+        return "0::float8", [f"p.title ~* {whole}"]
+
+
+async def _matches(work: Work, query: str) -> AsyncIterator[_Match]:
+    """Yield what to match products by, one after the other until something is found."""
+    if not query:
+        yield _Match()
+        return
+    yield await _weighed(work, _Words(query, "websearch_to_tsquery", sku=query))
+    words = spelling.words_of(query)
+    if not words:
+        return
+    spelt = await spelling.spell(work, words)
+    either = [f"({' | '.join((word, *spelt.meant.get(word, ())))})" for word in words]
+    if spelt.meant:
+        yield await _weighed(work, _Words(" & ".join(either)))
+    if len(words) > 1:
+        yield await _weighed(work, _Words(" | ".join(either)))
+    if spelt.stops:
+        yield _InTitle(spelt.stops)
+
+
+# With so many matches, to walk the newest until enough match reads fewer products than to collect
+# all that match.
+_IS_COMMON: Final = """
+    SELECT search_share({parser}('english', $1)) > sqrt($2::float8 / greatest(c.reltuples, 1))
+      FROM pg_class c WHERE c.oid = 'product'::regclass
+"""
+
+
+async def _weighed(work: Work, words: _Words) -> _Words:
+    """Return the same words, having asked the planner's statistics how many products have them."""
+    is_common = await work.fetchval(
+        _IS_COMMON.format(parser=words.parser), words.query, float(RANKED_MAX)
     )
-    found = f"SELECT m.id FROM product m WHERE m.search @@ {words}"
-    return f"ts_rank(p.search, {words})::float8", [f"p.id IN ({found} UNION {of_sku})"]
-
-
-def _any_word(query: str, bind: _Values) -> Match | None:
-    words = ["".join(c for c in word if c.isalnum()) for word in query.split()]
-    either = " | ".join(word for word in words if word)
-    if not either:
-        return None
-    any_of = f"to_tsquery('english', {bind(either, 'text')})"
-    return f"ts_rank(p.search, {any_of})::float8", [f"p.search @@ {any_of}"]
-
-
-def _similar(query: str, bind: _Values) -> Match:
-    like = bind(query, "text")
-    return f"word_similarity({like}, p.title)::float8", [f"{like} <% p.title"]
+    return replace(words, is_common=bool(is_common))

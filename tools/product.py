@@ -231,11 +231,8 @@ async def categories(uow: UnitOfWork) -> list[CategoryView]:
 
 async def read_categories(work: Work) -> list[CategoryView]:
     rows = await work.fetch("""
-        SELECT c.slug, c.name, parent.slug AS parent, count(p.id)::int AS products
-        FROM category c
-        LEFT JOIN category parent ON parent.id = c.parent_id
-        LEFT JOIN product p ON p.category_id = c.id AND p.status = 'active'
-        GROUP BY c.id, parent.slug ORDER BY c.name
+        SELECT c.slug, c.name, parent.slug AS parent, c.products
+        FROM category c LEFT JOIN category parent ON parent.id = c.parent_id ORDER BY c.name
     """)
     return [CategoryView.model_validate(dict(row)) for row in rows]
 

@@ -5,7 +5,17 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Computed, Index, Text, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Computed,
+    Identity,
+    Index,
+    Text,
+    Uuid,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlmodel import Field, SQLModel
 
@@ -26,6 +36,11 @@ class Category(SQLModel, table=True):
     name: str = Field(max_length=200)
     parent_id: UUID | None = Field(
         default=None, foreign_key="category.id", index=True, sa_type=Uuid
+    )
+    products: int = Field(
+        default=0,
+        sa_column_kwargs={"server_default": "0"},
+        description="How many are listed in it, not below it. Written by triggers only.",
     )
 
 
@@ -82,6 +97,36 @@ class Product(SQLModel, table=True):
             ),
         ),
     )
+
+
+class SearchWord(SQLModel, table=True):
+    """A word of titles and brands, and how many listed products have it. Written by triggers only;
+    a word that no product has any more stays, with 0."""
+
+    __tablename__ = "search_word"
+    __table_args__ = (
+        Index(
+            "ix_search_word_trgm",
+            "word",
+            postgresql_using="gin",
+            postgresql_ops={"word": "gin_trgm_ops"},
+        ),
+    )
+
+    word: str = Field(primary_key=True, max_length=40)
+    products: int
+
+
+class CatalogChange(SQLModel, table=True):
+    """What a transaction has changed so far of words and categories; it is empty for all others,
+    since the commit adds it up and deletes it."""
+
+    __tablename__ = "catalog_change"
+
+    id: int | None = Field(
+        default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
+    )
+    changes: list[dict[str, Any]] = Field(sa_type=JSONB)
 
 
 class Variant(SQLModel, table=True):

@@ -124,6 +124,58 @@ async def test_search_by_stem_by_sku_by_any_word_and_misspelt(deps: Deps) -> Non
     assert await found("& | !") == []
 
 
+async def test_of_a_word_that_very_many_have_the_newest_are_ranked(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other orders and filters see them all; a filter leaves the newest of what it lets through."""
+    monkeypatch.setattr(listing, "RANKED_MAX", 4)
+    for number in range(12):
+        title, description = (("Mug", ""), ("Lamp", "Beside a mug."), ("Lamp", ""))[number % 3]
+        words = {"title": title, "description": description}
+        await _save(deps, f"p-{number}", (f"P-{number}", 100 + number), **words)
+
+    async def found(**wanted: object) -> list[int]:
+        cards = await _all(deps, query="mug", **wanted)
+        return [int(card.sku.removeprefix("P-")) for card in cards]
+
+    all_ranked = await found()
+    assert set(all_ranked) == {0, 1, 3, 4, 6, 7, 9, 10}
+    await deps.hot.execute("ANALYZE product")
+    # Mugs before what is beside one, the newest first; the older half is not ranked.
+    assert await found() == [9, 6, 10, 7]
+    assert await found(max_price_amount=104) == [3, 0, 4, 1]
+    assert await found(sort="price") == sorted(all_ranked)
+    assert await found(sort="newest") == sorted(all_ranked, reverse=True)
+    await _save(deps, "other", ("MUG", 900), title="Something else")
+    assert "other" in [card.handle for card in await _all(deps, query="mug")], "by its SKU"
+
+
+@pytest.mark.parametrize(
+    ("query", "least", "most"),
+    [
+        ("mug", 0.66, 0.67),
+        ("lamp", 0.66, 0.67),
+        ("mug lamp", 0.33, 0.34),
+        ("mug or lamp", 0.66, 0.67),
+        ("mug kettle", 0, 0),
+        ("mug -lamp", 0, 0),
+        ('"mug lamp"', 0, 0),
+        ("it's the", None, None),
+    ],
+)
+async def test_share_of_products_that_surely_match(
+    deps: Deps, query: str, least: float | None, most: float | None
+) -> None:
+    for number in range(12):
+        title = ("Mug", "Mug for a lamp", "Lamp")[number % 3]
+        await _save(deps, f"p-{number}", (f"P-{number}", 100), title=title)
+    share = "SELECT search_share(websearch_to_tsquery('english', $1))"
+    assert not await deps.hot.fetchval(share, query), "before there are statistics"
+    await deps.hot.execute("ANALYZE product")
+    found = await deps.hot.fetchval(share, query)
+    assert found is None if least is None or most is None else least <= found <= most
+
+
 @pytest.mark.parametrize("cursor", ["x", "WyJ4Il0", "WzEsICJ4Il0", "WzFlOTksICJ4Il0"])
 @pytest.mark.parametrize("sort", ["newest", "price"])
 async def test_foreign_cursor_is_refused(deps: Deps, cursor: str, sort: Sort) -> None:
