@@ -18,4 +18,6 @@ from tools import (  # noqa: F401  Each registers its operations.
 
 DOMAINS = ("inventory", "transfer", "stock_count", "bundle", "stock_rule", "location")
 
-inventory_agent = build_agent("inventory", operations_of(*DOMAINS, also=["product.search"]))
+inventory_agent = build_agent(
+    "inventory", operations_of(*DOMAINS, also=["product.search", "product.get"])
+)

@@ -4,13 +4,14 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from db.models.stock_rule import RuleKind
 from db.models.user import Role
 from deps.core import Deps
 from tests import factories
 from tools.bundle import PARTS_MAX, BundlePartInput
 from tools.errors import Conflict, DomainError, InvalidInput, NotFound, NotRefundable
 from tools.registry import OPERATIONS
-from tools.stock_rule import RULES_MAX, Rule, RuleKind
+from tools.stock_rule import RULES_MAX, Rule
 from tools.surface import load_operations
 
 load_operations()
