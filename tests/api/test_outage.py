@@ -9,9 +9,12 @@ from websockets.asyncio.client import connect
 
 from agents import runner
 from api import chat_socket, feed
+from db.models.chat import TurnState
 from deps.announcement import Announcements
 from deps.core import SYSTEM, Deps
 from tests import factories
+from tests.agents.slow_model import Tap, saying
+from tests.agents.test_runner import assert_unbroken, read, spoken, turns_of
 from tests.api.test_chat_socket import closed, hello, refusal, send, shop, until
 from tests.outage import Wire, wire_to
 from tools import feed as changes
@@ -98,3 +101,30 @@ async def test_requests_are_told_to_come_back_and_do(
     await wire.mend()
     added = await client.post(f"/v1/carts/{opened}/lines", json=body, headers=key)
     assert [line["quantity"] for line in added.json()["lines"]] == [2]
+
+
+@pytest.mark.parametrize("ends_meanwhile", [False, True])
+async def test_what_is_said_meanwhile_is_kept_and_told_once(
+    guest: Deps, wire: Wire, monkeypatch: pytest.MonkeyPatch, ends_meanwhile: bool
+) -> None:
+    monkeypatch.setattr(runner, "LOOK_S", 0.1)
+    words, tap = ["You ", "will ", "like ", "our ", "mugs."], Tap()
+    made = runner.Runner(guest)
+    try:
+        begun = await made.start(guest, None, "mugs?", channel="sse", model=saying(words, tap))
+        tap.turn(2)
+        heard = await read(made, guest, begun.conversation_id, until="text")
+        await wire.cut()
+        tap.turn(3 if ends_meanwhile else 2)
+        await asyncio.sleep(0.3)
+        await wire.mend()
+        tap.open()
+        heard += await read(made, guest, begun.conversation_id, heard[-1].number)
+    finally:
+        await made.aclose()
+    assert_unbroken(heard)
+    assert spoken(heard) == "".join(words)
+    (turn,) = await turns_of(guest, begun.conversation_id)
+    # One that ends meanwhile could not be booked to its asker's budget.
+    assert turn.state is (TurnState.FAILED if ends_meanwhile else TurnState.DONE)
+    assert turn.reply.startswith("".join(words))
