@@ -9,6 +9,7 @@ from sqlmodel import select
 
 from db.models.inventory import Location
 from db.types import new_id
+from deps import hot
 from deps.core import Deps
 from deps.hot import HotPool
 from deps.postgres import DatabaseUnavailable
@@ -142,3 +143,15 @@ async def test_absent_server_is_one_sentence(settings: Settings) -> None:
         await pool.fetchval("SELECT 1")
     assert "secret" not in str(caught.value)
     await pool.aclose()
+
+
+async def test_closing_waits_for_what_runs_but_not_for_ever(
+    database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot, "CLOSE_TIMEOUT_S", 0.1)
+    pool = await HotPool.open(database_url, settings)
+    stuck = asyncio.create_task(pool.fetchval("SELECT pg_sleep(30)"))
+    await asyncio.sleep(0.1)
+    await pool.aclose()
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await stuck

@@ -67,3 +67,10 @@ def test_line_is_json_with_extras_and_exception() -> None:
     assert (line["level"], line["service"], line["status"]) == ("error", "web", 500)
     assert line["message"] == "was [email]"
     assert "ada@" not in line["exception"]
+
+
+def test_a_line_names_the_trace_it_is_of() -> None:
+    record = logging.LogRecord("shop", logging.INFO, __file__, 1, "sold", (), None)
+    with begin_trace("request") as trace:
+        assert json.loads(JsonFormatter("web").format(record))["trace_id"] == trace.id
+    assert "trace_id" not in json.loads(JsonFormatter("web").format(record))

@@ -38,6 +38,13 @@ def test_production_takes_money_in_earnest() -> None:
         Settings(_env_file=None, environment=Environment.PRODUCTION, secret="x" * 32)
 
 
+@pytest.mark.parametrize("secret", [None, "short", "x" * 31])
+def test_production_needs_a_secret_of_its_own(secret: str | None) -> None:
+    given = {} if secret is None else {"secret": secret}
+    with pytest.raises(ValidationError, match="SHOPKEEPER_SECRET must be set to at least 32"):
+        Settings(_env_file=None, environment=Environment.PRODUCTION, **given)  # type: ignore[arg-type]
+
+
 def test_secrets_do_not_show() -> None:
     settings = Settings(_env_file=None, stripe_secret_key=SECRET, stripe_webhook_secret="whsec_1")
     assert SECRET not in repr(settings)
