@@ -1,6 +1,7 @@
 """Stored methods: tokens only, of use to their owner only."""
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import httpx
@@ -9,10 +10,18 @@ import pytest
 from deps.core import Deps
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
+from tests.providers.server import Fault
 from tests.providers.shop import buy, tender_of
 from tests.providers.stripe_server import StripeServer
 from tools import method
-from tools.errors import InvalidInput, NotFound, PaymentDeclined, Unauthenticated
+from tools.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PaymentDeclined,
+    Unauthenticated,
+    Unavailable,
+)
 
 
 @pytest.mark.parametrize(
@@ -166,3 +175,61 @@ async def test_paypals_vault(paypal_shop: Deps, paypal_account: PayPalServer) ->
     assert len(paypal_account.vault) == before - 1
     with pytest.raises(InvalidInput):
         await method.add(owner, "WRONG")
+
+
+async def test_the_same_token_is_one_method_and_may_become_the_default(customer: Deps) -> None:
+    first = await method.add(customer, "tok_visa")
+    second = await method.add(customer, " tok_mastercard ")
+    assert (first.is_default, second.is_default) == (True, False)
+    assert await method.add(customer, "tok_mastercard") == second
+    promoted = await method.add(customer, "tok_mastercard", is_default=True)
+    assert (promoted.id, promoted.is_default) == (second.id, True)
+    await method.remove(customer, promoted.id)
+    async with customer.begin() as uow:
+        assert [(m.id, m.is_default) for m in await method.list_methods(uow)] == [(first.id, True)]
+    back = await method.add(customer, "tok_mastercard")
+    assert (back.id, back.is_default) == (second.id, False), "it is found again, and takes nothing"
+    await method.remove(customer, back.id)
+    await method.remove(customer, first.id)
+    async with customer.begin() as uow:
+        assert await method.list_methods(uow) == []
+
+
+async def test_a_person_keeps_so_many(customer: Deps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method, "METHODS_MAX", 2)
+    for n in range(2):
+        await method.add(customer, f"tok_{n}")
+    with pytest.raises(Conflict, match="remove one first"):
+        await method.add(customer, "tok_2")
+    await method.add(customer, "tok_1")  # Kept already.
+
+
+async def test_a_provider_that_does_not_answer_leaves_things_as_they_were(
+    stripe_shop: Deps, stripe_account: StripeServer
+) -> None:
+    owner = await factories.user(stripe_shop)
+    stripe_account.faults.script.append(Fault.ERROR_BEFORE)
+    with pytest.raises(Unavailable, match="send it again"):
+        await method.add(owner, "pm_card_visa")
+    kept = await method.add(owner, "pm_card_visa")
+    stripe_account.faults.script.append(Fault.ERROR_BEFORE)
+    with pytest.raises(Unavailable, match="repeat it"):
+        await method.remove(owner, kept.id)
+    async with owner.begin() as uow:
+        assert [m.id for m in await method.list_methods(uow)] == [kept.id]
+    await method.remove(owner, kept.id)
+
+
+async def test_a_method_of_a_provider_that_was_given_up_is_of_no_use_but_can_be_forgotten(
+    stripe_shop: Deps,
+) -> None:
+    owner = await factories.user(stripe_shop)
+    kept = await method.add(owner, "pm_card_visa")
+    gateways = {name: gateway for name, gateway in owner.gateways.items() if name != "stripe"}
+    settings = owner.settings.model_copy(update={"payment_provider": "scripted"})
+    moved = replace(owner, gateways=gateways, settings=settings)
+    with pytest.raises(NotFound, match="takes no stripe now"):
+        await method.token_for(moved, str(kept.id))
+    assert not (await method.remove(moved, kept.id)).is_default
+    async with moved.begin() as uow:
+        assert await method.list_methods(uow) == []
