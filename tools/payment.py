@@ -132,6 +132,19 @@ async def finish_attempt(uow: UnitOfWork, key: str, state: AttemptState, detail:
     )
 
 
+async def last_attempt(
+    uow: UnitOfWork, payment_id: PaymentId, kind: AttemptKind
+) -> PaymentAttempt | None:
+    """Load the latest call of a kind for a tender, if there was any."""
+    query = (
+        select(PaymentAttempt)
+        .where(PaymentAttempt.payment_id == payment_id, PaymentAttempt.kind == kind)
+        .order_by(col(PaymentAttempt.number).desc())
+        .limit(1)
+    )
+    return (await uow.session.exec(query)).first()
+
+
 async def locked(uow: UnitOfWork, payment_id: PaymentId) -> Payment:
     """Load a tender for update. Lock order: the order first, then its tenders by position."""
     return await uow.session.get_one(

@@ -9,6 +9,8 @@ No transaction is open during a call to a gateway. What is next is read from the
 memory, so `drive` continues after a crash exactly where it stopped: undone before the capture,
 carried forward after it. The sweeper calls the same function. A tender with a decline code condemns
 its sale: what was authorised is voided, what was captured is given back, the stock is free again.
+A provider that refuses to do so keeps the order pending: the money is not where the books want it,
+staff see the refusal in the order's timeline, and a void is tried anew until it is done or moot.
 """
 
 import asyncio
@@ -32,6 +34,7 @@ from tools.events import (
     OrderPlaced,
     PaymentActionRequired,
     PaymentAuthorized,
+    PaymentExpired,
     PaymentFailed,
     PaymentVoided,
 )
@@ -42,8 +45,15 @@ WAIT_S = 0.05
 WAITS_MAX = 300
 STEPS_MAX = 40
 ACTION_TTL = timedelta(minutes=30)  # How long a shopper may take to authenticate.
+VOID_AGAIN_AFTER = timedelta(hours=1)  # A void that was refused is tried anew, not every sweep.
 
 _OPEN = (PaymentState.CREATED, PaymentState.UNKNOWN, PaymentState.REQUIRES_ACTION)
+_ENDED = (
+    PaymentState.DECLINED,
+    PaymentState.VOIDED,
+    PaymentState.EXPIRED,
+    PaymentState.CAPTURED,
+)
 
 
 class Step(Enum):
@@ -160,22 +170,27 @@ async def _run_step(
         AttemptKind.VOID: 0,
         AttemptKind.REFUND: tender.captured_amount - tender.refunded_amount,
     }.get(kind, tender.amount)
-    outcome = await call(deps, tender, kind, amount)
+    number = await _void_number(deps, tender) if kind is AttemptKind.VOID else 1
+    outcome = await call(deps, tender, kind, amount, number)
     async with deps.begin() as uow:
         found = await order.locked(uow, order_id)
-        await record(uow, found, await payment.locked(uow, PaymentId(tender.id)), outcome)
-    _refuse_unfinished(kind, outcome)
+        tender = await payment.locked(uow, PaymentId(tender.id))
+        await record(uow, found, tender, outcome)
+    _refuse_unfinished(kind, outcome, tender.state)
     return outcome
 
 
-def _refuse_unfinished(kind: AttemptKind, outcome: Outcome) -> None:
+def _refuse_unfinished(kind: AttemptKind, outcome: Outcome, state: PaymentState) -> None:
     """Say that a call has not come to its end; what is known of it was written before.
 
     Raises:
-        Unavailable: The provider is still deciding, or keeps the money that is to go back.
+        Unavailable: The provider is still deciding, or keeps the money that is to go back or to be
+            released.
     """
     if outcome.status is OutcomeStatus.PENDING:
         raise Unavailable("The payment provider is still deciding; the order finishes by itself.")
+    if kind is AttemptKind.VOID and not outcome.approved and state is not PaymentState.EXPIRED:
+        raise Unavailable("The provider refused to release the money; it is asked again later.")
     if kind is AttemptKind.REFUND and not outcome.approved:
         raise Unavailable("The provider refused to give the money back; staff will look at it.")
 
@@ -334,10 +349,33 @@ async def _record_void(uow: UnitOfWork, found: Order, tender: Payment, outcome: 
     is_open = tender.state in (PaymentState.AUTHORIZED, PaymentState.REQUIRES_ACTION)
     if not is_open or outcome.status is OutcomeStatus.PENDING:
         return
-    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.VOID)
-    await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
-    tender.state, tender.updated_at = PaymentState.VOIDED, uow.now
-    uow.publish(PaymentVoided(order_id=OrderId(found.id), payment_id=PaymentId(tender.id)))
+    attempt = await payment.last_attempt(uow, PaymentId(tender.id), AttemptKind.VOID)
+    assert attempt is not None, "a void is written before it is asked for"
+    ids = {"order_id": OrderId(found.id), "payment_id": PaymentId(tender.id)}
+    if outcome.approved:
+        await payment.finish_attempt(uow, attempt.key, AttemptState.SUCCEEDED)
+        tender.state, tender.updated_at = PaymentState.VOIDED, uow.now
+        uow.publish(PaymentVoided(**ids))
+        return
+    code = outcome.decline_code or "refused"
+    if attempt.state is not AttemptState.FAILED:
+        await payment.finish_attempt(uow, attempt.key, AttemptState.FAILED, code)
+        uow.publish(PaymentFailed(**ids, code="void_refused"))
+    if tender.expires_at is not None and tender.expires_at <= uow.now:
+        # What has lapsed reserves nothing any more, whatever the provider says.
+        tender.state, tender.updated_at = PaymentState.EXPIRED, uow.now
+        uow.publish(PaymentExpired(**ids))
+
+
+async def _void_number(deps: Deps, tender: Payment) -> int:
+    """Say which void of a tender is due: one that was refused would only be refused again under its
+    key, so another follows after a while. Of any other, the key is used again."""
+    async with deps.begin() as uow:
+        last = await payment.last_attempt(uow, PaymentId(tender.id), AttemptKind.VOID)
+    if last is None:
+        return 1
+    is_over = last.state is AttemptState.FAILED and last.started_at <= uow.now - VOID_AGAIN_AFTER
+    return last.number + is_over
 
 
 async def _record_give_back(
@@ -449,9 +487,7 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
         keeps = tender.captured_amount - tender.refunded_amount
         if tender.state is PaymentState.CAPTURED and not is_condemned:
             return
-        if tender.state in (PaymentState.DECLINED, PaymentState.VOIDED, PaymentState.CAPTURED) and (
-            keeps == 0
-        ):
+        if tender.state in _ENDED and keeps == 0:
             raise PaymentDeclined(
                 "The payment was declined; try another method.",
                 decline_code=tender.decline_code or "declined",
@@ -465,7 +501,8 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
         else:
             kind, record = AttemptKind.VOID, _record_void
         amount = {AttemptKind.VOID: 0, AttemptKind.REFUND: keeps}.get(kind, tender.amount)
-        outcome = await call(deps, tender, kind, amount)
+        number = await _void_number(deps, tender) if kind is AttemptKind.VOID else 1
+        outcome = await call(deps, tender, kind, amount, number)
         async with deps.begin() as uow:
             found = await order.locked(uow, OrderId(tender.order_id))
             status = found.payment_status
@@ -474,4 +511,4 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
             found.payment_status = status  # The order was paid before, whatever becomes of this.
             if tender.state is PaymentState.REQUIRES_ACTION:
                 tender.decline_code = "authentication_required"
-        _refuse_unfinished(kind, outcome)
+        _refuse_unfinished(kind, outcome, tender.state)

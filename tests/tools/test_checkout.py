@@ -1,14 +1,16 @@
 """The first sale: one order per cart, one charge per order, whatever fails or races."""
 
 import asyncio
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlmodel import select
+from sqlmodel import col, select
 
+from db.models.order import Order
 from db.models.payment import AttemptKind, AttemptState, Payment, PaymentAttempt, PaymentState
-from deps.core import Deps
-from deps.scripted import Fault, ScriptedGateway
+from deps.core import SYSTEM, Deps
+from deps.scripted import AUTHORIZATION_DAYS, Fault, ScriptedGateway
 from tests import factories
 from tools import cart, checkout, inventory, order, payment, sale
 from tools.errors import (
@@ -181,6 +183,66 @@ async def test_money_that_the_provider_will_not_give_back_is_in_the_books(
         (refused,) = await uow.session.exec(query)
     assert (refused.state, refused.detail) == (AttemptState.FAILED, "generic_decline")
     assert await check(guest) == []
+
+
+async def refused_void(guest: Deps, gateway: ScriptedGateway) -> UUID:
+    """Begin a sale that has to be undone, at a provider that will not release the money."""
+    gateway.clock = guest.clock
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    gateway.script.extend([Fault.WRONG_AMOUNT, Fault.DECLINE])
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="refused to release the money"):
+            await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    return filled.id
+
+
+async def sale_of(deps: Deps) -> tuple[str, str, list[tuple[str, str]]]:
+    """The states of the only order, of its only tender and of that one's voids."""
+    async with deps.begin() as uow:
+        (of,) = await uow.session.exec(select(Order))
+        (tender,) = await uow.session.exec(select(Payment))
+        query = select(PaymentAttempt).where(PaymentAttempt.kind == AttemptKind.VOID)
+        voids = await uow.session.exec(query.order_by(col(PaymentAttempt.number)))
+        return of.status, tender.state, [(void.state, void.detail) for void in voids]
+
+
+async def test_a_void_that_the_provider_refuses_is_not_booked_and_tried_anew(
+    guest: Deps, gateway: ScriptedGateway
+) -> None:
+    cart_id = await refused_void(guest, gateway)
+    refused = ("failed", "generic_decline")
+    assert await sale_of(guest) == ("pending", "authorized", [refused])
+    async with guest.acting_as(SYSTEM).begin() as uow:
+        (of,) = await uow.session.exec(select(Order))
+        told = [event.type for event in await order.timeline(uow, of.number or 0)]
+    assert told.count("PaymentFailed") == 1, "staff see it, once"
+    soon = factories.later(guest, minutes=59)
+    assert await sale.resume_stuck(soon) == 1
+    assert await sale_of(guest) == ("pending", "authorized", [refused])
+    gateway.script.append(Fault.DECLINE)
+    due = factories.later(guest, minutes=60)
+    assert await sale.resume_stuck(due) == 1
+    assert await sale_of(guest) == ("pending", "authorized", [refused, refused])
+    done = factories.later(guest, minutes=120)
+    assert await sale.resume_stuck(done) == 1
+    assert await sale_of(guest) == ("cancelled", "voided", [refused, refused, ("succeeded", "")])
+    assert await counters(guest) == (3, 0, 0)
+    assert await check(done) == []
+    placed = await checkout.complete(done, cart_id, payment_method="tok_visa")
+    assert list(gateway.charges.values()) == [placed.total_amount]
+
+
+async def test_a_void_that_is_refused_until_the_authorisation_lapses_is_moot(
+    guest: Deps, gateway: ScriptedGateway
+) -> None:
+    await refused_void(guest, gateway)
+    gateway.script.append(Fault.DECLINE)
+    lapsed = factories.later(guest, days=AUTHORIZATION_DAYS)
+    assert await sale.resume_stuck(lapsed) == 1
+    assert (await sale_of(guest))[:2] == ("cancelled", "expired")
+    assert await counters(guest) == (3, 0, 0)
+    assert await check(lapsed) == []
 
 
 @pytest.mark.parametrize("calls_before", [0, 1])
