@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 from agents import authority
 from agents.authority import DOUBT
 from agents.grounding import fit_to_show, grounded
-from deps import untrusted
+from db.models.agent import CallOutcome
+from deps import telemetry, untrusted
 from deps.core import Deps
 from tools import action, agent_run
 from tools.errors import DomainError
@@ -109,12 +110,17 @@ async def call_operation(
     if "conversation_id" in operation.parameters:
         arguments = {**arguments, "conversation_id": conversation_id}
     deps = agent_run.within(deps, conversation_id=conversation_id, route=route)
-    if operation.risk.needs_approval or (is_doubtful and operation.risk is not Risk.READ):
-        proposed = await action.propose(deps, operation, arguments, conversation_id)
-        result, kind = to_jsonable_python(proposed), WAITING
-    else:
-        done = await agent_run.call(deps, operation, arguments)
-        result, kind = to_jsonable_python(done), kind_of(operation)
+    waits = operation.risk.needs_approval or (is_doubtful and operation.risk is not Risk.READ)
+    with telemetry.operation_span(operation.key, operation.risk.value) as span:
+        if waits:
+            proposed = await action.propose(deps, operation, arguments, conversation_id)
+            result, kind = to_jsonable_python(proposed), WAITING
+        else:
+            done = await agent_run.call(deps, operation, arguments)
+            result, kind = to_jsonable_python(done), kind_of(operation)
+        if span is not None:
+            outcome = CallOutcome.WAITING if waits else CallOutcome.DONE
+            span.set_attribute(telemetry.OUTCOME, outcome.value)
     return answer_of(operation.key, kind, result)
 
 

@@ -25,6 +25,11 @@ from sqlalchemy import Engine, event
 from deps.settings import Settings
 from deps.untrusted import redact
 
+# Attributes of an operation's span.
+OPERATION: Final = "shopkeeper.operation"
+RISK: Final = "shopkeeper.risk"
+OUTCOME: Final = "shopkeeper.outcome"
+
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _NO_TRACE: Final = "0" * 32
 
@@ -117,6 +122,26 @@ def configure(settings: Settings, service: str) -> None:
     # Content stays out: what people write to the shop may name them.
     logfire.instrument_pydantic_ai(include_content=False)
     _State.tracing, _State.sample_ratio = True, settings.trace_sample_ratio
+
+
+@contextmanager
+def recorded_here() -> Generator[None, None, None]:
+    """Record every span for a reader in this process, as evals are; nothing is sent anywhere.
+
+    Not beside a collector: who reads here may also record what people wrote.
+    """
+    assert not _State.tracing, "this process sends its spans to a collector"
+    import logfire
+
+    logfire.configure(
+        send_to_logfire=False, console=False, inspect_arguments=False, metrics=False,
+        sampling=logfire.SamplingOptions(head=1.0),
+    )  # fmt: skip
+    _State.tracing, _State.sample_ratio = True, 1.0
+    try:
+        yield
+    finally:
+        _State.tracing, _State.sample_ratio = False, 0.0
 
 
 def flush() -> None:
@@ -226,6 +251,16 @@ def continue_trace(name: str, trace_id: str | None) -> Generator[str, None, None
         yield chosen
 
 
+def operation_span(key: str, risk: str) -> AbstractContextManager[Any]:
+    """Time one operation an agent calls. Yields a span to set its outcome on, or None when nobody
+    records. Arguments are not kept: they may name people."""
+    trace = _current.get()
+    if trace is None or not trace.is_recorded:
+        return _NOTHING
+    attributes = {OPERATION: key, RISK: risk}
+    return _logfire_span(f"operation {key}", **attributes)
+
+
 def sql_span(sql: str) -> AbstractContextManager[Any]:
     """Time one statement. Its text is kept, its parameters are not. Free when nobody records."""
     trace = _current.get()
@@ -272,11 +307,32 @@ def _sql_attributes(sql: str) -> dict[str, str]:
     }
 
 
+class _Quiet:
+    """A span that tells of a failure its kind alone: the message may name people."""
+
+    __slots__ = ("_opened", "_span")
+
+    def __init__(self, opened: AbstractContextManager[Any]) -> None:
+        self._opened = opened
+
+    def __enter__(self) -> Any:
+        self._span = self._opened.__enter__()
+        return self._span
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, where: object) -> None:
+        if kind is not None:
+            from opentelemetry.trace import Status, StatusCode
+
+            self._span.set_attribute("error.type", kind.__name__)
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._opened.__exit__(None, None, None)
+
+
 def _logfire_span(name: str, **attributes: Any) -> AbstractContextManager[Any]:
     import logfire
 
     # The name is a template to logfire, and braces in it would be looked up.
-    return logfire.span(name.replace("{", "{{").replace("}", "}}"), **attributes)
+    return _Quiet(logfire.span(name.replace("{", "{{").replace("}", "}}"), **attributes))
 
 
 def _is_sampled(trace_id: str) -> bool:

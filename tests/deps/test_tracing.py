@@ -17,6 +17,7 @@ from tests.deps.test_telemetry import TRACE_ID
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
+from contextlib import suppress
 from deps.settings import Settings
 from deps.telemetry import configure, continue_trace, current_trace_id, flush, begin_trace, sql_span
 
@@ -26,6 +27,9 @@ configure(settings, "worker")
 with continue_trace("handle {event}", sys.argv[3]):
     with sql_span("LOCK TABLE orders"):
         assert current_trace_id() == sys.argv[3]
+with suppress(LookupError), begin_trace("broken"):
+    with sql_span("BROKEN"):
+        raise LookupError("Key (email)=(ada@example.com) already exists.")
 with begin_trace("hot", record=False):
     with sql_span("NOTHING never-exported"):
         pass
@@ -73,6 +77,9 @@ def test_spans_reach_the_collector_under_the_given_trace(
     assert (bytes.fromhex(TRACE_ID) in sent) is is_exported
     assert (b"LOCK TABLE orders" in sent) is is_exported
     assert b"never-exported" not in sent
+    # Of a failure, its kind.
+    assert (b"LookupError" in sent) is is_exported
+    assert b"ada@example.com" not in sent
 
 
 def _spans(bodies: list[bytes]) -> list[Span]:
@@ -119,9 +126,14 @@ def test_one_trace_from_the_request_to_the_handler_of_its_event(
     assert _attributes(request)["http.route"] == "/v1/chat"
     [tool] = [s for s in spans if _attributes(s).get("gen_ai.tool.name") == "handover_request"]
     assert request.name in above(tool)
-    # The statement that wrote the event ran inside the tool, inside the request.
+    operation = named["operation handover.request"]
+    assert _attributes(operation)["shopkeeper.outcome"] == "done"
+    # The statement that wrote the event ran inside the operation, the tool and the request.
     writing = [s for s in spans if "outbox" in _attributes(s).get("db.query.text", "")]
-    assert any({tool.name, request.name} <= set(above(span)) for span in writing)
+    inside = {operation.name, tool.name, request.name}
+    assert any(inside <= set(above(span)) for span in writing)
     handling = named["handle notification.tell_staff_of_handover"]
     assert any(handling.name in above(s) for s in spans if "db.query.text" in _attributes(s))
-    assert not any("speak to a human" in text for s in spans for text in _attributes(s).values())
+    # Nor do arguments and results leave the process, as they do not in evals either.
+    assert "gen_ai.tool.call.arguments" not in _attributes(tool)
+    assert not any(b"speak to a human" in body for body in collector.bodies)
