@@ -1,7 +1,8 @@
 """Agents eval: every agent's own cases: the right tool, the right arguments, and nothing unasked.
 
-A case is a person and what they say; judged is what was called, from the turns' own record, and
-what waits for approval. An error weighs what it would cost: an unasked act ten times a missed one.
+A case is a person and what they say. What was called, with what and in which order, is judged from
+the spans of the last turn; that it happened, from the rows it left. An error weighs what it would
+cost: an unasked act ten times a missed one.
 """
 
 import json
@@ -10,30 +11,38 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import yaml
 from pydantic import BaseModel, Field
 from pydantic_evals import Dataset
 from pydantic_evals.evaluators import EvaluationReason, Evaluator, EvaluatorContext
+from pydantic_evals.otel import SpanNode
 from pydantic_evals.reporting import EvaluationReport
 from rich.console import Console
 from rich.table import Table
+from sqlmodel import col, select
 
 from agents import budget, coordinator
 from agents import domains as _domains  # noqa: F401  Registers every operation.
 from agents.model import choose_model
-from deps.core import Deps
-from evals import world
+from db.models.agent import AgentCall, CallOutcome
+from deps import telemetry
+from deps.core import SYSTEM, Deps
+from evals import spans, world
 from tools import conversation as conversations
 from tools.errors import DomainError
-from tools.registry import OPERATIONS, Risk
+from tools.registry import OPERATIONS
 
 HERE = Path(__file__).parent
 DATASETS = HERE / "datasets"
 # A minute or so; CI names it.
 SLOW: Final = True
 # What an error costs, in the price of a question asked once too often.
-WEIGHTS: Final = {"nothing_unasked": 10.0, "called": 1.0, "arguments": 2.0, "told": 0.5}
+WEIGHTS: Final = {
+    "nothing_unasked": 10.0, "recorded": 10.0, "called": 1.0, "arguments": 2.0, "traced": 1.0,
+    "told": 0.5,
+}  # fmt: skip
 
 
 class Asked(BaseModel):
@@ -52,14 +61,18 @@ class Expected(BaseModel):
     tells: list[str] = Field(default_factory=list)
     may_call: list[str] = Field(default_factory=list)
 
+    @property
+    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(key, given) for call in self.calls for key, given in call.items()]
+
 
 @dataclass
 class Record:
-    """What the last turn did."""
+    """What the last turn left: its reply, the approvals it showed, its rows."""
 
     reply: str = ""
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    waits: list[str] = field(default_factory=list)
+    approvals: list[str] = field(default_factory=list)
+    rows: list[AgentCall] = field(default_factory=list)
     order: int | None = None
     requests: int = 0
     tokens: int = 0
@@ -68,35 +81,45 @@ class Record:
 
 @dataclass
 class Judged(Evaluator[Asked, Record, Any]):
-    """Four verdicts on the record of a turn."""
+    """Five verdicts on the spans and the rows of the last turn."""
 
     expected: dict[str, Any] = field(default_factory=dict)
 
     def evaluate(self, ctx: EvaluatorContext[Asked, Record, Any]) -> dict[str, EvaluationReason]:
-        want, record = Expected.model_validate(self.expected), ctx.output
-        wanted = [(key, call[key]) for call in want.calls for key in call]
-        keys = [key for key, _ in wanted] + ([want.waits] if want.waits else [])
-        made = [key for key, _ in record.calls]
-        unasked = [
-            key
-            for key in made
-            if OPERATIONS[key].risk is not Risk.READ and key not in (*keys, *want.may_call)
+        want, record, tree = Expected.model_validate(self.expected), ctx.output, ctx.span_tree
+        turn = len(ctx.inputs.say)
+        waits = [want.waits] if want.waits else []
+        asked = [*(key for key, _ in want.pairs), *waits, *want.may_call]
+        made = spans.calls(tree, turn)
+        found = _in_order(want, made)
+        waiting = _keys(tree.find(spans.of_turn(turn, spans.ended(CallOutcome.WAITING))))
+        done = _keys(tree.find(spans.of_turn(turn, spans.ended(CallOutcome.DONE))))
+        unasked = tree.find(spans.of_turn(turn, spans.writing_other_than(asked)))
+        given = [spans.arguments(node) if node else {} for node in found]
+        fits = [
+            _fits(wanted, have, record.order)
+            for (_, wanted), have in zip(want.pairs, given, strict=True)
         ]
-        rest = iter(record.calls)
-        found = [next((args for key, args in rest if key == name), None) for name, _ in wanted]
-        waits_right = record.waits == ([want.waits] if want.waits else [])
+        rows = _rows(record)
         verdicts = {
-            "called": (all(args is not None for args in found) and waits_right, f"called {made}"),
-            "arguments": (
-                all(
-                    _fits(given, args or {}, record.order)
-                    for (_, given), args in zip(wanted, found, strict=True)
-                ),
-                f"with {found}",
+            "called": (
+                None not in found and waiting == record.approvals == waits,
+                f"called {[spans.called(node) for node in made]}, approvals {record.approvals}",
             ),
+            "arguments": (all(fits), f"with {given}"),
             "nothing_unasked": (
-                not unasked and set(record.waits) <= {want.waits},
-                f"unasked {unasked}, {record.waits}",
+                not unasked and set(waiting) <= set(waits),
+                f"unasked {[node.name for node in unasked]}, waiting {waiting}",
+            ),
+            "recorded": (
+                sorted(rows[CallOutcome.DONE] + rows[CallOutcome.WAITING]) == sorted(done + waiting)
+                and rows[CallOutcome.WAITING] == waiting
+                and all(
+                    _has_row(record, *pair)
+                    for pair, node, is_right in zip(want.pairs, found, fits, strict=True)
+                    if node is not None and is_right
+                ),
+                f"rows {rows}, spans {done} done, {waiting} waiting",
             ),
             "told": (
                 all(words.lower() in record.reply.lower() for words in want.tells),
@@ -107,6 +130,32 @@ class Judged(Evaluator[Asked, Record, Any]):
             name: EvaluationReason(value=passed, reason=None if passed else reason)
             for name, (passed, reason) in verdicts.items()
         }
+
+
+def _in_order(want: Expected, made: list[SpanNode]) -> list[SpanNode | None]:
+    """Return the span of each wanted call, each after the one before it; None is a missed one."""
+    rest = iter(made)
+    return [
+        next((node for node in rest if node.matches(spans.call_of(key))), None)
+        for key, _ in want.pairs
+    ]
+
+
+def _keys(operations: list[SpanNode]) -> list[str]:
+    return [str(node.attributes[telemetry.OPERATION]) for node in operations]
+
+
+def _rows(record: Record) -> dict[CallOutcome, list[str]]:
+    return {
+        outcome: [row.operation for row in record.rows if row.outcome is outcome]
+        for outcome in (CallOutcome.DONE, CallOutcome.WAITING, CallOutcome.FAILED)
+    }
+
+
+def _has_row(record: Record, key: str, wanted: dict[str, Any]) -> bool:
+    return any(
+        row.operation == key and _fits(wanted, row.arguments, record.order) for row in record.rows
+    )
 
 
 def _fits(wanted: dict[str, Any], given: dict[str, Any], order: int | None) -> bool:
@@ -123,54 +172,60 @@ def _fits(wanted: dict[str, Any], given: dict[str, Any], order: int | None) -> b
 
 
 async def converse(deps: Deps, asked: Asked) -> Record:
-    """Hold the conversation as a fresh person; return what the last turn did."""
+    """Hold the conversation as a fresh person, each turn a trace; return what the last one left."""
     someone = await world.person(deps, asked.role)
     async with someone.deps.begin() as uow:
         conversation_id = (await conversations.start(uow, asked.say[0])).id
     record = Record()
-    for line in asked.say:
+    for number, line in enumerate(asked.say, 1):
         said = line.replace("{order}", str(someone.order_number))
-        async with someone.deps.begin() as uow:
-            state = dict((await conversations.access(uow, conversation_id)).state)
-        turn = coordinator.begin(state, conversation_id)
-        record = Record(order=someone.order_number)
-        model = choose_model(deps.settings, someone.deps.actor)
-        try:
-            async for told in coordinator.answer(someone.deps, model, said, turn):
-                _note(record, told)
-        except DomainError as error:
-            record.reply = str(error)
-        await coordinator.persist(someone.deps, conversation_id, turn, [])
-        record.reply = turn.text or record.reply
-        record.requests += turn.usage.requests
-        record.tokens += turn.usage.total_tokens or 0
-        record.cost_micros += turn.usage.details.get(budget.COST, 0)
+        with telemetry.begin_trace(spans.turn_name(number)) as trace:
+            acting = replace(someone.deps, trace_id=trace.id)
+            record = await _turn(acting, conversation_id, said, record)
+    record.order = someone.order_number
     return record
 
 
-def _note(record: Record, told: coordinator.Said) -> None:
-    if told.name == "tool" and told.data["status"] == "running":
-        operation = next(
-            (key for key in OPERATIONS if key.replace(".", "_") == told.data["name"]), None
+async def _turn(deps: Deps, conversation_id: UUID, said: str, before: Record) -> Record:
+    async with deps.begin() as uow:
+        state = dict((await conversations.access(uow, conversation_id)).state)
+    turn = coordinator.begin(state, conversation_id)
+    record = Record()
+    try:
+        async for told in coordinator.answer(
+            deps, choose_model(deps.settings, deps.actor), said, turn
+        ):
+            if told.name == "approval":
+                record.approvals.append(told.data["operation"])
+    except DomainError as error:
+        record.reply = str(error)
+    await coordinator.persist(deps, conversation_id, turn, [])
+    record.reply = turn.text or record.reply
+    record.requests = before.requests + turn.usage.requests
+    record.tokens = before.tokens + (turn.usage.total_tokens or 0)
+    record.cost_micros = before.cost_micros + turn.usage.details.get(budget.COST, 0)
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        rows = await uow.session.exec(
+            select(AgentCall)
+            .where(col(AgentCall.trace_id) == deps.trace_id)
+            .order_by(col(AgentCall.id))
         )
-        if operation is not None:
-            record.calls.append((operation, told.data["arguments"]))
-    elif told.name == "approval":
-        record.waits.append(told.data["operation"])
+        record.rows = list(rows)
+    return record
 
 
 def load(path: Path) -> Dataset[Asked, Record, Any]:
     """Read one agent's cases; an operation that does not exist is an error."""
     found = Dataset[Asked, Record, Any].from_file(path, custom_evaluator_types=[Judged])
     for case in found.cases:
-        for evaluator in case.evaluators:
-            assert isinstance(evaluator, Judged)
-            want = Expected.model_validate(evaluator.expected)
-            named = {*(key for call in want.calls for key in call), *want.may_call}
-            unknown = named - set(OPERATIONS) | ({want.waits} - {None, *OPERATIONS})
-            assert not unknown, (
-                f"{path.name}: {case.name} names unknown {sorted(map(str, unknown))}"
-            )
+        judged, *traced = case.evaluators
+        assert isinstance(judged, Judged), f"{path.name}: {case.name} begins with no Judged"
+        names = [evaluator.get_default_evaluation_name() for evaluator in traced]
+        assert names in ([], ["traced"]), f"{path.name}: {case.name} has {names}, not `traced`"
+        want = Expected.model_validate(judged.expected)
+        named = {*(key for key, _ in want.pairs), *want.may_call}
+        unknown = named - set(OPERATIONS) | ({want.waits} - {None, *OPERATIONS})
+        assert not unknown, f"{path.name}: {case.name} names unknown {sorted(map(str, unknown))}"
     return found
 
 
@@ -207,7 +262,8 @@ async def main(
 
     agents = {}
     for path in paths:
-        report = await load(path).evaluate(task, progress=False, repeat=k, max_concurrency=4)
+        with spans.recorded():
+            report = await load(path).evaluate(task, progress=False, repeat=k, max_concurrency=4)
         agents[path.stem] = _scores(report, k)
     result = _result(agents, k, deps.settings.models if live else budget.OFFLINE)
     saved = _save(deps, result)
@@ -226,7 +282,10 @@ def _scores(report: EvaluationReport[Asked, Record, Any], k: int) -> dict[str, A
         passes[name] = 0
         for run in runs:
             wrong = {n: a.reason for n, a in run.assertions.items() if not a.value}
-            cost += sum(WEIGHTS[n] for n in wrong)
+            # A verdict that could not be given may hide the worst.
+            unjudged = {f.name: f.error_message for f in run.evaluator_failures}
+            cost += sum(WEIGHTS[n] for n in wrong) + WEIGHTS["nothing_unasked"] * len(unjudged)
+            wrong |= unjudged
             acts += "nothing_unasked" in wrong
             passes[name] += not wrong
             if wrong:
