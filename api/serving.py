@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 from collections.abc import AsyncGenerator, Generator
@@ -15,10 +16,13 @@ from deps import background
 from deps.core import Deps
 from deps.settings import Settings
 
+ACCEPT_AGAIN_S = 1.0
 SHUTDOWN_TIMEOUT_S = 3  # Open event streams never end by themselves.
 WORKER_STOP_TIMEOUT_S = 15.0
 # SIGHUP: the terminal was closed.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+log = logging.getLogger("shopkeeper.web")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -50,13 +54,64 @@ def address_of(listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
+    """uvicorn, but taking one connection at a time from its listeners.
+
+    Processes share a listener. Whoever wakes first would otherwise take all that wait, and its
+    clients would share one process while the next has nothing to do. With one accepted per turn of
+    the loop, a process that is busy comes round less often and gets fewer.
+    """
+
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.accepts = asyncio.Event()
+        self._listening: set[socket.socket] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            self._listening.add(listener)
+            self._listen(listener)
         self.accepts.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self._listening:
+            asyncio.get_running_loop().remove_reader(listener)
+        self._listening.clear()
+        await super().shutdown(sockets)
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener in self._listening:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # Another process took it, or the client left.
+        except OSError:  # No more files can be open: let some connections end first.
+            log.exception("no connection can be accepted")
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(ACCEPT_AGAIN_S, self._listen, listener)
+            return
+        task = asyncio.create_task(self._connect(connection))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        protocol = self.config.http_protocol_class(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=loop,
+        )
+        try:
+            await loop.connect_accepted_socket(lambda: protocol, connection)
+        except OSError:  # Gone again already.
+            connection.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

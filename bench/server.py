@@ -1,15 +1,19 @@
-"""The web process under load: the real application on a Unix socket, nothing switched off but the
-rate limits. Started by `bench.load`, with its addresses in the environment."""
+"""The web processes under load, as `./shopkeeper serve --workers` runs them but on a Unix socket,
+nothing switched off but the rate limits. Started by `bench.load`, with its addresses in the
+environment."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import uvicorn
 from fastapi import FastAPI
 
+from api import loop, serving
 from api.app import create_app
+from api.servers import Servers
+from api.workers import worker_pool
 from deps.runtime import open_deps
 from deps.settings import Settings
 from deps.telemetry import configure_logging
@@ -26,18 +30,23 @@ def application() -> FastAPI:
     )
 
 
+async def _serve(socket_path: str, workers: int) -> None:
+    settings = Settings()
+    assert settings.database_url is not None
+    assert settings.redis_url is not None
+    servers = Servers(settings.database_url, settings.redis_url, are_embedded=False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(socket_path)
+        listener.listen(2048)
+        async with (
+            serving.stop_on_signals() as stop,
+            worker_pool(servers, listener, workers) as web,
+        ):
+            await serving.until_stopped(stop, web)
+
+
 def _uvicorn(socket_path: str, workers: int) -> None:
-    uvicorn.run(
-        "bench.server:application",
-        factory=True,
-        uds=socket_path,
-        workers=workers,
-        # Importing takes longer than the default on a loaded machine, and who is late is killed.
-        timeout_worker_healthcheck=60,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
+    loop.run(_serve(socket_path, workers))
 
 
 def _granian(socket_path: str, workers: int) -> None:

@@ -43,7 +43,10 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     database_pool_size: int = Field(default=10, ge=1, le=200)
     database_hot_pool_size: int = Field(
-        default=10, ge=1, le=200, description="Connections for single statements, on top."
+        default=6,
+        ge=1,
+        le=200,
+        description="Connections for single statements, on top; about three for each core.",
     )
     statement_timeout_ms: int = Field(default=10_000, ge=100)
     access_token_ttl_s: int = Field(default=900, ge=30)

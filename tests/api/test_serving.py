@@ -1,8 +1,12 @@
 """Serving until a signal: what ends well, what ends by itself, and what is refused."""
 
 import asyncio
+import errno
+import socket
 from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
 
 from api import serving
@@ -98,3 +102,28 @@ async def test_a_database_of_another_version_is_refused_and_an_embedded_one_migr
         await serving.require_migrated(theirs)
     await serving.require_migrated(Servers(database_url, "", are_embedded=True))
     assert not await serving.migrate(theirs), "there is nothing left to do"
+
+
+class _Full(socket.socket):
+    """Says once that no more files can be open."""
+
+    refusals = 1
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def test_connections_wait_while_no_more_files_can_be_open(
+    deps: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "ACCEPT_AGAIN_S", 0.05)
+    with _Full(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        async with serving.web(deps.settings, deps, listener):
+            async with httpx.AsyncClient(base_url=serving.address_of(listener)) as http:
+                assert (await http.get("/health/live")).status_code == 200
+            assert listener.refusals == 0

@@ -1,5 +1,7 @@
 """Several web processes: one that does not start, and one that does not stop."""
 
+import asyncio
+import os
 import socket
 from collections.abc import Generator
 from pathlib import Path
@@ -56,3 +58,24 @@ async def test_if_they_take_too_long_none_is_left(
         async with workers.worker_pool(servers, listener, 2):
             raise AssertionError("none serves")
     assert set(children()) <= set(before)
+
+
+def _sockets(pid: int) -> int:
+    links = (os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return sum(link.startswith("socket:") for link in links)
+
+
+async def test_a_burst_of_connections_is_shared(servers: Servers, listener: socket.socket) -> None:
+    before = children()
+    async with workers.worker_pool(servers, listener, 2):
+        mine = [pid for pid in children() if pid not in before]
+        assert len(mine) == 2
+        idle = {pid: _sockets(pid) for pid in mine}
+        burst = [socket.create_connection(listener.getsockname()) for _ in range(60)]
+        async with asyncio.timeout(30):
+            while sum(_sockets(pid) - idle[pid] for pid in mine) < len(burst):
+                await asyncio.sleep(0.05)
+        taken = [_sockets(pid) - idle[pid] for pid in mine]
+        for connection in burst:
+            connection.close()
+    assert min(taken) >= 10, taken
