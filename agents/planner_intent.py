@@ -14,7 +14,7 @@ from typing import Any
 from agents.base import SUPPLIED
 from agents.phrases import NONE
 from agents.planner_context import Context
-from agents.planner_evidence import is_foreign, is_plain, leaves_open, strays, wish_in
+from agents.planner_evidence import is_asked, is_foreign, is_plain, leaves_open, strays, wish_in
 from agents.planner_frame import Mode, frame_of
 from agents.planner_score import Score, index
 from agents.planner_slots import EXTRACTORS, address_in, ordinal_in, phrase_in, sku_in
@@ -35,7 +35,9 @@ ALLOWED_MARGIN = 0.15
 TWIN_MARGIN = 0.25
 SAME_MIN = 0.97
 # Words that tell much together are enough where no one phrase says the same.
-LIKELY_MIN, LIKELY_ODDS = 0.45, 9.0
+LIKELY_MIN, LIKELY_ODDS, LIKELY_TOLD_ODDS = 0.45, 8.0, 9.0
+# Words this telling are about the shop, whatever else one of them may be about elsewhere.
+OURS_ODDS = 12.0
 NONE_MARGIN = 0.1
 # What names something of ours, by its id or SKU, is hardly about anything else.
 OURS_MIN = 0.45
@@ -78,6 +80,12 @@ _REFERS = re.compile(r"\b(?:it|them|that|those|this|one|ones|first|second|third|
 _SAME = re.compile(
     r"^(?:and |also |now |then )*(?:(?:the )?same (?:for|with|again for)|(?:what|how) about|and for)\b"
 )
+# `and a lamp too please`: another thing, for what was done last.
+_MORE = re.compile(
+    r"(?:and|also|plus)(?: also)? (?:an?|another|the|some|#count|one|two|three|four|five|six) "
+    r"(?:[^ ,.;?]+ ){0,3}[^ ,.;?]+(?: too| as well| also)(?: please| thanks)?"
+)
+_NAMES = frozenset(("sku", "handle_or_sku", "query"))
 _CLAUSES = re.compile(r"\s*[,.;:?!]\s+|\s+because\s+|\s+-\s+")
 CLAUSES_MAX = 5
 # A clause further back is never enough for a write without asking.
@@ -96,6 +104,13 @@ WRAPPED = 0.999
 # Two operations for one wish: what a shopper asks for, and what staff do.
 _SHOPPERS, _STAFFS = "return.request", "refund.request"
 _MONEY_BACK = re.compile(r"\b(?:refund|reimburse|pay|money)|#money")
+_DEED = re.compile(r"(?:refund|return|exchange|capture|transfer|ship|cancel|release)\b(?!s)")
+_DEEDS = re.compile(
+    r"(?:(?:any|all|the|my|our|of|which|what|are|there|open|recent|latest|newest|past) )*"
+    r"(refund|return|exchange|capture|transfer|payment)s\b"
+)
+# How like it a deed, and a look at deeds, may be less than what it is mistaken for.
+TIE_MARGIN, SPLIT_FORM_MIN = 0.1, 0.5
 CONFIRM = "confirm"
 
 
@@ -194,7 +209,7 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     scores = [s for s in heard.scores if s.is_none or s.key in OPERATIONS]
     if _is_about_context(heard, context):
         scores = [s for s in scores if s.key != f"{NONE}.small_talk"]
-    scores = _by_role(heard, _with_id(heard, scores), allowed)
+    scores = _by_role(heard, _by_form(heard, _with_id(heard, scores)), allowed)
     if not scores:
         return _sought(text, heard, allowed) or Intent(None, _reason_without(heard))
     best = _judged(heard, scores)
@@ -239,7 +254,8 @@ def _least(heard: Heard, best: Score) -> float:
         return SEARCH_MIN
     if ID in heard.said or SKU in heard.said:
         return OURS_MIN
-    return LIKELY_MIN if best.odds >= LIKELY_ODDS else READ_MIN
+    odds = LIKELY_ODDS if is_asked(heard.core) else LIKELY_TOLD_ODDS
+    return LIKELY_MIN if best.odds >= odds else READ_MIN
 
 
 def _judged(heard: Heard, scores: list[Score]) -> Score:
@@ -271,6 +287,27 @@ def _takes_id(operation: Operation) -> bool:
     )
 
 
+def _by_form(heard: Heard, scores: list[Score]) -> list[Score]:
+    """Tell `refund order 1001` from `refunds of order 1001`: a deed, and a look at deeds done."""
+    if not scores or scores[0].is_none:
+        return scores
+    domain = scores[0].key.partition(".")[0]
+    if deeds := _DEEDS.match(heard.core):
+        is_read, least, domain = True, SPLIT_FORM_MIN, deeds[1]
+    elif _DEED.match(heard.core):
+        is_read, least = False, scores[0].value - TIE_MARGIN
+    else:
+        return scores
+    if (OPERATIONS[scores[0].key].risk is Risk.READ) is is_read:
+        return scores
+    for score in scores:
+        if score.is_none or score.value < least or score.key.partition(".")[0] != domain:
+            continue
+        if (OPERATIONS[score.key].risk is Risk.READ) is is_read:
+            return [replace(score, value=scores[0].value), *(s for s in scores if s is not score)]
+    return scores
+
+
 def _by_role(heard: Heard, scores: list[Score], allowed: Collection[str]) -> list[Score]:
     """Let money back mean what this person does about it, whichever way they put it."""
     if not scores or scores[0].key not in (_SHOPPERS, _STAFFS):
@@ -290,7 +327,7 @@ def _is_out_of_place(text: str, heard: Heard, best: Score, operation: Operation)
     if best.value >= SAME_MIN and best.words > 1 and not strays(heard.core, best, operation):
         return False  # Word for word what we serve, whatever else those words may mean elsewhere.
     names_product = bool({"sku", "handle_or_sku", "query"} & operation.parameters.keys())
-    if is_foreign(wish_in(heard.written), names_product=names_product):
+    if best.odds < OURS_ODDS and is_foreign(wish_in(heard.written), names_product=names_product):
         return operation.risk is not Risk.READ or best.value < ACT_MIN or names_product
     if operation.risk is Risk.READ or best.words > 1 or "#" in heard.core:
         return False
@@ -327,9 +364,13 @@ def _is_about_context(heard: Heard, context: Context) -> bool:
 def _again(heard: Heard, context: Context) -> Intent | None:
     """Take `same for the blue one` as the last operation, for another product or order."""
     last = context.last_operation
-    if last is None or last not in OPERATIONS or not _SAME.match(heard.said):
+    if last is None or last not in OPERATIONS:
         return None
     operation = OPERATIONS[last]
+    if _MORE.fullmatch(heard.written) and _NAMES & operation.parameters.keys():
+        return Intent(operation, is_sure=operation.key == "cart.add_item")
+    if not _SAME.match(heard.said):
+        return None
     kept = {
         name: value
         for name, value in context.last_arguments.items()

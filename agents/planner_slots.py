@@ -161,11 +161,13 @@ def address_in(text: str) -> dict[str, str]:
             slots.setdefault("shipping_method", method)
             left = pattern.sub(" ", left)
     left = re.sub(
-        r"^.*?\b(?:(?:deliver|ship|send)(?: it| them| everything| this| my order)? to|"
+        r"^.*?\b(?:(?:deliver|ship|send|go|goes)(?: it| them| everything| this| my order)? to|"
         r"address(?: is|:)|i live at|my name is)\s*:?",
         " ", left, count=1, flags=re.IGNORECASE,
     )  # fmt: skip
     left = re.sub(r"\b(?:and |my )?e-?mail(?: address)?(?: is)?:?", " ", left, flags=re.IGNORECASE)
+    # `my office: Ada Lovelace, …`: whose it is, or where, says the label.
+    left = re.sub(r"^\s*(?:(?:my|our|the|their|his|her) )?[a-z][a-z' ]{2,24}:\s", " ", left)
     parts = [part.strip(" .!?\t") for part in re.split(r"[,;\n]", left)]
     rest: list[str] = []
     for part in (p for p in parts if p):

@@ -145,21 +145,24 @@ _SLANG = {
     "gonna": "going to", "gotta": "have to", "gimme": "give me", "lemme": "let me",
     "dont": "do not", "doesnt": "does not", "didnt": "did not", "cant": "can not",
     "cannot": "can not", "couldnt": "could not", "wont": "will not", "isnt": "is not",
-    "havent": "have not", "hasnt": "has not", "im": "i am", "ive": "i have", "id": "i would",
+    "havent": "have not", "hasnt": "has not", "im": "i am", "ive": "i have",
     "ill": "i will", "whats": "what is", "wheres": "where is", "hows": "how is", "whos": "who is",
-    "theres": "there is", "its": "it is", "lets": "let us", "abt": "about", "wat": "what",
+    "theres": "there is", "lets": "let us", "abt": "about", "wat": "what",
     "wen": "when", "hav": "have", "kno": "know", "mo": "more", "asap": "", "signup": "sign up",
 }  # fmt: skip
 _SWEARING = re.compile(
     r"\b(?:fuck(?:ing|in|ed)?|f\*+\w*|damn(?:ed)?|goddamn(?:ed)?|bloody|shit(?:ty)?|freaking|"
     r"frigging|bleeding|crappy|stupid|hell)\b"
 )
+# `i'd`, unless it is what a thing is known by.
+_I_WOULD = re.compile(r"\bid(?= (?:like|love|rather|prefer|want|need|be|appreciate)\b)")
 _GLUED = ("to", "u", "i", "the", "my", "a", "can", "how", "do", "me", "you", "with", "your", "for")
 
 
 def plain(said: str) -> str:
     """Spell out slang and leave out swearing: neither changes what is wanted."""
     spelled = " ".join(_SLANG.get(word, word) for word in _SWEARING.sub(" ", said).split())
+    spelled = _I_WOULD.sub("i would", spelled)
     return re.sub(r"\s+", " ", spelled).strip()
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import uvicorn
 
@@ -102,7 +103,7 @@ class _Server(uvicorn.Server):
 
     async def _connect(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        protocol = self.config.http_protocol_class(
+        protocol = cast("type[Any]", self.config.http_protocol_class)(
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,

@@ -105,6 +105,31 @@ def test_slips_and_manners_change_nothing(text: str, key: str) -> None:
     assert intent.operation.key == key
 
 
+_ID = "569908f6-c030-4b21-9315-8ce400721f84"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("refund order 1003 because it arrived broken", "refund.request"),
+        ("refunds of order 1003", "refund.list_for_order"),
+        ("Any exchanges for my order 1026?", "exchange.list_for_order"),
+        # What could be said elsewhere too is about us if all the rest is.
+        (f"please disable giftcard {_ID}, we suspect fraud", "credit.deactivate"),
+        # An id is not what somebody would.
+        (f"withdraw the return with id {_ID}", "return.cancel"),
+        (
+            "order 1036 should go to my office: Mia Vries, Singel 101, 3012 AG Rotterdam, NL",
+            "order_edit.modify_address",
+        ),
+    ],
+)
+def test_what_is_meant_is_told_by_form_and_by_all_the_words(text: str, key: str) -> None:
+    intent = understand(text, Context(), STAFF)
+    assert intent.operation is not None
+    assert intent.operation.key == key
+
+
 @pytest.mark.parametrize(
     ("said", "mode", "core"),
     [
@@ -222,6 +247,19 @@ async def test_the_same_for_another_product(customer: Deps) -> None:
     assert {line["sku"]: line["quantity"] for line in card["data"]["lines"]} == {
         "MUG-1": 2,
         "BOWL-1": 2,
+    }
+
+
+async def test_another_thing_too(customer: Deps) -> None:
+    await factories.product(customer, "MUG-1", title="Stoneware mug")
+    await factories.product(customer, "LAMP-1", title="Brass lamp")
+    talk = Talk(customer)
+    await talk.say("add 2 MUG-1 to my cart")
+    again = await talk.say("and a lamp too please")
+    *_, card = again.of("card")
+    assert {line["sku"]: line["quantity"] for line in card["data"]["lines"]} == {
+        "MUG-1": 2,
+        "LAMP-1": 1,
     }
 
 

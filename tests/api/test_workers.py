@@ -1,6 +1,5 @@
 """Several web processes: one that does not start, and one that does not stop."""
 
-import asyncio
 import os
 import socket
 from collections.abc import Generator
@@ -11,6 +10,7 @@ import pytest
 from api import serving, workers
 from api.servers import CommandFailed, Servers
 from deps.process import is_alive
+from tests.processes import eventually
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ async def test_a_burst_of_connections_is_shared(servers: Servers, listener: sock
         assert len(mine) == 2
         idle = {pid: _sockets(pid) for pid in mine}
         burst = [socket.create_connection(listener.getsockname()) for _ in range(60)]
-        async with asyncio.timeout(30):
-            while sum(_sockets(pid) - idle[pid] for pid in mine) < len(burst):
-                await asyncio.sleep(0.05)
+        await eventually(
+            lambda: sum(_sockets(pid) - idle[pid] for pid in mine) >= len(burst), within_s=30
+        )
         taken = [_sockets(pid) - idle[pid] for pid in mine]
         for connection in burst:
             connection.close()
