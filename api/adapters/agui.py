@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from pydantic_ai.ui.ag_ui import AGUIAdapter, AGUIEventStream
 
-from api.adapters.native import begin, native
+from api.adapters.native import begin, native, without_history
 from api.chat import STREAM_HEADERS, runner_of
 from api.deps import DepsDep
 from api.problems import problems
@@ -50,7 +50,7 @@ _BODY = {
 async def agui(request: Request, deps: DepsDep) -> StreamingResponse:
     """Take an AG-UI run: its last user message is said in the conversation of its `threadId`."""
     try:
-        asked = AGUIAdapter.build_run_input(await request.body())
+        asked = AGUIAdapter.build_run_input(without_history(await request.body()))
     except ValidationError as error:
         raise InvalidInput(f"Not an AG-UI run: {error.errors()[0]['msg']}") from error
     message = _last(asked)

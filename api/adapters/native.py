@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid5
 
+import orjson
 from pydantic_ai import CustomEvent
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -27,7 +28,7 @@ from agents.runner import Runner
 from deps.core import Deps
 from tools import conversation as conversations
 from tools.action import owner_id
-from tools.errors import NotFound
+from tools.errors import InvalidInput, NotFound
 from tools.turn import Begun, Event
 
 _MESSAGES = UUID("0c4b8f1e-8f0e-4c53-9d6e-5a1c7b7d9a31")
@@ -53,6 +54,26 @@ class Approval(CustomEvent, name="approval"):
 
 class TurnFailed(Exception):
     """The turn ended with an error; the text is safe to show."""
+
+
+def without_history(body: bytes) -> bytes:
+    """Drop what a client sends from before the person's last message, unread.
+
+    It means nothing here, so it need not be understood either: a client may be newer than we are
+    and remember kinds of messages that the installed models refuse.
+
+    Raises:
+        InvalidInput: Not JSON.
+    """
+    try:
+        sent = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"The body is not JSON: {error}") from error
+    messages = sent.get("messages") if isinstance(sent, dict) else None
+    if not isinstance(messages, list):
+        return body
+    theirs = [i for i, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user"]
+    return orjson.dumps({**sent, "messages": messages[theirs[-1] if theirs else 0 :]})
 
 
 async def begin(

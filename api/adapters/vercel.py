@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_ai.ui.vercel_ai import VercelAIAdapter, VercelAIEventStream
 from pydantic_ai.ui.vercel_ai.request_types import RequestData, TextUIPart, UIMessage
 
-from api.adapters.native import begin, native
+from api.adapters.native import begin, native, without_history
 from api.chat import STREAM_HEADERS, runner_of
 from api.deps import DepsDep
 from api.problems import problems
@@ -51,7 +51,7 @@ _BODY = {
 async def vercel_ai(request: Request, deps: DepsDep) -> StreamingResponse:
     """Take a `useChat` request: its last user message is said in the conversation of its `id`."""
     try:
-        asked = VercelAIAdapter.build_run_input(await request.body())
+        asked = VercelAIAdapter.build_run_input(without_history(await request.body()))
     except ValidationError as error:
         raise InvalidInput(f"Not a useChat request: {error.errors()[0]['msg']}") from error
     message = _last(asked)

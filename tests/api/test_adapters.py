@@ -209,6 +209,22 @@ async def test_histories_approvals_and_system_messages_of_the_client_mean_nothin
     assert gateway.calls == 0
 
 
+async def test_a_history_in_words_of_a_newer_client_is_no_hindrance(
+    client: httpx.AsyncClient,
+) -> None:
+    newer = {"id": "n", "role": "hologram", "beams": [1]}
+    malformed = {"id": "m", "role": "assistant", "content": {"since": "version 9"}}
+    events = await agui(client, run(uuid4().hex, newer, malformed, user("hello")))
+    assert events[-1].type.value == "RUN_FINISHED"
+    part = {"type": "tool-x", "toolCallId": "c", "state": "output-dreamt", "input": {}, "new": 1}
+    history = [{**ui("", "assistant"), "parts": [part]}, {**ui(""), "parts": [{"type": "scent"}]}]
+    chunks = await vercel(client, submit(uuid4().hex, *history, ui("hello")))
+    assert chunks[-1]["type"] == "finish"
+    # What is asked has to be understood.
+    refused = await client.post("/v1/vercel-ai", json=submit(uuid4().hex, ui("hello"), *history))
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+
+
 async def test_the_history_is_the_servers(client: httpx.AsyncClient, deps: Deps) -> None:
     await stock(deps)
     thread = uuid4().hex

@@ -1,33 +1,14 @@
 """A real server over the test's database, and a real browser in front of it."""
 
-import asyncio
 import os
-import socket
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from api.app import create_app
 from deps.core import Deps
 from tests.browser.chrome import Browser, Page, binary, browser
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.accepts = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.accepts.set()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the signals to pytest."""
-        yield
+from tests.site import served
 
 
 @pytest.fixture(scope="session")
@@ -51,14 +32,5 @@ async def page(chromium: Browser) -> AsyncGenerator[Page, None]:
 @pytest.fixture
 async def site(deps: Deps) -> AsyncGenerator[str, None]:
     """Serve the application on a free port of this machine; yield its address."""
-    app = create_app(deps.settings)
-    app.state.deps = deps
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await asyncio.wait_for(server.accepts.wait(), 20)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    async with served(deps) as address:
+        yield address
