@@ -432,6 +432,7 @@ async def _record_renewal(uow: UnitOfWork, payment_id: PaymentId, outcome: Outco
 
 async def resume_stuck(deps: Deps) -> int:
     """Finish captures and releases that were left between two steps; return how many orders."""
+    await _release_anew(deps)
     async with deps.begin() as uow:
         rows = await uow.session.exec(
             select(Payment.order_id)
@@ -448,3 +449,28 @@ async def resume_stuck(deps: Deps) -> int:
         )
         ids = [OrderId(order_id) for order_id in rows]
     return await sweep.resume(deps, ids, finish)
+
+
+async def _release_anew(deps: Deps) -> None:
+    """Ask again for the releases of cancelled orders that a provider refused."""
+    async with deps.begin() as uow:
+        rows = await uow.session.exec(
+            select(Payment.order_id)
+            .join(Order, col(Order.id) == col(Payment.order_id))
+            .where(
+                Payment.state == PaymentState.AUTHORIZED,
+                col(Payment.updated_at) <= uow.now - sale.VOID_AGAIN_AFTER,
+                Order.status == OrderStatus.CANCELLED,
+                col(Order.placed_at).is_not(None),
+            )
+            .distinct()
+            .limit(sweep.RESUME_BATCH)
+        )
+        ids = [OrderId(order_id) for order_id in rows]
+    await sweep.resume(deps, ids, _release_again)
+
+
+async def _release_again(deps: Deps, order_id: OrderId) -> None:
+    async with deps.begin() as uow:
+        await start_release(uow, await order.locked(uow, order_id))
+    await finish(deps, order_id)

@@ -175,6 +175,25 @@ async def test_cancelling_voids_and_refunds(
     assert await check(staff) == []
 
 
+async def test_a_release_that_is_refused_after_cancelling_is_asked_for_again(
+    customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateway.script.append(Fault.DECLINE)
+    with pytest.raises(PaymentDeclined) as refused:
+        await checkout.cancel(customer, placed.number, "too late")
+    assert refused.value.extra["decline_code"] == "generic_decline"
+    assert await state(staff, placed) == ("cancelled", "authorized")
+    assert await check(staff) == []
+    calls = gateway.calls
+    await capture.resume_stuck(factories.later(staff, minutes=59))
+    assert gateway.calls == calls, "not at every sweep"
+    later = factories.later(staff, minutes=60)
+    await capture.resume_stuck(later)
+    assert await state(staff, placed) == ("cancelled", "voided")
+    assert (await balances(staff))["receivable"] == 0
+    assert await check(later) == []
+
+
 async def test_what_lapses_is_authorised_anew(
     staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:
