@@ -3,16 +3,20 @@
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Index
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from db.types import UtcDateTime
+
+FAILED = "violations <> '[]'::jsonb"
 
 
 class AuditRun(SQLModel, table=True):
     """One audit. `slot` is the time it was due: of many workers, the first to write it audits."""
 
     __tablename__ = "audit_run"
+    __table_args__ = (Index("ix_audit_run_failed_slot", "slot", postgresql_where=FAILED),)
 
     slot: datetime = Field(primary_key=True, sa_type=UtcDateTime)
     started_at: datetime = Field(sa_type=UtcDateTime)

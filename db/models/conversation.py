@@ -68,6 +68,8 @@ class PendingAction(SQLModel, table=True):
     __table_args__ = (
         Index("ix_pending_action_actor_id_id", "actor_id", "id"),
         Index("ix_pending_action_decided_at", "decided_at"),
+        Index("ix_pending_action_trace_id", "trace_id"),
+        Index("ix_pending_action_waiting", "expires_at", postgresql_where="status = 'pending'"),
     )
 
     id: ActionId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

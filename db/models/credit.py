@@ -22,6 +22,9 @@ class CreditAccount(SQLModel, table=True):
     __tablename__ = "credit_account"
     __table_args__ = (
         CheckConstraint("held_amount >= 0 AND held_amount <= balance_amount", name="no_overdraft"),
+        Index("ix_credit_account_kind_id", "kind", "id"),
+        Index("ix_credit_account_code_last4_id", "code_last4", "id"),
+        Index("ix_credit_account_inactive_id", "id", postgresql_where="NOT is_active"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

@@ -35,6 +35,7 @@ class Dispute(SQLModel, table=True):
         UniqueConstraint("provider", "provider_dispute_id", name="one_row_per_dispute"),
         CheckConstraint("amount > 0", name="amount_positive"),
         CheckConstraint("withdrawn_amount BETWEEN 0 AND amount", name="withdrawn_within_amount"),
+        Index("ix_dispute_state_id", "state", "id"),
         Index("ix_dispute_open", "evidence_due_at", postgresql_where="state = 'needs_response'"),
     )
 

@@ -24,6 +24,7 @@ class Notification(SQLModel, table=True):
         Index("ix_notification_customer_id_id", "customer_id", "id"),
         Index("ix_notification_status_id", "status", "id"),
         Index("ix_notification_template_id", "template", "id"),
+        Index("ix_notification_recipient_id", "recipient", "id"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

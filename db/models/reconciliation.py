@@ -44,7 +44,10 @@ class ReconciliationRun(SQLModel, table=True):
     """One comparison of a period. `totals` are by currency: charges, refunds, fees, payouts."""
 
     __tablename__ = "reconciliation_run"
-    __table_args__ = (CheckConstraint("period_start < period_end", name="period_not_empty"),)
+    __table_args__ = (
+        CheckConstraint("period_start < period_end", name="period_not_empty"),
+        Index("ix_reconciliation_run_provider_id", "provider", "id"),
+    )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
     provider: str = Field(max_length=32)

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import Uuid
+from sqlalchemy import Index, Uuid
 from sqlmodel import Field, SQLModel
 
 from db.types import UserId, UtcDateTime, enum_field, new_id
@@ -21,6 +21,17 @@ class User(SQLModel, table=True):
     """One sign-in. `email` is stored lower-case, so its unique index is case-blind."""
 
     __tablename__ = "app_user"
+    __table_args__ = (
+        Index("ix_app_user_name_id", "name", "id"),
+        Index("ix_app_user_role_id", "role", "id"),
+        Index(
+            "ix_app_user_name_email_trgm",
+            "name",
+            "email",
+            postgresql_using="gin",
+            postgresql_ops={"name": "gin_trgm_ops", "email": "gin_trgm_ops"},
+        ),
+    )
 
     id: UserId = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
     email: str = Field(max_length=254, unique=True)

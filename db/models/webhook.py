@@ -37,7 +37,8 @@ class WebhookEvent(SQLModel, table=True):
         UniqueConstraint("provider", "event_id", name="one_row_per_event"),
         CheckConstraint("attempts >= 0", name="attempts_not_negative"),
         Index("ix_webhook_event_due", "due_at", postgresql_where="state = 'received'"),
-        Index("ix_webhook_event_reference", "provider", "reference"),
+        Index("ix_webhook_event_reference_id", "reference", "id"),
+        Index("ix_webhook_event_state_id", "state", "id"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)
