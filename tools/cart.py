@@ -114,7 +114,7 @@ async def _current(uow: UnitOfWork) -> UUID:
     await _lock_owner(uow)
     if customer_id is not None and secret is not None:
         await _merge_guest(uow, customer_id, secret)
-    newest = await uow.fetchval(_NEWEST, customer_id, secret)
+    newest = await _newest(uow, customer_id, secret)
     return newest if newest is not None else (await create(uow)).id
 
 
@@ -141,7 +141,7 @@ async def _merge_guest(uow: UnitOfWork, customer_id: UUID, secret: str) -> None:
     guests = await uow.fetch(_GUESTS, secret)
     if not guests:
         return
-    own = await uow.fetchval(_NEWEST, customer_id, None)
+    own = await _newest(uow, customer_id, None)
     if own is None:
         # Nothing to merge with: the latest becomes the customer's as it is.
         own = guests.pop()["id"]
@@ -150,12 +150,15 @@ async def _merge_guest(uow: UnitOfWork, customer_id: UUID, secret: str) -> None:
         await uow.fetchval(_MERGE, own, guest["id"], LINES_MAX, QUANTITY_MAX, uow.now)
 
 
-_NEWEST = """
-    SELECT id FROM cart
-    WHERE status = 'open' AND CASE WHEN $1::uuid IS NOT NULL THEN customer_id = $1
-                                   ELSE customer_id IS NULL AND secret_sha256 = $2 END
-    ORDER BY id DESC LIMIT 1
-"""
+async def _newest(uow: UnitOfWork, customer_id: UUID | None, secret: str | None) -> UUID | None:
+    of_whom = "customer_id = $1" if customer_id else "customer_id IS NULL AND secret_sha256 = $1"
+    found: UUID | None = await uow.fetchval(
+        f"SELECT id FROM cart WHERE status = 'open' AND {of_whom} ORDER BY id DESC LIMIT 1",
+        customer_id or secret,
+    )
+    return found
+
+
 _GUESTS = """
     SELECT id FROM cart
     WHERE status = 'open' AND customer_id IS NULL AND secret_sha256 = $1 ORDER BY id FOR UPDATE
