@@ -132,17 +132,22 @@ def _statement(work: Work, wanted: Filter, match: "_Match") -> tuple[Any, ...]:
     conditions = [*condition, *_conditions(wanted, bind, now)]
     order = _ORDERS[wanted.sort]
     expressions = [rank if key == "rank" else f"p.{key}" for key in order.keys]
-    source = "product p"
+    by = ", ".join(f"{expression} {order.direction}" for expression in expressions)
+    after = ""
+    if wanted.cursor is not None:
+        values = zip(_after(wanted.cursor, order), order.keys, strict=True)
+        bound = ", ".join(bind(value, _CASTS[key]) for value, key in values)
+        compare = ">" if order.direction == "ASC" else "<"
+        after = f"AND ({', '.join(expressions)}) {compare} ({bound})"
+    page = f"ORDER BY {by} LIMIT {bind(wanted.limit + 1, 'int')}"
+    source = f"product p WHERE {' AND '.join(conditions)} {after}"
     if match.is_common and wanted.sort == "relevance":
         source = f"""(SELECT p.* FROM product p WHERE {" AND ".join(conditions)}
-                       ORDER BY p.id DESC LIMIT {RANKED_MAX}) p"""
-        conditions = ["true"]
-    if wanted.cursor is not None:
-        after = zip(_after(wanted.cursor, order), order.keys, strict=True)
-        bound = ", ".join(bind(value, _CASTS[key]) for value, key in after)
-        compare = ">" if order.direction == "ASC" else "<"
-        conditions.append(f"({', '.join(expressions)}) {compare} ({bound})")
-    by = ", ".join(f"{expression} {order.direction}" for expression in expressions)
+                       ORDER BY p.id DESC LIMIT {RANKED_MAX}) p WHERE true {after}"""
+    elif wanted.category is not None and not wanted.query:
+        # A category at a time: each has its place in the indexes, however few it has.
+        source = f"""unnest(ARRAY({_TREE.format(slug=bind(wanted.category, "text"))})) AS k (id)
+            CROSS JOIN LATERAL (SELECT p.* FROM {source} AND p.category_id = k.id {page}) p"""
     again = ", ".join(f"page.{key} {order.direction}" for key in order.keys)
     # Only fixed fragments are put together here; every value is bound.
     sql = f"""
@@ -151,22 +156,26 @@ def _statement(work: Work, wanted: Filter, match: "_Match") -> tuple[Any, ...]:
                           WHERE x.product_id = page.id AND x.is_active), 0)::int AS available
           FROM (SELECT p.id, p.handle, p.title, p.brand, p.category_id, p.image_url, p.sku,
                        p.price_amount, p.currency, p.variant_count, {rank} AS rank
-                  FROM {source} WHERE {" AND ".join(conditions)}
-                 ORDER BY {by} LIMIT {bind(wanted.limit + 1, "int")}) page
+                  FROM {source} {page}) page
           LEFT JOIN category c ON c.id = page.category_id
          ORDER BY {again}
     """
     return sql, *bind.bound
 
 
+# A category and all below it.
+_TREE: Final = """
+    WITH RECURSIVE tree AS (
+        SELECT id FROM category WHERE slug = {slug}
+        UNION SELECT k.id FROM category k JOIN tree t ON k.parent_id = t.id
+    ) SELECT id FROM tree
+"""
+
+
 def _conditions(wanted: Filter, bind: _Values, now: str) -> Iterator[str]:
     yield "p.status = 'active' AND p.sku IS NOT NULL"
-    if wanted.category is not None:
-        yield f"""p.category_id = ANY(ARRAY(
-            WITH RECURSIVE tree AS (
-                SELECT id FROM category WHERE slug = {bind(wanted.category, "text")}
-                UNION SELECT k.id FROM category k JOIN tree t ON k.parent_id = t.id
-            ) SELECT id FROM tree))"""
+    if wanted.category is not None and wanted.query:
+        yield f"p.category_id = ANY(ARRAY({_TREE.format(slug=bind(wanted.category, 'text'))}))"
     if wanted.min_price_amount is not None:
         yield f"p.price_amount >= {bind(wanted.min_price_amount, 'bigint')}"
     if wanted.max_price_amount is not None:
