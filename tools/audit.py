@@ -1,13 +1,14 @@
 """The audit: invariants checked on a schedule, remembered, and a mail to staff if one breaks."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy import literal_column, not_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
-from db.models.audit import AuditRun
+from db.models.audit import FAILED, AuditRun
 from deps.core import Deps, UnitOfWork
 from tools import invariant, notification
 from tools.events import AuditFailed
@@ -101,6 +102,7 @@ async def list_audits(
     """
     query = select(AuditRun)
     if is_failed is not None:
-        query = query.where((col(AuditRun.violations) != []) == is_failed)
+        failed: Any = literal_column(FAILED)
+        query = query.where(failed if is_failed else not_(failed))
     ordering = by_id(AuditRun.slot, sort)
     return await read_page(uow, query, ordering, AuditView.model_validate, limit, cursor)

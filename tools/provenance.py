@@ -27,12 +27,14 @@ _CHAIN = text("""
          WHERE CAST(:refund AS uuid) IS NULL OR e.payload ->> 'refund_id' = CAST(:refund AS text)
     ), approvals AS (
         SELECT a.* FROM pending_action a
-         WHERE a.id = :action OR a.trace_id IN (SELECT trace_id FROM facts)
+         WHERE a.id = ANY(ARRAY(SELECT p.id FROM facts f JOIN pending_action p
+                                    ON p.trace_id = f.trace_id
+                                 UNION SELECT CAST(:action AS uuid)))
     ), calls AS (
         SELECT c.*, r.words, r.conversation_id, r.actor_id, r.actor_role
           FROM agent_call c JOIN agent_run r ON r.id = c.run_id
-         WHERE c.action_id IN (SELECT id FROM approvals)
-            OR c.trace_id IN (SELECT trace_id FROM facts)
+         WHERE c.action_id = ANY(ARRAY(SELECT id FROM approvals))
+            OR c.trace_id = ANY(ARRAY(SELECT trace_id FROM facts))
     )
     SELECT (SELECT number FROM about) AS number,
       (SELECT coalesce(jsonb_agg(jsonb_build_object(

@@ -200,9 +200,7 @@ _AS_OF = """
         WHERE m.sku = l.sku AND m.location_id = l.location_id
           AND m.occurred_at >= coalesce(s.ended_at, '-infinity') AND m.occurred_at <= $1
     ) d
-    WHERE ($2::text IS NULL OR l.sku = $2) AND ($3::text IS NULL OR p.code = $3)
-      AND ($4::text IS NULL OR (l.sku, l.location_id) > ($4, $5::uuid))
-    ORDER BY l.sku, l.location_id LIMIT $6
+    WHERE {where} ORDER BY l.sku, l.location_id LIMIT $2
 """
 
 
@@ -239,18 +237,25 @@ async def as_of(
         NotFound: No such SKU or location.
         InvalidInput: The time has no zone.
     """
-    checked_limit(limit)
+    values: list[Any] = [aware(at, "at"), checked_limit(limit) + 1]
+
+    def bind(value: object) -> str:
+        values.append(value)
+        return f"${len(values)}"
+
+    where = ["true"]
     if sku is not None:
         await inventory.variant(uow, sku)
+        where.append(f"l.sku = {bind(sku)}")
     if location_code is not None:
-        await location.by_code(uow, location_code, "location_code")
-    after_sku, after_place = decode_cursor(cursor, str, str) if cursor else (None, None)
-    place_id = None
-    if after_place is not None:
-        place_id = (await location.by_code(uow, after_place, "cursor")).id
-    rows = await uow.fetch(
-        _AS_OF, aware(at, "at"), sku, location_code, after_sku, place_id, limit + 1
-    )
+        place = await location.by_code(uow, location_code, "location_code")
+        where.append(f"l.location_id = {bind(place.id)}")
+    if cursor is not None:
+        after_sku, after_place = decode_cursor(cursor, str, str)
+        after = await location.by_code(uow, after_place, "cursor")
+        where.append(f"(l.sku, l.location_id) > ({bind(after_sku)}, {bind(after.id)})")
+    # Only fixed fragments are put together here; every value is bound.
+    rows = await uow.fetch(_AS_OF.format(where=" AND ".join(where)), *values)
     return page_of(
         [PastLevel(**row) for row in rows], limit, lambda item: [item.sku, item.location]
     )
