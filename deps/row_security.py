@@ -20,7 +20,10 @@ MEND = (
     "then run ./shopkeeper migrate."
 )
 
-_TABLES = text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+_TABLES = text("""
+    SELECT tablename FROM pg_tables WHERE schemaname = 'public'
+    UNION ALL SELECT viewname FROM pg_views WHERE schemaname = 'public'
+""")
 _READY = text("SELECT to_regprocedure('public.agent_owns(uuid,text)') IS NOT NULL")
 _MARK = text("SELECT obj_description('public.agent_owns(uuid,text)'::regprocedure)")
 _INVOKED = text("""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
-from db.models.user import RefreshToken, Role, User
+from db.models.user import RefreshToken, Role, StaffUser, User
 from db.types import new_id
 from deps import security
 from deps.core import Deps, UnitOfWork
@@ -242,10 +242,10 @@ class UserSort(StrEnum):
 
 
 SORTS: Mapping[UserSort, Ordering] = {
-    UserSort.NEWEST: Ordering((User.id,)),
-    UserSort.OLDEST: Ordering((User.id,), is_descending=False),
-    UserSort.NAME: Ordering((User.name, User.id), is_descending=False),
-    UserSort.EMAIL: Ordering((User.email,), is_descending=False),
+    UserSort.NEWEST: Ordering((StaffUser.id,)),
+    UserSort.OLDEST: Ordering((StaffUser.id,), is_descending=False),
+    UserSort.NAME: Ordering((StaffUser.name, StaffUser.id), is_descending=False),
+    UserSort.EMAIL: Ordering((StaffUser.email,), is_descending=False),
 }
 
 
@@ -272,17 +272,15 @@ async def find(
         limit: How many to return, 1 to 100.
         cursor: `next_cursor` of the page before, with the same sort.
     """
-    search = select(User)
+    search = select(StaffUser)
     if query:
-        pattern = f"%{_like_escaped(query)}%"
-        search = search.where(col(User.name).ilike(pattern) | col(User.email).ilike(pattern))
+        search = search.where(
+            col(StaffUser.name).icontains(query, autoescape=True)
+            | col(StaffUser.email).icontains(query, autoescape=True)
+        )
     if kind is not None:
-        search = search.where(User.role == kind)
+        search = search.where(StaffUser.role == kind)
     return await read_page(uow, search, SORTS[sort], UserView.model_validate, limit, cursor)
-
-
-def _like_escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 async def set_role(uow: UnitOfWork, *, email: str, role: Role) -> None:

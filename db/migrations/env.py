@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection
@@ -10,8 +11,17 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from db.models import metadata
 
 
+def _is_compared(item: Any, name: str | None, kind: str, *_: Any) -> bool:
+    return not (kind == "table" and item.info.get("is_view"))
+
+
 def _run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata, compare_type=True)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        compare_type=True,
+        include_object=_is_compared,
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -42,6 +42,24 @@ class User(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class StaffUser(SQLModel, table=True):
+    """A sign-in as those see it who may see everybody's; a view, without what proves who one is.
+
+    Row-level security would test each row before a search could use an index. Here the scope is
+    asked once, before any row.
+    """
+
+    __tablename__ = "staff_user"
+    __table_args__ = {"info": {"is_view": True}}
+
+    id: UserId = Field(primary_key=True, sa_type=Uuid)
+    email: str
+    name: str
+    role: Role = enum_field(Role.CUSTOMER)
+    is_active: bool
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class RefreshToken(SQLModel, table=True):
     """One link of a rotation chain. Presenting a rotated one again revokes its whole family
     (RFC 9700, section 4.14.2)."""

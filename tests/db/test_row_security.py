@@ -11,7 +11,7 @@ from db.models import metadata
 from db.models.agent import AgentRun
 from db.models.conversation import PendingAction
 from db.models.user import Role
-from db.row_security import CLOSED, GUARDED, READ_ONLY, ROLE, SHARED
+from db.row_security import ASKING, CLOSED, GUARDED, READ_ONLY, ROLE, SHARED
 from db.types import ActionId, new_id
 from deps import postgres
 from deps.core import ROLE_SCOPES, Actor, AgentRoleMissing, Deps, confined
@@ -30,11 +30,22 @@ OF_A_SHOPPER = (
 
 
 def test_every_table_is_classified() -> None:
-    classified = [*GUARDED, *SHARED, *CLOSED]
+    classified = [*GUARDED, *SHARED, *CLOSED, *ASKING]
     assert len(classified) == len(set(classified)), "a table is in two lists"
     assert set(metadata.tables) - set(classified) == set(), (
         "say in db/row_security.py who may see the rows of these tables"
     )
+
+
+async def test_a_view_of_everybody_is_empty_without_its_scope(
+    customer: Deps, guest: Deps, merchant: Deps
+) -> None:
+    for who in (customer, guest):
+        assert await _count(who, "staff_user") == 0
+    assert await _count(merchant, "staff_user") == 2
+    with pytest.raises(DBAPIError, match="permission denied"):
+        async with replace(merchant, as_agent=True).begin() as uow:
+            await uow.session.execute(text("DELETE FROM staff_user"))
 
 
 @pytest.fixture
