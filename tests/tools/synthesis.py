@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from tools import arguments as argument_json
 from tools.errors import InvalidInput
@@ -115,8 +115,9 @@ def _plain(hint: type, name: str, things: Things, index: int) -> Any:
         if "email" in name:
             return things.emails[index % len(things.emails)]
         return things.texts.get(name, "words")
-    simple: dict[type, Any] = {
+    simple: dict[Any, Any] = {
         datetime: datetime(2026, 1, 1, tzinfo=UTC),
+        AwareDatetime: datetime(2026, 1, 1, tzinfo=UTC),
         date: date(2026, 1, 1),
         Decimal: Decimal(1),
         float: 1.0,
