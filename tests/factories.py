@@ -1,15 +1,17 @@
 """Rows for tests: every field has a valid default, and a test names only what it is about."""
 
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlmodel import select
 
 from db.models.inventory import Location, MovementKind, StockMovement
+from db.models.order import Order, OrderStatus, PaymentStatus
+from db.models.payment import Payment, PaymentState
 from db.models.product import Category
 from db.models.user import Role, User
-from db.types import UserId, new_id
+from db.types import OrderId, UserId, new_id
 from deps import security
 from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps
 from deps.mail import Mail, MailError
@@ -21,6 +23,7 @@ from tools.order import OrderView
 from tools.product import ProductInput, VariantInput
 
 GUEST_TOKEN = "guest-token-of-the-tests-0123456789abcdef"
+BEGAN_AT = datetime(2026, 1, 30, 12, 0, tzinfo=UTC)
 ADDRESS = Address(
     name="Ada Lovelace",
     line1="12 Quay Street",
@@ -145,6 +148,47 @@ async def filled_cart(deps: Deps, email: str = "ada@example.com", /, **units: in
 async def placed_order(deps: Deps, **units: int) -> OrderView:
     filled = await filled_cart(deps, **units)
     return await checkout.complete(deps, filled.id, payment_method="tok_visa")
+
+
+def unsaved_order(
+    total_amount: int = 100,
+    *,
+    status: OrderStatus = OrderStatus.PENDING,
+    payment_status: PaymentStatus = PaymentStatus.PENDING,
+    captures_later: bool = False,
+) -> Order:
+    """An order that no database knows, for what is decided from its row alone."""
+    return Order(
+        status=status,
+        payment_status=payment_status,
+        captures_later=captures_later,
+        email="ada@example.com",
+        currency="EUR",
+        subtotal_amount=total_amount,
+        total_amount=total_amount,
+        shipping_address=ADDRESS.model_dump(),
+        shipping_method="standard",
+        created_at=BEGAN_AT,
+    )
+
+
+def unsaved_tender(
+    state: PaymentState, captured: int = 0, refunded: int = 0, decline_code: str | None = None
+) -> Payment:
+    """A tender of 100 minor units that no database knows."""
+    return Payment(
+        order_id=OrderId(new_id()),
+        provider="scripted",
+        method_token="tok_visa",
+        state=state,
+        amount=100,
+        captured_amount=captured,
+        refunded_amount=refunded,
+        currency="EUR",
+        decline_code=decline_code,
+        created_at=BEGAN_AT,
+        updated_at=BEGAN_AT,
+    )
 
 
 def later(deps: Deps, **delta: float) -> Deps:

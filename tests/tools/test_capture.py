@@ -12,8 +12,15 @@ from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from deps.settings import CaptureMode
 from tests import factories
-from tools import capture, checkout, inventory, order, payment, refund, refund_process
-from tools.errors import NotCapturable, NotFound, NotRefundable, PaymentDeclined, Unavailable
+from tools import capture, checkout, idempotency, inventory, order, payment, refund, refund_process
+from tools.errors import (
+    InvalidInput,
+    NotCapturable,
+    NotFound,
+    NotRefundable,
+    PaymentDeclined,
+    Unavailable,
+)
 from tools.invariant import check
 from tools.order import OrderView
 
@@ -94,9 +101,44 @@ async def test_one_id_takes_once(staff: Deps, placed: OrderView, gateway: Script
     await asyncio.gather(*(capture.take(staff, placed.number, 1_000, mine) for _ in range(8)))
     assert sum(gateway.charges.values()) == 1_000
     async with staff.begin() as uow:
-        shown = await capture.preview_take(uow, placed.number, 700)
-    assert (shown.amount, len(shown.payments)) == (700, 1)
+        shown = await capture.preview_take(uow, placed.number, 700, mine)
+    assert (shown.amount, len(shown.payments), shown.capture_id) == (700, 1, mine)
     assert await check(staff) == []
+
+
+@pytest.mark.parametrize(("amount", "is_spent"), [(1, True), (None, False)])
+async def test_an_amount_is_taken_together_with_its_idempotency_key(
+    staff: Deps, placed: OrderView, amount: int | None, is_spent: bool
+) -> None:
+    held = await idempotency.claim(staff, scope="s", key="k", request_sha256="0" * 64)
+    assert isinstance(held, idempotency.Claim)
+    token = idempotency.current_claim.set(held)
+    try:
+        await capture.take(staff, placed.number, amount)
+    finally:
+        idempotency.current_claim.reset(token)
+    spent = await staff.hot.fetchval("SELECT status_code IS NOT NULL FROM idempotency_key")
+    assert spent is is_spent
+
+
+async def test_all_that_is_left_is_asked_for_once(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await capture.take(staff, placed.number)
+    (row,) = await capture.take(staff, placed.number)
+    assert (row.state, row.captured_amount) == ("captured", placed.total_amount)
+    calls = gateway.calls
+    assert await capture.take(staff, placed.number) == [row]
+    assert gateway.calls == calls
+
+
+@pytest.mark.parametrize("amount", [0, -1])
+async def test_nothing_is_not_taken(staff: Deps, placed: OrderView, amount: int) -> None:
+    with pytest.raises(InvalidInput, match="positive"):
+        await capture.take(staff, placed.number, amount)
+    assert await state(staff, placed) == ("placed", "authorized")
 
 
 @pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER])

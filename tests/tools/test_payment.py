@@ -1,0 +1,98 @@
+"""What an order's tenders say about its payment, in every combination that there is."""
+
+from uuid import UUID
+
+import pytest
+
+from db.models.order import Order, OrderStatus, PaymentStatus
+from db.models.payment import AttemptKind, Payment, PaymentState
+from db.types import OrderId, PaymentId
+from deps.core import Deps
+from tests import factories
+from tests.factories import unsaved_tender as tender
+from tools import payment
+
+PLACED, CANCELLED = OrderStatus.PLACED, OrderStatus.CANCELLED
+OPEN, CLOSED = PaymentState.AUTHORIZED, PaymentState.CAPTURED
+GONE, LAPSED = PaymentState.VOIDED, PaymentState.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("order_status", "total", "tenders", "says"),
+    [
+        (PLACED, 100, [tender(OPEN)], PaymentStatus.AUTHORIZED),
+        (PLACED, 100, [tender(GONE)], PaymentStatus.VOIDED),
+        (PLACED, 100, [tender(LAPSED), tender(OPEN)], PaymentStatus.AUTHORIZED),
+        (PLACED, 100, [tender(OPEN, 40)], PaymentStatus.PARTIALLY_CAPTURED),
+        (PLACED, 200, [tender(CLOSED, 100), tender(OPEN)], PaymentStatus.PARTIALLY_CAPTURED),
+        (PLACED, 100, [tender(CLOSED, 100)], PaymentStatus.CAPTURED),
+        (PLACED, 100, [tender(CLOSED, 100, 100)], PaymentStatus.REFUNDED),
+        (PLACED, 100, [tender(CLOSED, 100, 1)], PaymentStatus.PARTIALLY_REFUNDED),
+        (PLACED, 99, [tender(CLOSED, 100, 1)], PaymentStatus.CAPTURED),
+        (PLACED, 200, [tender(CLOSED, 100, 40), tender(OPEN)], PaymentStatus.PARTIALLY_REFUNDED),
+        (PLACED, 60, [tender(CLOSED, 100, 40), tender(OPEN)], PaymentStatus.PARTIALLY_CAPTURED),
+        (
+            PLACED,
+            200,
+            [tender(CLOSED, 100, 100), tender(CLOSED, 100)],
+            PaymentStatus.PARTIALLY_REFUNDED,
+        ),
+        (CANCELLED, 100, [tender(OPEN)], PaymentStatus.AUTHORIZED),
+        (CANCELLED, 100, [tender(GONE)], PaymentStatus.VOIDED),
+        (CANCELLED, 100, [tender(CLOSED, 100)], PaymentStatus.REFUND_PENDING),
+        (CANCELLED, 100, [tender(CLOSED, 100, 99)], PaymentStatus.REFUND_PENDING),
+        (CANCELLED, 100, [tender(CLOSED, 100, 100)], PaymentStatus.REFUNDED),
+        (CANCELLED, 200, [tender(CLOSED, 100, 100), tender(OPEN)], PaymentStatus.REFUNDED),
+    ],
+)
+def test_the_status_of_an_order_is_that_of_its_tenders(
+    order_status: OrderStatus, total: int, tenders: list[Payment], says: PaymentStatus
+) -> None:
+    of = factories.unsaved_order(total, status=order_status)
+    assert payment.status_of(of, tenders) == says
+
+
+def test_every_thing_that_happens_to_a_row_has_a_transaction_of_its_own() -> None:
+    row = UUID(int=2**128 - 1)
+    names = {payment.derived(row, number) for number in range(5)}
+    assert len(names) == 5
+    assert payment.derived(row, 0) == row
+    assert payment.derived(UUID(int=0), 1) == UUID(int=1)
+
+
+async def test_tenders_are_listed_and_charged_in_the_order_they_were_added(
+    customer: Deps,
+) -> None:
+    await factories.product(customer, "MUG", stock=2)
+    placed = await factories.placed_order(customer, MUG=1)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        for amount in (30, 10, 20):
+            await payment.add_tender(uow, of, "scripted", "tok_visa", amount)
+    async with customer.begin() as uow:
+        for rows in (
+            await payment.tenders(uow, OrderId(of.id)),
+            await payment.read_tenders(uow, OrderId(of.id)),
+        ):
+            assert [row.amount for row in rows] == [placed.total_amount, 30, 10, 20]
+            assert [row.position for row in rows] == [0, 1, 2, 3]
+        shown = await payment.list_for_order(uow, placed.number)
+    assert [row.amount for row in shown] == [placed.total_amount, 30, 10, 20]
+
+
+async def test_the_latest_attempt_is_that_of_its_tender_and_kind(customer: Deps) -> None:
+    await factories.product(customer, "MUG", stock=2)
+    placed = await factories.placed_order(customer, MUG=1)
+    async with customer.begin() as uow:
+        (first,) = await payment.tenders(uow, OrderId(placed.id))
+        of = await uow.session.get_one(Order, placed.id)
+        other = await payment.add_tender(uow, of, "scripted", "tok_visa", 10)
+        mine = PaymentId(first.id)
+        assert await payment.last_attempt(uow, mine, AttemptKind.VOID) is None
+        for number in (1, 2):
+            await payment.start_attempt(uow, mine, AttemptKind.VOID, 0, number)
+        await payment.start_attempt(uow, PaymentId(other.id), AttemptKind.VOID, 0, 3)
+        await payment.start_attempt(uow, mine, AttemptKind.REFUND, 10, 4)
+        last = await payment.last_attempt(uow, mine, AttemptKind.VOID)
+    assert last is not None
+    assert (last.payment_id, last.kind, last.number) == (first.id, AttemptKind.VOID, 2)
