@@ -1,5 +1,6 @@
 """What every request passes on its way in and out, outermost first.
 
+    Cors         pages of other sites, if settings name any
     Edge         request id, trace, security headers, metrics, access log, the last resort: 500
     Bounds       body size (413) and time (504)
     RateLimits   429
@@ -16,6 +17,7 @@ from time import perf_counter
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -59,6 +61,12 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 # Stored by the caller alone, and asked about every time.
 _REVALIDATE: Final = (b"cache-control", b"private, no-cache")
 _VARY: Final = (b"vary", b"Authorization, Cookie, X-Guest-Token")
+
+_CROSS_ORIGIN_REQUEST: Final = (
+    "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID",
+    "Traceparent", "User-Agent", "X-Guest-Token", "X-Request-ID",
+)  # fmt: skip
+_CROSS_ORIGIN_ANSWER: Final = ("ETag", "Idempotent-Replayed", "Retry-After", "X-Request-ID")
 
 
 def is_stream(path: str) -> bool:
@@ -342,4 +350,13 @@ def install(app: FastAPI, settings: Settings) -> None:
         timeout_s=settings.request_timeout_s,
     )
     app.add_middleware(EdgeMiddleware)
+    if origins := settings.allowed_origin_list:
+        # Without credentials: such a page speaks with the tokens it holds, never with a cookie.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=sorted(_METHODS),
+            allow_headers=_CROSS_ORIGIN_REQUEST,
+            expose_headers=_CROSS_ORIGIN_ANSWER,
+        )
     routing.install(app)

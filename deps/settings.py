@@ -135,6 +135,12 @@ class Settings(BaseSettings):
     )
     request_body_bytes_max: int = 1_048_576
     request_timeout_s: float = 30.0
+    allowed_origins: str = Field(
+        default="",
+        pattern=r"^(\s*https?://[^\s/*,]+\s*(,|$))*$",
+        description="Other sites whose pages may call the API from a browser, comma-separated: "
+        "https://shop.example. They send tokens; our cookies are not theirs.",
+    )
     rate_limits: bool = Field(default=True, description="Off for benchmarks and tests only.")
     trace_sample_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
 
@@ -142,6 +148,11 @@ class Settings(BaseSettings):
     def link_host_names(self) -> frozenset[str]:
         names = (name.strip().lower() for name in self.link_hosts.split(","))
         return frozenset(name for name in names if name)
+
+    @property
+    def allowed_origin_list(self) -> list[str]:
+        origins = (origin.strip() for origin in self.allowed_origins.split(","))
+        return [origin for origin in origins if origin]
 
     @model_validator(mode="after")
     def _refuse_placeholder_secrets(self) -> Self:

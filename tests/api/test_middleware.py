@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -125,6 +126,38 @@ async def test_security_headers_are_on_every_answer(deps: Deps) -> None:
             assert "strict-transport-security" not in headers
     async with _client(deps, base_url="https://test") as https:
         assert "strict-transport-security" in (await https.get("/page")).headers
+
+
+async def test_pages_of_named_sites_may_call_with_tokens_and_no_others(deps: Deps) -> None:
+    ours, theirs = "https://shop.example", "https://evil.example"
+    settings = deps.settings.model_copy(update={"allowed_origins": f"{ours}, https://two.example"})
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,user-agent,x-guest-token",
+    }
+    async with _client(deps, settings=settings) as http:
+        may = await http.options("/v1/things", headers={"Origin": ours, **asked})
+        assert (may.status_code, may.headers["access-control-allow-origin"]) == (200, ours)
+        assert "X-Guest-Token" in may.headers["access-control-allow-headers"]
+        read = await http.get("/v1/things/1", headers={"Origin": ours})
+        assert read.headers["access-control-allow-origin"] == ours
+        assert "Origin" in read.headers["vary"]
+        broken = await http.get("/v1/broken", headers={"Origin": ours})
+        assert (broken.status_code, broken.headers["access-control-allow-origin"]) == (500, ours)
+        refused = await http.options("/v1/things", headers={"Origin": theirs, **asked})
+        assert refused.status_code == 400
+        for answer in (may, read, refused, await http.get("/page", headers={"Origin": theirs})):
+            assert answer.headers.get("access-control-allow-origin") in (None, ours)
+            assert "access-control-allow-credentials" not in answer.headers
+    async with _client(deps) as http:
+        alone = await http.get("/v1/things/1", headers={"Origin": ours})
+        assert "access-control-allow-origin" not in alone.headers
+
+
+@pytest.mark.parametrize("origins", ["*", "https://*", "shop.example", "https://shop.example/"])
+def test_an_origin_is_a_scheme_and_a_host(origins: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(_env_file=None, allowed_origins=origins)
 
 
 async def test_bug_is_a_problem_without_its_text(
