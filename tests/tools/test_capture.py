@@ -5,15 +5,19 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
+from sqlmodel import select
 
 from db.models.order import Order
-from db.types import new_id
+from db.models.payment import AttemptKind, PaymentAttempt
+from db.types import Money, new_id
 from deps.core import Deps
+from deps.gateway import Gateway, Outcome, OutcomeStatus
 from deps.scripted import Fault, ScriptedGateway
 from deps.settings import CaptureMode
 from tests import factories
 from tools import capture, checkout, idempotency, inventory, order, payment, refund, refund_process
 from tools.errors import (
+    Conflict,
     InvalidInput,
     NotCapturable,
     NotFound,
@@ -134,6 +138,144 @@ async def test_all_that_is_left_is_asked_for_once(
     assert gateway.calls == calls
 
 
+async def test_what_is_asked_for_is_not_planned_again_to_the_last_cent(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await capture.take(staff, placed.number, 1_000)
+    async with staff.begin() as uow:
+        shown = await capture.preview_take(uow, placed.number)
+    assert shown.amount == placed.total_amount - 1_000
+    await capture.take(staff, placed.number, placed.total_amount - 1_001)
+    assert sum(gateway.charges.values()) == placed.total_amount - 1
+    await capture.take(staff, placed.number, 1)
+    assert sum(gateway.charges.values()) == placed.total_amount
+    async with staff.begin() as uow:
+        with pytest.raises(NotCapturable) as refused:
+            await capture.preview_take(uow, placed.number)
+    assert refused.value.extra["capturable_amount"] == 0
+    assert await check(staff) == []
+
+
+@pytest.mark.parametrize("script", [[Fault.TIMEOUT_BEFORE] * 2, [Fault.PENDING]])
+async def test_a_call_without_an_answer_does_not_keep_the_next_from_being_made(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway, script: list[Fault]
+) -> None:
+    gateway.script.extend(script)
+    for amount in (1_000, 500):
+        with pytest.raises(Unavailable):
+            await capture.take(staff, placed.number, amount)
+    async with staff.begin() as uow:
+        (row,) = await payment.list_for_order(uow, placed.number)
+    assert row.captured_amount == 500
+
+
+class ListeningGateway(ScriptedGateway):
+    """A provider that notes whether more captures may follow."""
+
+    async def capture(
+        self, key: str, reference: str, amount: Money, *, is_final: bool = True
+    ) -> Outcome:
+        self.finals = [*getattr(self, "finals", []), is_final]
+        return await super().capture(key, reference, amount, is_final=is_final)
+
+
+async def test_the_provider_is_told_which_capture_is_the_last(staff: Deps, customer: Deps) -> None:
+    listening = ListeningGateway()
+    gateways: dict[str, Gateway] = {**staff.gateways, listening.name: listening}
+    await factories.product(customer, "MUG", price=1_000, stock=9)
+    placed = await factories.placed_order(replace(customer, gateways=gateways), MUG=3)
+    for amount in (1_000, 2_000, None):
+        await capture.take(replace(staff, gateways=gateways), placed.number, amount)
+    assert listening.finals == [False, False, True]
+
+
+class LateGateway(ScriptedGateway):
+    """A provider that finds the authorisation lapsed when it is to be captured."""
+
+    async def capture(
+        self, key: str, reference: str, amount: Money, *, is_final: bool = True
+    ) -> Outcome:
+        code = "authorization_expired"
+        return Outcome(OutcomeStatus.DECLINED, reference, 0, amount.currency, decline_code=code)
+
+
+async def test_a_capture_that_comes_too_late_is_authorised_anew(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateways: dict[str, Gateway] = {**staff.gateways, gateway.name: LateGateway()}
+    late = replace(staff, gateways=gateways)
+    with pytest.raises(PaymentDeclined):
+        await capture.take(late, placed.number, 1_000)
+    async with staff.begin() as uow:
+        rows = await payment.list_for_order(uow, placed.number)
+        told = [entry.type for entry in await order.timeline(uow, placed.number)]
+    assert [(row.state, row.amount) for row in rows] == [
+        ("expired", placed.total_amount),
+        ("created", placed.total_amount),
+    ]
+    intended = await staff.hot.fetchval(
+        "SELECT amount FROM payment_attempt WHERE payment_id = $1 AND kind = 'authorize'",
+        rows[1].id,
+    )
+    assert intended == placed.total_amount
+    assert told[-2:] == ["PaymentFailed", "PaymentAuthorizationExpired"]
+    assert await checkout.cancel_unpaid(staff) == 0
+    await capture.take(staff, placed.number)
+    assert sum(gateway.charges.values()) == placed.total_amount
+    assert (await balances(staff))["receivable"] == 0
+    assert await check(staff) == []
+
+
+async def test_calls_of_another_order_are_left_alone(
+    customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    other = await factories.placed_order(customer, MUG=1)
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await capture.take(staff, other.number)
+    await capture.take(staff, placed.number, 1_000)
+    assert list(gateway.charges.values()) == [1_000]
+    (row,) = await capture.release(staff, placed.number)
+    assert (row.state, row.captured_amount) == ("captured", 1_000)
+    assert await state(staff, other) == ("placed", "authorized")
+    assert await check(staff) == []
+
+
+async def test_nothing_is_released_while_it_is_captured(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await capture.take(staff, placed.number, 1_000)
+    with pytest.raises(Conflict) as refused:
+        await capture.release(staff, placed.number)
+    assert refused.value.extra["current"] == "capturing"
+    (row,) = await capture.take(staff, placed.number)
+    assert (row.state, row.captured_amount) == ("authorized", 1_000)
+
+
+async def test_nothing_is_taken_of_what_is_being_released(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await capture.release(staff, placed.number)
+    with pytest.raises(NotCapturable) as refused:
+        await capture.take(staff, placed.number, 1)
+    assert refused.value.extra["current"] == "releasing"
+    (row,) = await capture.release(staff, placed.number)
+    assert row.state == "voided"
+    assert gateway.charges == {}
+    async with staff.begin() as uow:
+        calls = await uow.session.exec(
+            select(PaymentAttempt).where(PaymentAttempt.kind == AttemptKind.VOID)
+        )
+        assert [(call.number, call.amount) for call in calls] == [(1, 0)]
+    assert await check(staff) == []
+
+
 @pytest.mark.parametrize("amount", [0, -1])
 async def test_nothing_is_not_taken(staff: Deps, placed: OrderView, amount: int) -> None:
     with pytest.raises(InvalidInput, match="positive"):
@@ -150,7 +292,8 @@ async def test_an_unanswered_capture_is_finished_under_its_key(
         await capture.take(staff, placed.number, 1_000)
     with pytest.raises(NotCapturable):
         await capture.take(staff, placed.number, placed.total_amount)
-    later = factories.later(staff, minutes=2)
+    assert await capture.resume_stuck(factories.later(staff, seconds=59)) == 0
+    later = factories.later(staff, seconds=60)
     assert await capture.resume_stuck(later) == 1
     assert await capture.resume_stuck(later) == 0
     assert sum(gateway.charges.values()) == 1_000
@@ -236,6 +379,33 @@ async def test_a_release_that_is_refused_after_cancelling_is_asked_for_again(
     assert await check(later) == []
 
 
+async def test_the_sweeper_leaves_alone_what_nobody_asked_for_and_what_is_not_placed(
+    customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway, deps: Deps
+) -> None:
+    under_way = await factories.filled_cart(customer, MUG=1)
+    at_once = replace(customer, settings=deps.settings)
+    gateway.script.extend([None, Fault.TIMEOUT_BEFORE])
+    with pytest.raises(Unavailable):
+        await checkout.complete(at_once, under_way.id, payment_method="tok_visa")
+    calls = gateway.calls
+    assert await capture.resume_stuck(factories.later(staff, hours=2)) == 0
+    assert gateway.calls == calls
+    assert await state(staff, placed) == ("placed", "authorized")
+
+
+async def test_a_shopper_who_is_not_there_cannot_authenticate(
+    staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    await staff.hot.execute("UPDATE payment SET method_token = 'tok_3ds'")
+    later = factories.later(staff, days=400)
+    assert await checkout.cancel_unpaid(later) == 1
+    assert await state(later, placed) == ("cancelled", "voided")
+    async with staff.begin() as uow:
+        rows = await payment.list_for_order(uow, placed.number)
+    assert (rows[1].state, rows[1].decline_code) == ("declined", "authentication_required")
+    assert (await balances(later))["receivable"] == 0
+
+
 async def test_what_lapses_is_authorised_anew(
     staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:
@@ -258,6 +428,59 @@ async def test_what_lapses_is_authorised_anew(
     assert await check(later) == []
 
 
+async def test_only_what_is_due_and_not_under_way_lapses(
+    customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    gateway.clock = staff.clock
+    due = [await factories.placed_order(customer, MUG=1) for _ in range(2)]
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await capture.take(staff, due[1].number)
+    assert await capture.expire_due(factories.later(staff, days=7, seconds=-1)) == 0
+    week_later = factories.later(staff, days=7)
+    assert await capture.expire_due(week_later) == 1
+    assert await capture.expire_due(week_later) == 0
+    async with staff.begin() as uow:
+        rows = [await payment.list_for_order(uow, each.number) for each in (placed, *due)]
+    assert [[row.state.value for row in each] for each in rows] == [
+        ["authorized"],
+        ["expired", "created"],
+        ["authorized"],
+    ]
+    assert await check(staff) == []
+
+
+async def test_only_what_is_placed_and_captured_by_hand_is_authorised_anew(
+    deps: Deps, customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    under_way = await factories.filled_cart(customer, MUG=1)
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await checkout.complete(customer, under_way.id, payment_method="tok_visa")
+    at_once = await factories.placed_order(replace(customer, settings=deps.settings), MUG=1)
+    async with staff.begin() as uow:
+        of = await uow.session.get_one(Order, at_once.id)
+        await payment.add_tender(uow, of, gateway.name, "tok_visa", 500)
+    calls = gateway.calls
+    assert await capture.renew_due(staff) == []
+    assert gateway.calls == calls
+
+
+async def test_one_that_is_not_answered_does_not_keep_the_next_from_being_authorised_anew(
+    customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway
+) -> None:
+    await factories.placed_order(customer, MUG=1)
+    later = factories.later(staff, days=400)
+    gateway.clock = later.clock
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    assert await capture.expire_due(later) == 2
+    for opened in (1, 2):
+        assert await capture.renew_due(later) == []
+        authorized = "SELECT count(*) FROM payment WHERE state = 'authorized'"
+        assert await staff.hot.fetchval(authorized) == opened
+    assert await check(later) == []
+
+
 async def test_what_the_provider_still_decides_on_is_neither_renewed_nor_cancelled(
     staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:
@@ -274,7 +497,8 @@ async def test_what_the_provider_still_decides_on_is_neither_renewed_nor_cancell
     assert await check(later) == []
     gateway.decide()
     assert await checkout.cancel_unpaid(later) == 0
-    await capture.take(later, placed.number)
+    taken = await capture.take(later, placed.number)
+    assert await capture.take(later, placed.number) == taken, "the lapsed one brought nothing"
     assert sum(gateway.charges.values()) == placed.total_amount
     assert await check(later) == []
 
@@ -303,7 +527,7 @@ async def test_an_unpaid_order_with_some_money_is_left_to_staff(
     later = factories.later(staff, days=400)
     gateway.script.append(Fault.DECLINE)
     assert await checkout.cancel_unpaid(later) == 0
-    assert (await state(later, placed))[0] == "placed"
+    assert await state(later, placed) == ("placed", "captured")
     assert await check(later) == []
 
 
@@ -311,6 +535,7 @@ async def test_of_what_order(staff: Deps, customer: Deps, placed: OrderView) -> 
     with pytest.raises(NotFound):
         await capture.take(staff, placed.number + 1)
     await checkout.cancel(customer, placed.number, "too late")
-    with pytest.raises(NotCapturable):
+    with pytest.raises(NotCapturable) as refused:
         await capture.take(staff, placed.number)
+    assert refused.value.extra["current"] == "cancelled"
     assert await inventory.expire_due(staff) == 0
