@@ -1,17 +1,22 @@
 """Sales that do not go straight: what comes next in every state, one more tender, and undoing."""
 
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 from sqlmodel import col, select
 
 from db.models.order import Order, OrderStatus, PaymentStatus
 from db.models.payment import Payment, PaymentAttempt, PaymentState
-from db.types import PaymentId
+from db.types import OrderId, PaymentId
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.factories import unsaved_tender as tender
-from tools import payment, sale
+from tools import checkout, order, payment, sale
 from tools.errors import PaymentDeclined, Unavailable
+from tools.invariant import check
 from tools.order import OrderView
 from tools.sale import Step
 
@@ -206,3 +211,123 @@ async def test_one_more_tender_that_cannot_be_released_is_asked_for_again(
         await sale.collect(factories.later(customer, hours=1), more)
     expected = [("authorize", "succeeded"), ("void", "failed"), ("void", "succeeded")]
     assert await states(customer, more) == ("voided", "captured", expected)
+
+
+async def left(deps: Deps, gateway: ScriptedGateway, *script: Fault | None) -> OrderId:
+    """Begin a sale that stops where the script says; return its order."""
+    await factories.product(deps, "MUG", price=1_000, stock=9)
+    filled = await factories.filled_cart(deps, MUG=1)
+    gateway.script.extend(script)
+    with pytest.raises(Unavailable):
+        await checkout.complete(deps, filled.id, payment_method="tok_visa")
+    return OrderId(await deps.hot.fetchval("SELECT id FROM orders"))
+
+
+@pytest.mark.parametrize("script", [[Fault.TIMEOUT_BEFORE], [None, Fault.TIMEOUT_BEFORE]])
+async def test_one_at_a_time_drives_and_the_others_wait_for_its_answer(
+    customer: Deps, gateway: ScriptedGateway, script: list[Fault | None]
+) -> None:
+    order_id = await left(customer, gateway, *script)
+    unknown = "SELECT kind FROM payment_attempt WHERE state = 'unknown' AND detail = 'timeout'"
+    assert await customer.hot.fetchval(unknown) == ("authorize", "capture")[len(script) - 1]
+    gateway.script.append(Fault.SLOW)
+    views = await asyncio.gather(*(sale.drive(customer, order_id) for _ in range(8)))
+    assert {view.status for view in views} == {OrderStatus.PLACED}
+    assert gateway.calls == 3, "one timed out, and an authorisation and a capture were answered"
+    assert await check(customer) == []
+
+
+async def test_a_driver_that_takes_too_long_is_not_waited_for(
+    customer: Deps, gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = await left(customer, gateway, Fault.TIMEOUT_BEFORE)
+    await customer.hot.execute("UPDATE orders SET lease_until = $1", customer.clock() + sale.LEASE)
+    monkeypatch.setattr(sale, "WAITS_MAX", 2)
+    calls = gateway.calls
+    with pytest.raises(Unavailable, match="still being processed"):
+        await sale.drive(customer, order_id)
+    assert gateway.calls == calls
+    await sale.end_lease(customer, order_id)
+    assert (await sale.drive(customer, order_id)).status == "placed"
+
+
+async def test_a_lease_ends_by_itself(customer: Deps, gateway: ScriptedGateway) -> None:
+    order_id = await left(customer, gateway, Fault.TIMEOUT_BEFORE)
+    until = customer.clock() - timedelta(seconds=1)
+    await customer.hot.execute("UPDATE orders SET lease_until = $1", until)
+    assert (await sale.drive(customer, order_id)).status == "placed"
+
+
+async def test_a_provider_that_is_gone_leaves_the_sale_for_its_return(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    order_id = await left(customer, gateway, Fault.TIMEOUT_AFTER)
+    with pytest.raises(Unavailable, match="scripted is not set up"):
+        await sale.drive(replace(customer, gateways={}), order_id)
+    assert (await sale.drive(customer, order_id)).status == "placed"
+
+
+async def test_only_sales_that_stopped_a_while_ago_are_resumed(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    order_id = await left(customer, gateway, Fault.TIMEOUT_BEFORE)
+    soon = factories.later(customer, seconds=59)
+    assert await sale.resume_stuck(soon) == 0
+    due = factories.later(customer, seconds=60)
+    await customer.hot.execute("UPDATE orders SET lease_until = $1", due.clock())
+    assert await sale.resume_stuck(due) == 0, "another process is at it"
+    await sale.end_lease(customer, order_id)
+    assert await sale.resume_stuck(due) == 1
+    assert await sale.resume_stuck(due) == 0
+
+
+async def test_a_condemned_sale_is_undone_and_condemned_once(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    order_id = await left(customer, gateway, None, Fault.TIMEOUT_BEFORE)
+    for code in ("first", "second"):
+        async with customer.begin() as uow:
+            await sale.condemn(uow, order_id, code)
+    for _ in range(2):
+        with pytest.raises(PaymentDeclined) as refused:
+            await sale.drive(customer, order_id)
+        assert refused.value.extra["decline_code"] == "first"
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, order_id)
+        told = [event.type for event in await order.timeline(uow, of.number or 0)]
+    assert (of.status, of.payment_status) == ("cancelled", "voided")
+    assert of.cancelled_at == customer.clock()
+    assert told[-3:] == ["PaymentVoided", "StockReleased", "OrderCancelled"]
+    voided = "SELECT amount FROM payment_attempt WHERE kind = 'void'"
+    assert await customer.hot.fetchval(voided) == 0
+    assert await check(customer) == []
+
+
+async def test_a_placed_sale_is_not_condemned(customer: Deps, placed: OrderView) -> None:
+    async with customer.begin() as uow:
+        await sale.condemn(uow, OrderId(placed.id), "too_late")
+        (tender,) = await payment.tenders(uow, OrderId(placed.id))
+    assert tender.decline_code is None
+
+
+async def test_a_shopper_has_half_an_hour_to_authenticate(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1_000, stock=9)
+    filled = await factories.filled_cart(customer, MUG=1)
+    waiting = await checkout.complete(customer, filled.id, payment_method="tok_3ds")
+    assert (waiting.status, waiting.payment_status) == ("pending", "requires_action")
+    assert waiting.payment_action is not None
+    again = await checkout.complete(customer, filled.id, payment_method="tok_3ds")
+    assert again == waiting
+    assert await sale.resume_stuck(factories.later(customer, minutes=29)) == 1
+    async with customer.begin() as uow:
+        told = [event.type for event in await order.timeline(uow, waiting.number)]
+    assert told.count("PaymentActionRequired") == 1
+    late = factories.later(customer, minutes=30)
+    assert await sale.resume_stuck(late) == 1
+    with pytest.raises(PaymentDeclined) as refused:
+        await sale.drive(late, OrderId(waiting.id))
+    assert refused.value.extra["decline_code"] == "authentication_expired"
+    assert gateway.charges == {}
+    assert await check(late) == []
