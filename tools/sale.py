@@ -478,7 +478,7 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
             charged.
         Unavailable: No answer; repeat it later.
     """
-    while True:
+    for _ in range(STEPS_MAX):
         async with deps.begin() as uow:
             tender = await uow.session.get_one(Payment, payment_id)
             found = await order.locked(uow, OrderId(tender.order_id))
@@ -512,3 +512,4 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
             if tender.state is PaymentState.REQUIRES_ACTION:
                 tender.decline_code = "authentication_required"
         _refuse_unfinished(kind, outcome, tender.state)
+    raise AssertionError(f"payment {payment_id} did not end in {STEPS_MAX} steps")

@@ -1,18 +1,20 @@
 """Refunds: never more than was captured, once each, to the last charged tender first."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
 from db.models.order import Order
 from db.models.refund import Refund, RefundKind, RefundState
-from db.types import new_id
+from db.types import PaymentId, new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
+from deps.settings import Settings
 from tests import factories
-from tools import credit, order, payment, refund, refund_plan, refund_process, refund_view
-from tools.errors import InvalidInput, NotRefundable, Unavailable
+from tools import credit, order, payment, refund, refund_plan, refund_process, refund_view, sale
+from tools.errors import Conflict, InvalidInput, NotRefundable, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
 
@@ -106,6 +108,9 @@ async def test_the_same_id_is_the_same_refund(customer: Deps, gateway: ScriptedG
     assert sum(gateway.charges.values()) == placed.total_amount - 700
     with pytest.raises(InvalidInput):
         await start(customer, placed, amount=600, refund_id=mine)
+    other = await factories.placed_order(customer, MUG=1)
+    with pytest.raises(InvalidInput):
+        await start(customer, other, amount=700, refund_id=mine)
     assert await check(customer) == []
 
 
@@ -154,6 +159,93 @@ async def test_a_refused_refund_frees_the_money_and_can_be_tried_again(
         )
         assert [tuple(row) for row in rows] == [(1, "failed"), (2, "succeeded")]
     assert await check(customer) == []
+
+
+async def test_what_failed_of_a_refund_is_tried_again_and_only_that(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        more = await payment.add_tender(uow, of, gateway.name, "tok_visa", 500)
+    await sale.collect(customer, PaymentId(more.id))
+    gateway.script.extend([None, Fault.DECLINE])
+    failed = await refunded(customer, placed, amount=placed.total_amount)
+    assert failed.state is RefundState.FAILED
+    assert sorted(gateway.charges.values()) == [0, placed.total_amount]
+    async with customer.begin() as uow:
+        again = await refund.reopen(uow, failed.id)
+        assert (again.state, again.finished_at) == (RefundState.PENDING, None)
+        parts = await refund_plan.parts_of(uow, failed.id)
+        assert [(part.state, part.attempt_number) for part in parts] == [
+            (RefundState.SUCCEEDED, 1),
+            (RefundState.PENDING, 2),
+        ]
+    done = await refund_process.drive(customer, failed.id)
+    assert done.state is RefundState.SUCCEEDED
+    assert sorted(gateway.charges.values()) == [0, 500]
+    async with customer.begin() as uow:
+        assert (await refund.reopen(uow, failed.id)).state is RefundState.SUCCEEDED
+
+
+async def test_what_was_rejected_stays_so(customer: Deps, merchant: Deps) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    waiting = await start(customer, placed, amount=701, second_person_above=700)
+    free = await start(customer, placed, amount=700, second_person_above=700)
+    assert (waiting.state, free.state) == (RefundState.AWAITING_APPROVAL, RefundState.PENDING)
+    async with merchant.begin() as uow:
+        with pytest.raises(Conflict):
+            await refund.reopen(uow, waiting.id)
+        for _ in range(2):
+            rejected = await refund.decide(uow, waiting.id, approves=False)
+            assert (rejected.state, rejected.finished_at) == (RefundState.REJECTED, uow.now)
+            assert rejected.decided_by == merchant.actor.user_id
+        with pytest.raises(Conflict):
+            await refund.decide(uow, waiting.id, approves=True)
+        with pytest.raises(Conflict):
+            await refund.decide(uow, free.id, approves=False)
+        assert (await refund.decide(uow, free.id, approves=True)).state is RefundState.PENDING
+        with pytest.raises(Conflict):
+            await refund.reopen(uow, waiting.id)
+        (part,) = await refund_plan.parts_of(uow, waiting.id)
+        assert part.state is RefundState.REJECTED
+    calls = "SELECT state || ' ' || detail FROM payment_attempt WHERE amount = 701"
+    assert await customer.hot.fetchval(calls) == "failed rejected"
+    assert await check(customer) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "seconds", "is_within"), [(0, 0, True), (30, 0, True), (30, 1, False)]
+)
+def test_the_window_begins_when_the_order_is_placed(
+    settings: Settings, days: int, seconds: int, is_within: bool
+) -> None:
+    settings = settings.model_copy(update={"refund_window_days": 30})
+    of = factories.unsaved_order()
+    now = of.created_at + timedelta(days=days, seconds=seconds)
+    assert not refund.is_within_window(settings, of, now)
+    of.placed_at = of.created_at
+    assert refund.is_within_window(settings, of, now) is is_within
+
+
+@pytest.mark.parametrize("amount", [4_999, 5_000, 5_001])
+def test_more_than_the_limit_needs_an_approver(settings: Settings, amount: int) -> None:
+    settings = settings.model_copy(update={"refund_approval_amount": 5_000})
+    assert refund.approver_needed(settings, amount) is (amount > 5_000)
+
+
+async def test_all_that_is_left_is_asked_for_if_anything_is(customer: Deps) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        await payment.add_tender(uow, of, "scripted", "tok_visa", 500)
+        rest = await refund.request_rest(uow, of, "the order was cancelled")
+        assert rest is not None
+        assert rest.amount == placed.total_amount
+        assert await refund.request_rest(uow, of, "again") is None
 
 
 async def test_a_failed_refund_finds_its_money_gone(
