@@ -459,7 +459,7 @@ async def _release_anew(deps: Deps) -> None:
             .join(Order, col(Order.id) == col(Payment.order_id))
             .where(
                 Payment.state == PaymentState.AUTHORIZED,
-                col(Payment.updated_at) <= uow.now - sale.VOID_AGAIN_AFTER,
+                col(Payment.updated_at) <= uow.now - sale.UNDO_AGAIN_AFTER,
                 Order.status == OrderStatus.CANCELLED,
                 col(Order.placed_at).is_not(None),
             )

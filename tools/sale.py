@@ -10,7 +10,7 @@ memory, so `drive` continues after a crash exactly where it stopped: undone befo
 carried forward after it. The sweeper calls the same function. A tender with a decline code condemns
 its sale: what was authorised is voided, what was captured is given back, the stock is free again.
 A provider that refuses to do so keeps the order pending: the money is not where the books want it,
-staff see the refusal in the order's timeline, and a void is tried anew until it is done or moot.
+staff see that it is, and it is tried anew until it is done or moot.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ WAIT_S = 0.05
 WAITS_MAX = 300
 STEPS_MAX = 40
 ACTION_TTL = timedelta(minutes=30)  # How long a shopper may take to authenticate.
-VOID_AGAIN_AFTER = timedelta(hours=1)  # A void that was refused is tried anew, not every sweep.
+UNDO_AGAIN_AFTER = timedelta(hours=1)  # What was refused is tried anew, not at every sweep.
 
 _OPEN = (PaymentState.CREATED, PaymentState.UNKNOWN, PaymentState.REQUIRES_ACTION)
 _ENDED = (
@@ -170,7 +170,7 @@ async def _run_step(
         AttemptKind.VOID: 0,
         AttemptKind.REFUND: tender.captured_amount - tender.refunded_amount,
     }.get(kind, tender.amount)
-    number = await _void_number(deps, tender) if kind is AttemptKind.VOID else 1
+    number = await _number(deps, tender, kind)
     outcome = await call(deps, tender, kind, amount, number)
     async with deps.begin() as uow:
         found = await order.locked(uow, order_id)
@@ -192,7 +192,7 @@ def _refuse_unfinished(kind: AttemptKind, outcome: Outcome, state: PaymentState)
     if kind is AttemptKind.VOID and not outcome.approved and state is not PaymentState.EXPIRED:
         raise Unavailable("The provider refused to release the money; it is asked again later.")
     if kind is AttemptKind.REFUND and not outcome.approved:
-        raise Unavailable("The provider refused to give the money back; staff will look at it.")
+        raise Unavailable("The provider refused to give the money back; it is asked again later.")
 
 
 async def call(
@@ -367,14 +367,16 @@ async def _record_void(uow: UnitOfWork, found: Order, tender: Payment, outcome: 
         uow.publish(PaymentExpired(**ids))
 
 
-async def _void_number(deps: Deps, tender: Payment) -> int:
-    """Say which void of a tender is due: one that was refused would only be refused again under its
-    key, so another follows after a while. Of any other, the key is used again."""
+async def _number(deps: Deps, tender: Payment, kind: AttemptKind) -> int:
+    """Say which call of its kind is due for a tender: an undoing that was refused would only be
+    refused again under its key, so another follows after a while. Else the key is used again."""
+    if kind not in (AttemptKind.VOID, AttemptKind.REFUND):
+        return 1
     async with deps.begin() as uow:
-        last = await payment.last_attempt(uow, PaymentId(tender.id), AttemptKind.VOID)
+        last = await payment.last_attempt(uow, PaymentId(tender.id), kind)
     if last is None:
         return 1
-    is_over = last.state is AttemptState.FAILED and last.started_at <= uow.now - VOID_AGAIN_AFTER
+    is_over = last.state is AttemptState.FAILED and last.started_at <= uow.now - UNDO_AGAIN_AFTER
     return last.number + is_over
 
 
@@ -383,13 +385,15 @@ async def _record_give_back(
 ) -> None:
     """Book that what a tender of a sale that is undone brought went back whole."""
     owed = tender.captured_amount - tender.refunded_amount
-    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.REFUND)
     if outcome.status is OutcomeStatus.PENDING:
         return
+    attempt = await payment.last_attempt(uow, PaymentId(tender.id), AttemptKind.REFUND)
+    assert attempt is not None, "a refund is written before it is asked for"
     if not outcome.approved:
-        await payment.finish_attempt(uow, key, AttemptState.FAILED, outcome.decline_code or "")
+        code = outcome.decline_code or "refused"
+        await payment.finish_attempt(uow, attempt.key, AttemptState.FAILED, code)
     elif owed:
-        await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
+        await payment.finish_attempt(uow, attempt.key, AttemptState.SUCCEEDED)
         await payment.record_refund(
             uow, found, tender, owed, transaction_id=payment.derived(tender.id, 1)
         )
@@ -501,7 +505,7 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
         else:
             kind, record = AttemptKind.VOID, _record_void
         amount = {AttemptKind.VOID: 0, AttemptKind.REFUND: keeps}.get(kind, tender.amount)
-        number = await _void_number(deps, tender) if kind is AttemptKind.VOID else 1
+        number = await _number(deps, tender, kind)
         outcome = await call(deps, tender, kind, amount, number)
         async with deps.begin() as uow:
             found = await order.locked(uow, OrderId(tender.order_id))

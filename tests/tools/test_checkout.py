@@ -169,7 +169,7 @@ async def test_what_the_provider_still_decides_on_is_waited_for(
     assert await check(guest) == []
 
 
-async def test_money_that_the_provider_will_not_give_back_is_in_the_books(
+async def test_money_that_the_provider_will_not_give_back_is_in_the_books_and_asked_for_again(
     guest: Deps, gateway: ScriptedGateway
 ) -> None:
     await factories.product(guest, "MUG", stock=3)
@@ -183,6 +183,20 @@ async def test_money_that_the_provider_will_not_give_back_is_in_the_books(
         (refused,) = await uow.session.exec(query)
     assert (refused.state, refused.detail) == (AttemptState.FAILED, "generic_decline")
     assert await check(guest) == []
+    assert await sale.resume_stuck(factories.later(guest, minutes=59)) == 1
+    assert sum(gateway.charges.values()) > 0, "it is not asked at every sweep"
+    later = factories.later(guest, minutes=60)
+    assert await sale.resume_stuck(later) == 1
+    assert sum(gateway.charges.values()) == 0
+    async with guest.begin() as uow:
+        (of,) = await uow.session.exec(select(Order))
+        attempts = await uow.session.exec(query.order_by(col(PaymentAttempt.number)))
+        assert [attempt.state for attempt in attempts] == [
+            AttemptState.FAILED,
+            AttemptState.SUCCEEDED,
+        ]
+    assert of.status == "cancelled"
+    assert await check(later) == []
 
 
 async def refused_void(guest: Deps, gateway: ScriptedGateway) -> UUID:
