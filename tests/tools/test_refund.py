@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from db.models.order import Order
 from db.models.refund import Refund, RefundKind, RefundState
-from db.types import PaymentId, new_id
+from db.types import OrderId, PaymentId, new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from deps.settings import Settings
@@ -94,6 +94,30 @@ async def test_sixteen_drivers_of_one_refund_pay_it_once(
     done = await asyncio.gather(*(refund_process.drive(customer, one.id) for _ in range(16)))
     assert {each.state for each in done} == {RefundState.SUCCEEDED}
     assert sum(gateway.charges.values()) == placed.total_amount - 700
+    assert await check(customer) == []
+
+
+async def test_a_driver_leases_its_own_refund_and_for_a_while(
+    customer: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    orders = [await factories.placed_order(customer, MUG=1) for _ in range(2)]
+    mine, other = [await start(customer, placed, amount=700) for placed in orders]
+    lease = "UPDATE refund SET lease_until = $1 WHERE id = $2"
+    until = customer.clock() + refund_process.LEASE
+    await customer.hot.execute(lease, until, other.id)
+    await refund_process.drive_order(customer, OrderId(orders[0].id))
+    rows = await customer.hot.fetch("SELECT state, lease_until FROM refund ORDER BY id")
+    assert [tuple(row) for row in rows] == [("succeeded", None), ("pending", until)]
+    assert (await refund_process.drive(customer, mine.id)).state is RefundState.SUCCEEDED
+    monkeypatch.setattr(refund_process, "WAITS_MAX", 2)
+    with pytest.raises(Unavailable, match="still being processed"):
+        await refund_process.drive(customer, other.id)
+    assert await refund_process.resume_stuck(factories.later(customer, seconds=30)) == 0
+    ended = factories.later(customer, seconds=31)
+    await customer.hot.execute("UPDATE refund SET created_at = created_at - interval '29 s'")
+    assert await refund_process.resume_stuck(ended) == 1
+    assert (await refund_process.drive(customer, other.id)).state is RefundState.SUCCEEDED
     assert await check(customer) == []
 
 
