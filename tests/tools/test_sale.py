@@ -14,7 +14,7 @@ from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.factories import unsaved_tender as tender
-from tools import checkout, order, payment, sale
+from tools import checkout, inventory, order, payment, sale
 from tools.errors import PaymentDeclined, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -331,3 +331,35 @@ async def test_a_shopper_has_half_an_hour_to_authenticate(
     assert refused.value.extra["decline_code"] == "authentication_expired"
     assert gateway.charges == {}
     assert await check(late) == []
+
+
+async def test_a_shopper_who_authenticates_keeps_the_units_for_longer(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1_000, stock=9)
+    filled = await factories.filled_cart(customer, MUG=1)
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await checkout.complete(customer, filled.id, payment_method="tok_3ds")
+    assert await sale.resume_stuck(factories.later(customer, minutes=10)) == 1
+    assert await inventory.expire_due(factories.later(customer, minutes=24)) == 0
+    assert await inventory.expire_due(factories.later(customer, minutes=26)) == 1
+
+
+async def test_a_decline_is_told_and_its_call_has_failed(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1_000, stock=9)
+    filled = await factories.filled_cart(customer, MUG=1)
+    with pytest.raises(PaymentDeclined) as refused:
+        await checkout.complete(customer, filled.id, payment_method="tok_declined")
+    assert refused.value.extra["decline_code"] == "insufficient_funds"
+    calls = "SELECT kind || ' ' || state || ' ' || detail FROM payment_attempt"
+    assert await customer.hot.fetchval(calls) == "authorize failed insufficient_funds"
+    number = await customer.hot.fetchval("SELECT number FROM orders")
+    async with customer.begin() as uow:
+        told = {event.type: event.summary for event in await order.timeline(uow, number)}
+        of = await order.get(uow, number)
+    assert told["PaymentFailed"] == "Payment failed: insufficient_funds."
+    assert told["OrderCancelled"] == "Order was cancelled: the payment was declined."
+    assert (of.status, of.payment_status) == ("cancelled", "failed")
