@@ -9,8 +9,9 @@ from sqlmodel import col, select
 
 from db.models.order import Order, OrderStatus, PaymentStatus
 from db.models.payment import Payment, PaymentAttempt, PaymentState
-from db.types import OrderId, PaymentId
+from db.types import Money, OrderId, PaymentId
 from deps.core import Deps
+from deps.gateway import Gateway, Outcome, OutcomeStatus
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.factories import unsaved_tender as tender
@@ -234,6 +235,12 @@ async def test_one_at_a_time_drives_and_the_others_wait_for_its_answer(
     views = await asyncio.gather(*(sale.drive(customer, order_id) for _ in range(8)))
     assert {view.status for view in views} == {OrderStatus.PLACED}
     assert gateway.calls == 3, "one timed out, and an authorisation and a capture were answered"
+    calls = await customer.hot.fetch("SELECT kind || ' ' || state FROM payment_attempt ORDER BY id")
+    assert [call[0] for call in calls] == ["authorize succeeded", "capture succeeded"]
+    async with customer.begin() as uow:
+        told = [event.type for event in await order.timeline(uow, views[0].number)]
+    assert told[-3:] == ["PaymentAuthorized", "PaymentCaptured", "OrderPlaced"]
+    assert await customer.hot.fetchval("SELECT status FROM cart") == "completed"
     assert await check(customer) == []
 
 
@@ -303,6 +310,19 @@ async def test_a_condemned_sale_is_undone_and_condemned_once(
     assert await check(customer) == []
 
 
+async def test_a_sale_that_one_tender_condemned_keeps_its_reason(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    order_id = await left(customer, gateway, None, Fault.TIMEOUT_BEFORE)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, order_id)
+        await payment.add_tender(uow, of, gateway.name, "tok_visa", 1)
+        tenders = await payment.tenders(uow, order_id)
+        tenders[0].decline_code = "first"
+        await sale.condemn(uow, order_id, "second")
+        assert [tender.decline_code for tender in tenders] == ["first", None]
+
+
 async def test_a_placed_sale_is_not_condemned(customer: Deps, placed: OrderView) -> None:
     async with customer.begin() as uow:
         await sale.condemn(uow, OrderId(placed.id), "too_late")
@@ -363,3 +383,38 @@ async def test_a_decline_is_told_and_its_call_has_failed(
     assert told["PaymentFailed"] == "Payment failed: insufficient_funds."
     assert told["OrderCancelled"] == "Order was cancelled: the payment was declined."
     assert (of.status, of.payment_status) == ("cancelled", "failed")
+
+
+class WordyGateway(ScriptedGateway):
+    """A provider that names the amount that it declines to capture, as PayPal does."""
+
+    async def capture(
+        self, key: str, reference: str, amount: Money, *, is_final: bool = True
+    ) -> Outcome:
+        code, asked = "generic_decline", amount.amount
+        return Outcome(OutcomeStatus.DECLINED, reference, asked, amount.currency, decline_code=code)
+
+
+async def test_a_declined_capture_is_no_money_whatever_amount_it_names(customer: Deps) -> None:
+    wordy = WordyGateway()
+    gateways: dict[str, Gateway] = {**customer.gateways, wordy.name: wordy}
+    buyer = replace(customer, gateways=gateways)
+    await factories.product(buyer, "MUG", price=1_000, stock=9)
+    filled = await factories.filled_cart(buyer, MUG=1)
+    with pytest.raises(PaymentDeclined) as refused:
+        await checkout.complete(buyer, filled.id, payment_method="tok_visa")
+    assert refused.value.extra["decline_code"] == "generic_decline"
+    calls = await buyer.hot.fetch("SELECT kind || ' ' || state FROM payment_attempt ORDER BY id")
+    assert [call[0] for call in calls] == [
+        "authorize succeeded",
+        "capture failed",
+        "void succeeded",
+    ]
+    number = await buyer.hot.fetchval("SELECT number FROM orders")
+    async with buyer.begin() as uow:
+        told = [event.type for event in await order.timeline(uow, number)]
+        of = await order.get(uow, number)
+    assert told[-4:] == ["PaymentFailed", "PaymentVoided", "StockReleased", "OrderCancelled"]
+    assert (of.status, of.payment_status) == ("cancelled", "voided")
+    assert await buyer.hot.fetchval("SELECT count(*) FROM ledger_entry") == 0
+    assert await check(buyer) == []
