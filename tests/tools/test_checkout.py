@@ -247,6 +247,32 @@ async def test_a_void_that_the_provider_refuses_is_not_booked_and_tried_anew(
     assert list(gateway.charges.values()) == [placed.total_amount]
 
 
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.PENDING])
+async def test_a_void_without_an_answer_is_asked_for_under_its_key_however_late(
+    guest: Deps, gateway: ScriptedGateway, fault: Fault
+) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    gateway.script.extend([Fault.WRONG_AMOUNT, fault])
+    with pytest.raises(Unavailable):
+        await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    assert (await sale_of(guest))[:2] == ("pending", "authorized")
+    gateway.decide()
+    assert await sale.resume_stuck(factories.later(guest, hours=3)) == 1
+    assert await sale_of(guest) == ("cancelled", "voided", [("succeeded", "")])
+    assert await counters(guest) == (3, 0, 0)
+
+
+async def test_a_void_that_is_refused_for_an_authorisation_without_an_end_is_never_moot(
+    guest: Deps, gateway: ScriptedGateway
+) -> None:
+    await refused_void(guest, gateway)
+    await guest.hot.execute("UPDATE payment SET expires_at = NULL")
+    gateway.script.append(Fault.DECLINE)
+    assert await sale.resume_stuck(factories.later(guest, days=400)) == 1
+    assert (await sale_of(guest))[:2] == ("pending", "authorized")
+
+
 async def test_a_void_that_is_refused_until_the_authorisation_lapses_is_moot(
     guest: Deps, gateway: ScriptedGateway
 ) -> None:
@@ -255,6 +281,10 @@ async def test_a_void_that_is_refused_until_the_authorisation_lapses_is_moot(
     lapsed = factories.later(guest, days=AUTHORIZATION_DAYS)
     assert await sale.resume_stuck(lapsed) == 1
     assert (await sale_of(guest))[:2] == ("cancelled", "expired")
+    async with guest.acting_as(SYSTEM).begin() as uow:
+        (of,) = await uow.session.exec(select(Order))
+        told = [event.type for event in await order.timeline(uow, of.number or 0)]
+    assert told[-3:] == ["PaymentExpired", "StockReleased", "OrderCancelled"]
     assert await counters(guest) == (3, 0, 0)
     assert await check(lapsed) == []
 
