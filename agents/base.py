@@ -23,6 +23,7 @@ from deps.core import Deps
 from tools import action, agent_run
 from tools.errors import DomainError
 from tools.registry import OPERATIONS, Operation, Risk
+from tools.surface import load_operations
 
 PROMPTS = Path(__file__).parent.parent / "prompts"
 TOOL_TIMEOUT_S = 20.0
@@ -244,6 +245,10 @@ def build_agent(name: str, operations: Sequence[Operation]) -> Agent[Deps, str]:
 
 
 def operations_of(*domains: str, also: Sequence[str] = ()) -> list[Operation]:
-    """Return the operations of some domains, and single ones other domains own."""
+    """Return the operations of some domains, and single ones other domains own.
+
+    All are there, whatever was imported before: a desk that is built early misses none.
+    """
+    load_operations()
     own = [op for op in OPERATIONS.values() if op.domain in domains]
     return own + [OPERATIONS[key] for key in also if OPERATIONS[key].domain not in domains]

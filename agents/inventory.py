@@ -4,17 +4,6 @@ It may search the catalogue because people name products, and stock is kept by S
 """
 
 from agents.base import build_agent, operations_of
-from tools import (  # noqa: F401  Each registers its operations.
-    bundle,
-    inventory,
-    location,
-    product,
-    stock,
-    stock_count,
-    stock_ledger,
-    stock_rule,
-    transfer,
-)
 
 DOMAINS = ("inventory", "transfer", "stock_count", "bundle", "stock_rule", "location")
 
