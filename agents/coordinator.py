@@ -4,6 +4,7 @@ Text is routed by a model; a structured request names its operation and needs no
 """
 
 import functools
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -278,7 +279,8 @@ def _result(part: Any) -> list[Said]:
 
 
 def _decline(deps: Deps, turn: Turn, text: str, reason: Reason) -> list[Said]:
-    reply = f"{_OPENINGS[reason]} {capabilities(deps)}"
+    reply = _small_talk(text) if reason == "small_talk" else None
+    reply = reply or f"{_OPENINGS[reason]} {capabilities(deps)}"
     turn.messages += [
         ModelRequest(parts=[UserPromptPart(text)]),
         ModelResponse(parts=[TextPart(reply)]),
@@ -293,6 +295,25 @@ _OPENINGS: Mapping[Reason, str] = {
     "not_allowed": "You are not permitted to do that with this sign-in.",
     "declined": "All right, I leave everything as it is.",
 }
+_COURTESIES = {
+    "You are welcome.": r"(?:(?:many|ok|okay|great|perfect|cool) )*(?:thanks|thank you|thx|cheers)",
+    "Goodbye, and until next time.": r"bye|goodbye|good night|see you|farewell",
+    "Nothing is open that this answers. What can I do for you?": (
+        r"(?:yes|yeah|yep|no|nope|sure|maybe|correct|exactly|right)(?=.{0,20}$)"
+    ),
+    "Good. Tell me if there is anything else.": (
+        r"(?:great|cool|nice|perfect|awesome|lovely|fine|alright|okay|ok|got it)(?=.{0,20}$)"
+    ),
+}
+
+
+def _small_talk(text: str) -> str | None:
+    """Answer a courtesy in kind; a greeting is told what there is to ask for."""
+    said = text.strip().lower()
+    kinds = _COURTESIES.items()
+    return next((reply for reply, kind in kinds if re.match(rf"(?:{kind})\b", said)), None)
+
+
 _ABILITIES = (
     ("catalog:read", "find products"),
     ("stock:read", "tell what is in stock"),

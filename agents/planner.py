@@ -31,7 +31,6 @@ from agents import planner_words
 from agents.desk import desk_of, key_of, tool_of
 from agents.planner_context import Candidate, Context, context_of, fact, prompt_of, today_of
 from agents.planner_fill import (
-    PRODUCT_SLOTS,
     arguments_in,
     lines_meant,
     required,
@@ -39,11 +38,20 @@ from agents.planner_fill import (
 )
 from agents.planner_frame import Mode
 from agents.planner_intent import CONFIRM, Intent, understand, wishes_in
-from agents.planner_slots import matching, ordinal_in, phrase_in, sku_in
-from agents.planner_text import normalize, words
+from agents.planner_slots import (
+    PRODUCT_SLOTS,
+    matching,
+    ordinal_in,
+    phrase_in,
+    sku_in,
+    variants_named,
+)
+from agents.planner_text import words
 from tools.registry import OPERATIONS, Operation, Risk
 
 SEARCH_LIMIT = 6
+_OF_CART = frozenset(("cart.change_item", "cart.remove_item"))
+_LIMITS = frozenset(("min_price_amount", "max_price_amount"))
 
 
 @dataclass(slots=True)
@@ -178,7 +186,8 @@ class Planner(Model):
             return asked
         if goal is None or kind == "failed":
             key = key_of(returned.tool_name)
-            return Step(text=planner_words.tell(kind, data, key))
+            wider = self._widen(key, response) if kind == "products" and not data["items"] else None
+            return wider or Step(text=planner_words.tell(kind, data, key))
         operation, slots = OPERATIONS[goal["operation"]], dict(goal["slots"])
         if (
             kind == "order"
@@ -187,10 +196,24 @@ class Planner(Model):
             and takes_lines(operation, goal["slot"])
         ):
             return self._with_lines(operation, slots, goal, data, tools)
+        if kind == "cart" and goal["slot"] in PRODUCT_SLOTS:
+            return self._choose_line(operation, slots, goal, data, tools)
+        if kind == "products" and operation.key == "product.search":
+            return _widened(goal["phrase"], data)
         found = context_of(messages).candidates
         if kind == "product" and operation.key == "inventory.levels" and len(found) > 1:
             return Step(text=planner_words.tell(kind, data, "product.get"))
         return self._choose(operation, slots, goal, found, kind, tools, text)
+
+    def _widen(self, key: str, response: ModelResponse) -> Step | None:
+        """Where nothing is called that, look for what is within the limits that were said."""
+        (call,) = (part for part in response.parts if isinstance(part, ToolCallPart))
+        said = call.args_as_dict()
+        if "query" not in said or not _LIMITS & said.keys():
+            return None
+        kept = {name: value for name, value in said.items() if name != "query"}
+        goal = {"operation": key, "slots": kept, "slot": "query", "phrase": said["query"]}
+        return Step(tool=call.tool_name, arguments=kept, operation=key, note={"goal": goal})
 
     def _asks_back(
         self, returned: ToolReturnPart, response: ModelResponse, problem: Any
@@ -221,6 +244,27 @@ class Planner(Model):
         asking = f"Which of these? {titles}"
         return _ask(operation, slots, goal["slot"], asking)
 
+    def _choose_line(
+        self,
+        operation: Operation,
+        slots: dict[str, Any],
+        goal: dict[str, Any],
+        cart: dict[str, Any],
+        tools: set[str],
+    ) -> Step:
+        """Continue with the line of the cart that was named, or say what there is."""
+        lines = [Candidate(line["sku"], line["title"], line["sku"]) for line in cart["lines"]]
+        if not lines:
+            return Step(text="Your cart is empty.")
+        fitting = matching(goal["phrase"], lines)
+        if len(fitting) == 1:
+            return self._go(operation, slots | {goal["slot"]: fitting[0].sku}, tools)
+        titles = planner_words.choices([line.title for line in fitting or lines])
+        if fitting:
+            return _ask(operation, slots, goal["slot"], f"Which one do you mean? {titles}")
+        said = f"There is no {goal['phrase']} in your cart, only this: {titles} Which one?"
+        return _ask(operation, slots, goal["slot"], said)
+
     def _choose(
         self,
         operation: Operation,
@@ -235,7 +279,7 @@ class Planner(Model):
         if not found:
             return Step(text=f"I found no product called “{goal['phrase']}”.")
         if kind == "product":
-            fitting = _variants_named(text, found)
+            fitting = variants_named(text, found)
         else:
             fitting = matching(goal["phrase"], found)
         if len(fitting) == 1:
@@ -340,6 +384,8 @@ class Planner(Model):
             return _ask(operation, slots, slot, planner_words.question(slot, self._currency))
         phrase = _product_phrase(operation, slots, text)
         if phrase:
+            if operation.key in _OF_CART and "cart_current" in tools:
+                return self._read_cart(operation, slots, slot, phrase)
             known = matching(phrase, context.candidates)
             if len(known) == 1:
                 return self._with_product(operation, slots, slot, known[0], tools)
@@ -348,11 +394,25 @@ class Planner(Model):
             return self._go(operation, slots | {slot: context.focus_sku}, tools)
         if len(context.candidates) == 1:
             return self._with_product(operation, slots, slot, context.candidates[0], tools)
+        handles = {candidate.handle for candidate in context.candidates}
+        if operation.key == "inventory.levels" and len(handles) == 1 and "product_get" in tools:
+            return Step(
+                tool="product_get",
+                arguments={"handle_or_sku": handles.pop()},
+                operation="product.get",
+            )
         if operation.key == "inventory.levels" and context.search and context.candidates:
             return Step(tool="product_search", arguments=context.search, operation="product.search")
         titles = planner_words.choices([c.title for c in context.candidates])
         asking = planner_words.question(slot, self._currency)
         return _ask(operation, slots, slot, f"{asking} {titles}".strip())
+
+    def _read_cart(
+        self, operation: Operation, slots: dict[str, Any], slot: str, phrase: str
+    ) -> Step:
+        """Look into the cart first: only what is in it can be changed or taken out."""
+        goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": phrase}
+        return Step(tool="cart_current", arguments={}, note={"goal": goal}, operation=operation.key)
 
     def _look_up(
         self, operation: Operation, slots: dict[str, Any], slot: str, phrase: str, tools: set[str]
@@ -368,6 +428,13 @@ class Planner(Model):
         )
 
 
+def _widened(phrase: str, data: dict[str, Any]) -> Step:
+    if not data["items"]:
+        return Step(text=planner_words.products(data, "product.search"))
+    found = planner_words.products(data, "product.search").partition(": ")[2]
+    return Step(text=f"I found nothing called “{phrase}”. Within your limits there is: {found}")
+
+
 def _product_phrase(operation: Operation, slots: dict[str, Any], text: str) -> str:
     """Return what is left to name a product once the other slots are taken out."""
     left = text
@@ -377,15 +444,6 @@ def _product_phrase(operation: Operation, slots: dict[str, Any], text: str) -> s
         left = re.sub(rf"\b{re.escape(str(slots['location']))}\b", " ", left)
     noise = {"adjust", "correct", "write", "receive", "restock", "book"}
     return " ".join(w for w in words(phrase_in(left)) if w not in noise)
-
-
-def _variants_named(text: str, variants: list[Candidate]) -> list[Candidate]:
-    """Return the variants whose own words, those the others lack, were said."""
-    said = set(words(normalize(text)))
-    titles = [set(words(variant.title)) for variant in variants]
-    shared = set.intersection(*titles) if titles else set()
-    hits = [v for v, title in zip(variants, titles, strict=True) if (title - shared) & said]
-    return variants if len(variants) == 1 else hits
 
 
 @dataclass

@@ -35,6 +35,8 @@ class Context:
     focus_sku: str | None = None
     focus_order: int | None = None
     search: dict[str, Any] | None = None
+    delivery: dict[str, Any] | None = None
+    """Where the cart goes, as it was said last."""
     question: dict[str, Any] | None = None
     last_operation: str | None = None
     last_arguments: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +92,8 @@ def context_of(messages: Sequence[ModelMessage]) -> Context:
                     context.focus_sku = arguments.get("sku") or context.focus_sku
                     if part.tool_name == "product_search":
                         context.search = arguments
+                    if part.tool_name == "cart_deliver_to":
+                        context.delivery = arguments
         else:
             for returned in message.parts:
                 if isinstance(returned, ToolReturnPart):
@@ -127,6 +131,8 @@ def named(row: Mapping[str, Any], noun: str) -> dict[str, Any]:
 
 
 def _note(context: Context, kind: str, data: Any) -> None:
+    if kind == "products" and not data["items"]:
+        return  # What was found before is still what they look at.
     if kind == "products":
         context.candidates = [
             Candidate(item["sku"], item["title"], item["handle"], item["variant_count"])
@@ -150,3 +156,15 @@ def _note(context: Context, kind: str, data: Any) -> None:
         context.focus_order = context.orders[0] if len(context.orders) == 1 else None
     elif kind == "stock":
         context.focus_sku = data["sku"]
+    elif rows := _of_products(data):
+        context.candidates = [Candidate(row["sku"], row["title"], row["sku"]) for row in rows]
+        context.focus_sku = rows[0]["sku"] if len(rows) == 1 else None
+
+
+def _of_products(data: Any) -> list[dict[str, Any]]:
+    """Return the rows of a list that are each about a SKU with a title."""
+    rows = data.get("items") if isinstance(data, dict) else data
+    if not isinstance(rows, list):
+        return []
+    is_named = all(isinstance(row, dict) and {"sku", "title"} <= row.keys() for row in rows)
+    return rows if is_named else []

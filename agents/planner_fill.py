@@ -4,6 +4,7 @@ import inspect
 import re
 import types
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, datetime
 from enum import StrEnum
 from functools import cache
@@ -18,6 +19,7 @@ from agents.planner_context import Candidate, Context, named
 from agents.planner_slots import (
     ADDRESS_FIELDS,
     EXTRACTORS,
+    PRODUCT_SLOTS,
     address_in,
     date_in,
     matching,
@@ -37,7 +39,6 @@ UNSAID = frozenset(
     ("limit", "cursor", "sort", "category", "payment_method", "cart_id", "expected_total_amount",
      "conversation_id", "idempotency_key", "key")
 )  # fmt: skip
-PRODUCT_SLOTS = ("sku", "handle_or_sku")
 # What an answer may be taken for whole.
 _FREE = ("reason", "name", "query", "note", "title", "message")
 _TEXT_MAX = 200
@@ -50,6 +51,7 @@ _CALLED = {
     "CHF": ("francs?",),
     **dict.fromkeys(("USD", "CAD", "AUD", "NZD", "SGD", "HKD"), _DOLLARS),
 }
+_REFERS = re.compile(r"\b(?:it|its|this|that|same|the order)\b", re.IGNORECASE)
 _CENTS = re.compile(r"\d\s?(?:cents?|pence|¢)(?!\w)", re.IGNORECASE)
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 
@@ -104,6 +106,8 @@ def arguments_in(
         if name in slots or name in UNSAID or name in PRODUCT_SLOTS:
             continue
         value = _value(name, hint, text, context, currency)
+        if name == "number" and name not in required(operation) and not _REFERS.search(text):
+            value = EXTRACTORS[name](text, replace(context, focus_order=None))
         if name == "query" and isinstance(value, str) and operation.domain != "product":
             value = beyond_the_wish(operation, text, value)
         if value is None and name == asked:

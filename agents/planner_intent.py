@@ -14,10 +14,21 @@ from typing import Any
 from agents.base import SUPPLIED
 from agents.phrases import NONE
 from agents.planner_context import Context
+from agents.planner_deed import by_form
 from agents.planner_evidence import is_asked, is_foreign, is_plain, leaves_open, strays, wish_in
+from agents.planner_follow import Following, following, sought_in, stated
 from agents.planner_frame import Mode, frame_of
 from agents.planner_score import Score, index
-from agents.planner_slots import EXTRACTORS, address_in, ordinal_in, phrase_in, sku_in
+from agents.planner_slots import (
+    EXTRACTORS,
+    PRODUCT_SLOTS,
+    address_in,
+    matching,
+    ordinal_in,
+    phrase_in,
+    sku_in,
+    variants_named,
+)
 from agents.planner_text import normalize, words
 from agents.planner_tokens import ADDRESS, ID, SKU, marked, plain
 from tools.registry import OPERATIONS, Operation, Risk
@@ -42,9 +53,11 @@ NONE_MARGIN = 0.1
 # What names something of ours, by its id or SKU, is hardly about anything else.
 OURS_MIN = 0.45
 SPLIT_MIN = 0.7
+# What names a product is short; a longer message tells something.
+NAMED_WORDS_MAX = 3
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
-SOUGHT_NONE_MAX = 0.55
+SOUGHT_NONE_MAX, SOUGHT_THING_NONE_MAX = 0.55, 0.7
 # Comparing costs time; what is longer than this tells a story, and the story is cut.
 COMPARED_CHARS_MAX = 400
 
@@ -59,6 +72,9 @@ _SEEKS = re.compile(
 )
 _ASKS = re.compile(
     r"^(?:am|are|is|was|were|did|does|do (?:you|i|we)|has|why|who|when|where|which)\b"
+)
+_INQUIRES = re.compile(
+    r"(?:do|does|did|is|are|was|were|have you|has|what|how|when|where|why|who|can|could)\b"
 )
 _LOOKS_FOR = re.compile(
     r"^(?:(?:i|we) am |i )?(?:looking|look|searching|search|shopping|hunting) for\b"
@@ -80,12 +96,6 @@ _REFERS = re.compile(r"\b(?:it|them|that|those|this|one|ones|first|second|third|
 _SAME = re.compile(
     r"^(?:and |also |now |then )*(?:(?:the )?same (?:for|with|again for)|(?:what|how) about|and for)\b"
 )
-# `and a lamp too please`: another thing, for what was done last.
-_MORE = re.compile(
-    r"(?:and|also|plus)(?: also)? (?:an?|another|the|some|#count|one|two|three|four|five|six) "
-    r"(?:[^ ,.;?]+ ){0,3}[^ ,.;?]+(?: too| as well| also)(?: please| thanks)?"
-)
-_NAMES = frozenset(("sku", "handle_or_sku", "query"))
 _CLAUSES = re.compile(r"\s*[,.;:?!]\s+|\s+because\s+|\s+-\s+")
 CLAUSES_MAX = 5
 # A clause further back is never enough for a write without asking.
@@ -104,13 +114,6 @@ WRAPPED = 0.999
 # Two operations for one wish: what a shopper asks for, and what staff do.
 _SHOPPERS, _STAFFS = "return.request", "refund.request"
 _MONEY_BACK = re.compile(r"\b(?:refund|reimburse|pay|money)|#money")
-_DEED = re.compile(r"(?:refund|return|exchange|capture|transfer|ship|cancel|release)\b(?!s)")
-_DEEDS = re.compile(
-    r"(?:(?:any|all|the|my|our|of|which|what|are|there|open|recent|latest|newest|past) )*"
-    r"(refund|return|exchange|capture|transfer|payment)s\b"
-)
-# How like it a deed, and a look at deeds, may be less than what it is mistaken for.
-TIE_MARGIN, SPLIT_FORM_MIN = 0.1, 0.5
 CONFIRM = "confirm"
 
 
@@ -202,21 +205,30 @@ def understand(text: str, context: Context, allowed: Collection[str]) -> Intent:
     again = _again(heard, context)
     if again is not None:
         return again
+    if (follows := following(heard.written, context, allowed)) is not None:
+        return _following(follows, heard)
     return _chosen(text, heard, context, allowed)
+
+
+def _following(found: Following, heard: Heard) -> Intent:
+    return Intent(
+        OPERATIONS[found.key], mode=heard.mode, is_sure=found.is_sure, slots=dict(found.slots)
+    )
 
 
 def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str]) -> Intent:
     scores = [s for s in heard.scores if s.is_none or s.key in OPERATIONS]
     if _is_about_context(heard, context):
         scores = [s for s in scores if s.key != f"{NONE}.small_talk"]
-    scores = _by_role(heard, _by_form(heard, _with_id(heard, scores)), allowed)
+    scores = _by_role(heard, by_form(heard.core, _with_id(heard, scores), allowed), allowed)
     if not scores:
         return _sought(text, heard, allowed) or Intent(None, _reason_without(heard))
     best = _judged(heard, scores)
     fit = next((s for s in scores if s.key in allowed), None)
     least = _least(heard, best)
     if best.is_none or best.value < least:
-        sought = _sought(text, heard, allowed) if best.value < least else None
+        is_sought = best.value < least or stated(heard.written) is not None
+        sought = _sought(text, heard, allowed) if is_sought else None
         if sought is not None:
             return sought
         talk = best.key == f"{NONE}.small_talk" and best.value >= READ_MIN
@@ -233,7 +245,15 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if seeks and (is_write or operation.key == "product.get"):
         return _sought(text, heard, allowed) or Intent(None, "out_of_scope")
     twins = {_SHOPPERS, _STAFFS} if best.key in (_SHOPPERS, _STAFFS) else {best.key}
-    rival = max((s.value for s in scores if s.key not in twins), default=0.0)
+    # `place the order` is a deed, whatever is shown of orders that were placed.
+    is_deed = is_write and re.match(rf"(?:{_ACTS})\b", heard.core) is not None
+    rivals = (
+        s.value
+        for s in scores
+        if s.key not in twins
+        and not (is_deed and s.key in OPERATIONS and OPERATIONS[s.key].risk is Risk.READ)
+    )
+    rival = max(rivals, default=0.0)
     if is_write and best.value < min(WRITE_MIN, least):
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
@@ -287,27 +307,6 @@ def _takes_id(operation: Operation) -> bool:
     )
 
 
-def _by_form(heard: Heard, scores: list[Score]) -> list[Score]:
-    """Tell `refund order 1001` from `refunds of order 1001`: a deed, and a look at deeds done."""
-    if not scores or scores[0].is_none:
-        return scores
-    domain = scores[0].key.partition(".")[0]
-    if deeds := _DEEDS.match(heard.core):
-        is_read, least, domain = True, SPLIT_FORM_MIN, deeds[1]
-    elif _DEED.match(heard.core):
-        is_read, least = False, scores[0].value - TIE_MARGIN
-    else:
-        return scores
-    if (OPERATIONS[scores[0].key].risk is Risk.READ) is is_read:
-        return scores
-    for score in scores:
-        if score.is_none or score.value < least or score.key.partition(".")[0] != domain:
-            continue
-        if (OPERATIONS[score.key].risk is Risk.READ) is is_read:
-            return [replace(score, value=scores[0].value), *(s for s in scores if s is not score)]
-    return scores
-
-
 def _by_role(heard: Heard, scores: list[Score], allowed: Collection[str]) -> list[Score]:
     """Let money back mean what this person does about it, whichever way they put it."""
     if not scores or scores[0].key not in (_SHOPPERS, _STAFFS):
@@ -348,12 +347,23 @@ def _sought(text: str, heard: Heard, allowed: Collection[str]) -> Intent | None:
     """Take `I need a brass compass` as a search: nothing else is like it, and reading does no harm."""
     if "product.search" not in allowed or not phrase_in(text):
         return None
-    if not (_SEEKS.match(heard.said) or _SEEKS.match(heard.core)):
+    if (says := stated(heard.written)) is not None:
+        named = str(says.slots["query"])
+        return None if is_foreign(named, names_product=True) else _following(says, heard)
+    seeks = _SEEKS.match(heard.said) or _SEEKS.match(heard.core)
+    if not seeks:
         return None
     none = next((score.value for score in heard.scores if score.is_none), 0.0)
-    if none >= SOUGHT_NONE_MAX or is_foreign(heard.written, names_product=True):
+    thing = sought_in(seeks.string[seeks.end() :])
+    query = phrase_in(thing)
+    # Whom it is for and why has not to be ours, as long as the thing has.
+    is_short = bool(query) and thing != seeks.string[seeks.end() :].strip()
+    about = thing if is_short else heard.written
+    most = SOUGHT_THING_NONE_MAX if is_short else SOUGHT_NONE_MAX
+    if none >= most or is_foreign(about, names_product=True):
         return None
-    return Intent(OPERATIONS["product.search"], mode=heard.mode, is_sure=False)
+    slots = {"query": query} if is_short else {}
+    return Intent(OPERATIONS["product.search"], mode=heard.mode, is_sure=False, slots=slots)
 
 
 def _is_about_context(heard: Heard, context: Context) -> bool:
@@ -367,8 +377,6 @@ def _again(heard: Heard, context: Context) -> Intent | None:
     if last is None or last not in OPERATIONS:
         return None
     operation = OPERATIONS[last]
-    if _MORE.fullmatch(heard.written) and _NAMES & operation.parameters.keys():
-        return Intent(operation, is_sure=operation.key == "cart.add_item")
     if not _SAME.match(heard.said):
         return None
     kept = {
@@ -394,11 +402,15 @@ def _answer(text: str, heard: Heard, context: Context, allowed: Collection[str])
             return None
         return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
     fresh = _fresh(heard, allowed)
-    says_more = len(words(said)) > 2 and (missing not in ("reason", "name", "note"))
+    says_more = missing not in ("reason", "name", "note") and (
+        len(words(said)) > 2 or heard.scores[0].value >= SAME_MIN
+    )
     if fresh is not None and fresh != operation.key and says_more:
         return None
-    if missing in ("sku", "handle_or_sku"):
-        fits = ordinal_in(text) is not None or bool(sku_in(text) or phrase_in(text))
+    if operation.risk is not Risk.READ and missing in PRODUCT_SLOTS and _INQUIRES.match(said):
+        return None  # `do you have it in blue?` chooses nothing.
+    if missing in PRODUCT_SLOTS:
+        fits = _names_one(text, heard, context)
     elif missing in EXTRACTORS and missing not in ("reason", "name", "note"):
         fits = EXTRACTORS[missing](text, context) is not None or missing == "query"
     else:
@@ -406,6 +418,20 @@ def _answer(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if not fits or _is_elsewhere(heard):
         return None
     return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
+
+
+def _names_one(text: str, heard: Heard, context: Context) -> bool:
+    """Tell whether a message may say which product is meant: by its place, its SKU or its name."""
+    if ordinal_in(text) is not None or sku_in(text):
+        return True
+    phrase = phrase_in(text)
+    if not phrase:
+        return False
+    if matching(phrase, context.candidates) or variants_named(text, context.candidates):
+        return True
+    best = heard.scores[0] if heard.scores else None
+    is_talk = best is not None and best.is_none and best.value >= ACT_MIN
+    return not is_talk and len(words(phrase)) <= NAMED_WORDS_MAX
 
 
 def _fresh(heard: Heard, allowed: Collection[str]) -> str | None:

@@ -46,6 +46,7 @@ _MAX = re.compile(
     r"\b(?:under|below|(?<!no )(?<!not )less than|cheaper than|at most|up to|max(?:imum)?|"
     rf"not? more than)\s+{_PRICE}"
 )
+_TOPS = re.compile(rf"\b{_PRICE}\s+(?:max(?:imum)?|tops|at (?:the )?most|or (?:less|under))\b")
 _MIN = re.compile(
     r"\b(?:over|above|(?<!no )(?<!not )more than|at least|from|"
     rf"not? less than)\s+{_PRICE}"
@@ -68,6 +69,7 @@ _COUNTRIES = {
     "ireland": "IE", "portugal": "PT", "finland": "FI", "united states": "US", "usa": "US",
 }  # fmt: skip
 _STATUSES = ("pending", "placed", "completed", "cancelled", "canceled")
+PRODUCT_SLOTS = ("sku", "handle_or_sku")
 ADDRESS_FIELDS = ("email", "name", "line1", "postal_code", "city", "country_code")
 
 
@@ -109,7 +111,7 @@ def quantity_in(text: str) -> int | None:
     left = _ORDER.sub(" ", _EMAIL.sub(" ", text))
     left = _SKU.sub(lambda m: " " if re.search(r"[A-Z]", m.group()) else m.group(), left)
     left = _ORDINAL.sub(" ", normalize(left))
-    for pattern in (_BETWEEN, _MAX, _MIN):
+    for pattern in (_BETWEEN, _MAX, _TOPS, _MIN):
         left = pattern.sub(" ", left)
     if re.search(r"(?<![\w])-\s?\d", left) or re.search(r"\d[.,]\d", left):
         return None
@@ -126,7 +128,7 @@ def quantity_in(text: str) -> int | None:
 def phrase_in(text: str) -> str:
     """Return the words that may name a product, in order."""
     left = _ORDINAL.sub(" ", normalize(_EMAIL.sub(" ", text)))
-    for pattern in (_BETWEEN, _MAX, _MIN):
+    for pattern in (_BETWEEN, _MAX, _TOPS, _MIN):
         left = pattern.sub(" ", left)
     left = re.sub(
         r"\b(?:in|on) (?:my|the) cart\b|\b(?:in|into|to|from) (?:my|the) cart\b", " ", left
@@ -146,6 +148,15 @@ def matching(phrase: str, candidates: list[Candidate]) -> list[Candidate]:
     found = [candidate for candidate in candidates if wanted and fits(candidate)]
     exact = [c for c in found if [singular(w) for w in words(c.title)] == wanted]
     return exact or found
+
+
+def variants_named(text: str, variants: list[Candidate]) -> list[Candidate]:
+    """Return the variants whose own words, those the others lack, were said."""
+    said = set(words(normalize(text)))
+    titles = [set(words(variant.title)) for variant in variants]
+    shared = set.intersection(*titles) if titles else set()
+    hits = [v for v, title in zip(variants, titles, strict=True) if (title - shared) & said]
+    return variants if len(variants) == 1 else hits
 
 
 def address_in(text: str) -> dict[str, str]:
@@ -242,6 +253,20 @@ def _status(text: str, context: Context) -> str | None:
     return "cancelled" if said == "canceled" else said
 
 
+_UNSENT = re.compile(
+    r"\b(?:not|never|nothing)(?: \w+){0,2} (?:shipped|sent|dispatched|fulfilled|ship|gone out)\b|"
+    r"\bun(?:shipped|sent|fulfilled)\b|"
+    r"\b(?:to|waiting to|need to|have to) (?:be )?(?:ship|shipped|sent|dispatched)\b"
+)
+
+
+def _fulfillment(text: str, context: Context) -> str | None:
+    said = normalize(text)
+    if _UNSENT.search(said):
+        return "unfulfilled"
+    return next((s for s in ("delivered", "shipped") if re.search(rf"\b{s}\b", said)), None)
+
+
 def _email(text: str, context: Context) -> str | None:
     match = _EMAIL.search(text)
     return match.group() if match else None
@@ -258,6 +283,7 @@ EXTRACTORS: Mapping[str, Callable[[str, Context], Any]] = {
     "delta": _delta,
     "query": _query,
     "status": _status,
+    "fulfillment_status": _fulfillment,
     "email": _email,
     "name": _rename,
 }
@@ -329,7 +355,11 @@ def prices_in(text: str, currency: str) -> dict[str, int]:
         low, high = sorted(minor_units(between[i], places) for i in (1, 2))
         return {"min_price_amount": low, "max_price_amount": high}
     found = {}
-    for name, pattern in (("max_price_amount", _MAX), ("min_price_amount", _MIN)):
+    for name, pattern in (
+        ("max_price_amount", _MAX),
+        ("max_price_amount", _TOPS),
+        ("min_price_amount", _MIN),
+    ):
         match = pattern.search(said)
         if match:
             found[name] = minor_units(match[1], places)

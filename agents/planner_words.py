@@ -118,7 +118,8 @@ def waiting(data: Any, operation: str) -> str:
         cost = f" {money(preview['charge_amount'], preview['currency'])} will be charged."
     elif "refund_amount" in preview and "currency" in preview:
         cost = f" {money(preview['refund_amount'], preview['currency'])} goes back."
-    return f"This waits for your approval: {data['summary']}{cost} Nothing has happened yet."
+    summary = _yours(data["summary"])
+    return f"This waits for your approval: {summary}{cost} Nothing has happened yet."
 
 
 def _movements(data: Any, operation: str) -> str:
@@ -318,12 +319,17 @@ _YOURS = (
 )  # fmt: skip
 
 
+def _yours(said: str) -> str:
+    for theirs, yours in _YOURS:
+        said = said.replace(theirs, yours)
+    return said
+
+
 def gist(operation: Operation) -> str:
     """Return what an operation does, from its own description, as the end of a sentence."""
     first = (inspect.getdoc(operation.run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
     first = first.partition(";")[0].partition(". ")[0]
-    for theirs, yours in _YOURS:
-        first = first.replace(theirs, yours)
+    first = _yours(first)
     return first[:1].lower() + first[1:]
 
 

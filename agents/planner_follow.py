@@ -1,0 +1,203 @@
+# ruff: noqa: E501  A pattern stays on one line: broken up, nobody could read it.
+"""What a message means in the course of a conversation: `the cheapest one`, `in blue?`, `make that four`.
+
+By themselves such words say little. What was just found, bought or changed says the rest.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agents.planner_context import Context
+from agents.planner_slots import phrase_in
+
+_NUMBER = r"(?:#count|one|two|three|four|five|six|seven|eight|nine|ten|twelve|a couple|a dozen)"
+_LEAD = re.compile(
+    r"^(?:(?:ok|okay|actually|then|great|nice|cool|hm+|well|so|sorry|wait|please|alright|perfect|good|oh|yes|hi|hello|hey|now)\b[ ,.!]*)+"
+)
+_MORE = re.compile(r"^(?:and|also|plus)\b(?: also\b| then\b)?[ ,]*")
+_TAIL = re.compile(
+    r"[ ,]*(?:please|thanks|thank you|too|as well|also|instead|then|for me)?[ .!?]*$"
+)
+_TOO = re.compile(r"\b(?:too|as well|also|please)\b")
+_SHOW = r"(?:(?:show|give|get|find|tell)(?: me)?(?: more)?(?: about| of)? |what (?:is|are|about) |which (?:is|are|one is) |how about |i (?:want|would like|will take|need) |let me see |open |do you have )?"
+
+_MAKE = re.compile(rf"(?:make|set|change) (?:it|that|this|them)(?: to| into)? {_NUMBER}")
+_PLACE = re.compile(
+    rf"{_SHOW}(?:the )?(?:(?:first|second|third|fourth|fifth|sixth|last)(?: one| product| item| option)?|(?:number|option|no\.?) (?:one|two|three|four|five|six|#count))"
+)
+_SUPERLATIVE = r"(?P<most>cheapest|least expensive|lowest[- ]priced|most affordable|most expensive|priciest|dearest|newest|latest)"
+_MOST = re.compile(
+    rf"{_SHOW}(?:the |your |their )?{_SUPERLATIVE}(?: ones?| products?| items?| options?)?(?: (?:you have|there is|there are|of (?:them|those|these|all)))?"
+)
+_MOST_OF = re.compile(
+    rf"{_SHOW}(?:the |your |their |ur )?{_SUPERLATIVE} (?P<what>[a-z][a-z'-]*(?: [a-z][a-z'-]*){{0,2}})"
+)
+_BETTER = re.compile(
+    r"(?:(?:do you have|have you got|is there|are there|show me|got|find me) )?(?:anything|something|any|some|others?|more)(?: else)? ?(?P<how>cheaper|less expensive|more expensive|better|nicer|similar|else|in|under|below|over|above|between|up to|less than|more than).*"
+)
+_IN = re.compile(
+    r"(?:(?:do|does|have|has|is|are|got|can|what about|how about|you|i|it|that|this|them|they|those|these|there|one|ones|any|the same|also|come|comes|get|available) )*in (?P<what>(?!stock|cart|total|time|my|the|your|it|that|there|this|a |an )[a-z]+(?: or [a-z]+)?)(?: colou?r| size)?"
+)
+_METHOD = re.compile(
+    r"(?:(?:ship|send|deliver) (?:it|them) |make (?:it|that) |i (?:want|would like|prefer) |use |take )?(?:by |via |with )?(?P<method>standard|express|pick ?up|pickup)(?: (?:shipping|delivery))?(?: (?:is|would be|sounds) (?:fine|ok|okay|good|great|enough|alright))?"
+)
+_DO_IT = re.compile(
+    r"(?P<verb>cancel|refund|ship|dispatch|return|exchange) (?:it|this|that|this one|that one|this order|that order|the order)(?: (?:because|since|as|for) .*)?"
+)
+_SELLS = re.compile(
+    r"(?:do|does) (?:you|your (?:shop|store)|the shop) (?:also |still |even )?(?:sell|carry|stock) (?P<what>[a-z][a-z' -]{2,40})"
+)
+_SOUGHT_END = re.compile(
+    r"\s(?:for|who|whose|that|which|because|since|as|so|from|to)\s|[,.;!?]\s|\s-\s"
+)
+_SORTS: Final = {
+    "cheapest": "price", "least expensive": "price", "lowest priced": "price", "lowest-priced": "price",
+    "most affordable": "price", "most expensive": "-price", "priciest": "-price", "dearest": "-price",
+    "newest": "newest", "latest": "newest", "cheaper": "price", "less expensive": "price",
+}  # fmt: skip
+_DEEDS: Final = {
+    "cancel": "checkout.cancel", "refund": "refund.request", "ship": "order.ship",
+    "dispatch": "order.ship", "return": "return.request", "exchange": "exchange.request",
+}  # fmt: skip
+_CART: Final = ("cart.add_item", "cart.change_item", "cart.remove_item")
+_FILTERS: Final = ("query", "category", "min_price_amount", "max_price_amount", "in_stock")
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What follows from what was said before, and whether it may be done without asking."""
+
+    key: str
+    slots: dict[str, Any]
+    is_sure: bool = True
+
+
+def following(written: str, context: Context, allowed: Collection[str]) -> Following | None:
+    """Return what a message adds to the conversation, if it is of that kind.
+
+    Args:
+        written: The message in plain words, marked, slips and all.
+        context: What the conversation is about.
+        allowed: The operations the person may use.
+    """
+    said = _LEAD.sub("", written)
+    is_more = _MORE.match(said) is not None
+    core = _TAIL.sub("", _MORE.sub("", said))
+    for rule in (_deed, _amount, _method, _superlative, _variety, _place, _other):
+        found = rule(core, context)
+        if found is not None:
+            return found if found.key in allowed else None
+    if is_more:
+        found = _another(core, context, is_asked=bool(_TOO.search(written)))
+        return found if found is not None and found.key in allowed else None
+    return None
+
+
+def stated(written: str) -> Following | None:
+    """Return the search that a message is by itself: for a superlative, or what we are said to sell."""
+    core = _TAIL.sub("", _LEAD.sub("", written))
+    if most := _MOST_OF.fullmatch(core):
+        query = phrase_in(most["what"])
+        slots = {"query": query, "sort": _SORTS[most["most"]]}
+        return Following("product.search", slots) if query else None
+    if sells := _SELLS.fullmatch(core):
+        query = phrase_in(sells["what"])
+        return Following("product.search", {"query": query}) if query else None
+    return None
+
+
+def sought_in(rest: str) -> str:
+    """Return the thing itself of `gift for my sister, she likes cooking`."""
+    return _SOUGHT_END.split(rest, maxsplit=1)[0].strip()
+
+
+def _deed(core: str, context: Context) -> Following | None:
+    """`cancel it`: the order that was just shown."""
+    said = _DO_IT.fullmatch(core)
+    shown = (context.last_operation or "").partition(".")[0] in ("order", "checkout", "receipt")
+    if said is None or not shown or context.focus_order is None:
+        return None
+    return Following(_DEEDS[said["verb"]], {"number": context.focus_order})
+
+
+def _amount(core: str, context: Context) -> Following | None:
+    """`make that four`: of what was just put into the cart."""
+    if context.last_operation not in _CART or not context.focus_sku or not _MAKE.fullmatch(core):
+        return None
+    return Following("cart.change_item", {"sku": context.focus_sku})
+
+
+def _method(core: str, context: Context) -> Following | None:
+    """`express please`: where it goes was said."""
+    said = _METHOD.fullmatch(core)
+    if said is None or context.delivery is None:
+        return None
+    method = said["method"].replace(" ", "")
+    return Following("cart.deliver_to", context.delivery | {"shipping_method": method})
+
+
+def _superlative(core: str, context: Context) -> Following | None:
+    most = _MOST.fullmatch(core)
+    if most is None or context.search is None:
+        return None
+    return Following("product.search", _searched(context) | {"sort": _SORTS[most["most"]]})
+
+
+def _variety(core: str, context: Context) -> Following | None:
+    """`do you have it in blue?`: the variants of one product, or others of the kind."""
+    asked = _IN.fullmatch(core)
+    if asked is None or not context.candidates:
+        return None
+    handles = {candidate.handle for candidate in context.candidates}
+    if len(handles) == 1:
+        return Following("product.get", {"handle_or_sku": handles.pop()})
+    query = (context.search or {}).get("query")
+    if not query:
+        return None
+    return Following("product.search", _searched(context) | {"query": f"{query} {asked['what']}"})
+
+
+def _place(core: str, context: Context) -> Following | None:
+    """`the second one`, when nothing was asked: show it."""
+    if context.question is not None or not _PLACE.fullmatch(core):
+        return None
+    return Following("product.get", {}) if context.candidates else None
+
+
+def _other(core: str, context: Context) -> Following | None:
+    """`anything cheaper?`, `something between 50 and 100`: of what was sought before."""
+    other = _BETTER.fullmatch(core)
+    query = (context.search or {}).get("query")
+    if other is None or not query:
+        return None
+    how = other["how"]
+    if how == "in":
+        what = phrase_in(core)
+        return Following("product.search", {"query": f"{query} {what}".strip()})
+    slots: dict[str, Any] = {"query": query}
+    if how in _SORTS:
+        slots["sort"] = _SORTS[how]
+    return Following("product.search", slots)
+
+
+_THING = re.compile(
+    rf"(?:an?|the|some|another|{_NUMBER}(?: of the)?) (?P<what>(?:[a-z][a-z'-]* ){{0,3}}[a-z][a-z'-]*)"
+)
+
+
+def _another(core: str, context: Context, *, is_asked: bool) -> Following | None:
+    """`also a tea towel`: done with it what was done last."""
+    if not _THING.fullmatch(core) or not phrase_in(core):
+        return None
+    last: dict[str | None, Callable[[], Following]] = {
+        key: lambda: Following("cart.add_item", {}, is_sure=is_asked)
+        for key in ("cart.add_item", "cart.change_item")
+    }
+    make = last.get(context.last_operation)
+    return make() if make else Following("product.search", {"query": phrase_in(core)})
+
+
+def _searched(context: Context) -> dict[str, Any]:
+    return {name: value for name, value in (context.search or {}).items() if name in _FILTERS}
