@@ -185,15 +185,43 @@ async def test_a_refused_refund_frees_the_money_and_can_be_tried_again(
     assert await check(customer) == []
 
 
+async def paid_twice(deps: Deps) -> OrderView:
+    """An order that a second card brought 500 for, too."""
+    await factories.product(deps, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(deps, MUG=1)
+    async with deps.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        more = await payment.add_tender(uow, of, "scripted", "tok_visa", 500)
+    await sale.collect(deps, PaymentId(more.id))
+    return placed
+
+
+@pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.PENDING])
+async def test_a_part_without_an_answer_does_not_keep_the_next_from_being_paid(
+    customer: Deps, gateway: ScriptedGateway, fault: Fault
+) -> None:
+    placed = await paid_twice(customer)
+    one = await start(customer, placed, amount=placed.total_amount)
+    gateway.script.append(fault)
+    with pytest.raises(Unavailable):
+        await refund_process.drive(customer, one.id)
+    async with customer.begin() as uow:
+        parts = await refund_plan.parts_of(uow, one.id)
+    assert [(part.amount, part.state) for part in parts] == [
+        (500, RefundState.PENDING),
+        (placed.total_amount - 500, RefundState.SUCCEEDED),
+    ]
+    gateway.decide()
+    calls = gateway.calls
+    assert (await refund_process.drive(customer, one.id)).state is RefundState.SUCCEEDED
+    assert gateway.calls - calls <= 1, "what succeeded is not asked for again"
+    assert sorted(gateway.charges.values()) == [0, 500]
+
+
 async def test_what_failed_of_a_refund_is_tried_again_and_only_that(
     customer: Deps, gateway: ScriptedGateway
 ) -> None:
-    await factories.product(customer, "MUG", price=1000, stock=5)
-    placed = await factories.placed_order(customer, MUG=1)
-    async with customer.begin() as uow:
-        of = await uow.session.get_one(Order, placed.id)
-        more = await payment.add_tender(uow, of, gateway.name, "tok_visa", 500)
-    await sale.collect(customer, PaymentId(more.id))
+    placed = await paid_twice(customer)
     gateway.script.extend([None, Fault.DECLINE])
     failed = await refunded(customer, placed, amount=placed.total_amount)
     assert failed.state is RefundState.FAILED

@@ -16,7 +16,7 @@ from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.factories import unsaved_tender as tender
 from tools import checkout, inventory, order, payment, sale
-from tools.errors import PaymentDeclined, Unavailable
+from tools.errors import OutOfStock, PaymentDeclined, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
 from tools.sale import Step
@@ -258,11 +258,16 @@ async def test_a_driver_that_takes_too_long_is_not_waited_for(
     assert (await sale.drive(customer, order_id)).status == "placed"
 
 
-async def test_a_lease_ends_by_itself(customer: Deps, gateway: ScriptedGateway) -> None:
+async def test_a_lease_ends_by_itself_and_is_of_one_order(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
     order_id = await left(customer, gateway, Fault.TIMEOUT_BEFORE)
+    await factories.placed_order(customer, MUG=1)
     until = customer.clock() - timedelta(seconds=1)
     await customer.hot.execute("UPDATE orders SET lease_until = $1", until)
     assert (await sale.drive(customer, order_id)).status == "placed"
+    leases = await customer.hot.fetch("SELECT lease_until FROM orders ORDER BY number")
+    assert [lease[0] for lease in leases] == [None, until]
 
 
 async def test_a_provider_that_is_gone_leaves_the_sale_for_its_return(
@@ -305,6 +310,9 @@ async def test_a_condemned_sale_is_undone_and_condemned_once(
     assert (of.status, of.payment_status) == ("cancelled", "voided")
     assert of.cancelled_at == customer.clock()
     assert told[-3:] == ["PaymentVoided", "StockReleased", "OrderCancelled"]
+    async with customer.begin() as uow:
+        why = (await order.timeline(uow, of.number or 0))[-1].summary
+    assert why == "Order was cancelled: first."
     voided = "SELECT amount FROM payment_attempt WHERE kind = 'void'"
     assert await customer.hot.fetchval(voided) == 0
     assert await check(customer) == []
@@ -321,6 +329,45 @@ async def test_a_sale_that_one_tender_condemned_keeps_its_reason(
         tenders[0].decline_code = "first"
         await sale.condemn(uow, order_id, "second")
         assert [tender.decline_code for tender in tenders] == ["first", None]
+
+
+async def test_one_tender_that_is_declined_ends_the_sale_of_all(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    order_id = await left(customer, gateway, Fault.TIMEOUT_BEFORE)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, order_id)
+        await payment.add_tender(uow, of, gateway.name, "tok_declined", 1)
+    for _ in range(2):
+        with pytest.raises(PaymentDeclined) as refused:
+            await sale.drive(customer, order_id)
+        assert refused.value.extra["decline_code"] == "insufficient_funds"
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, order_id)
+        tenders = await payment.read_tenders(uow, order_id)
+        why = (await order.timeline(uow, of.number or 0))[-1].summary
+    assert (of.status, of.payment_status) == ("cancelled", "failed")
+    assert [tender.state.value for tender in tenders] == ["voided", "declined"]
+    assert why == "Order was cancelled: the payment was declined."
+    assert gateway.charges == {}
+
+
+async def test_a_sale_that_was_condemned_for_want_of_units_says_so(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    order_id = await left(customer, gateway, Fault.TIMEOUT_BEFORE)
+    async with customer.begin() as uow:
+        await sale.condemn(uow, order_id, "out_of_stock")
+    for _ in range(2):
+        with pytest.raises(OutOfStock):
+            await sale.drive(customer, order_id)
+
+
+async def test_an_order_that_was_cancelled_later_was_bought_all_the_same(
+    customer: Deps, placed: OrderView
+) -> None:
+    await checkout.cancel(customer, placed.number, "too late")
+    assert (await sale.drive(customer, OrderId(placed.id))).status == "cancelled"
 
 
 async def test_a_placed_sale_is_not_condemned(customer: Deps, placed: OrderView) -> None:
