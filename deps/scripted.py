@@ -185,6 +185,8 @@ class ScriptedGateway:
     async def void(self, key: str, reference: str) -> Outcome:
         def decide(wrong: int) -> Outcome:
             account = self._memory.account(reference)
+            if account is not None and account.is_closed and account.captured:
+                return _declined(reference, Money(0, "XXX"), "already_captured")
             if account is not None:
                 account.is_closed = True
                 self._memory.keep_account(reference, account)

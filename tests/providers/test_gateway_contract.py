@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from deps.core import SYSTEM, Deps
 from deps.credit import CreditGateway
 from deps.gateway import Gateway, GatewayTimeout, Outcome, OutcomeStatus
 from deps.paypal_desk import PayPal
+from deps.provider import ProviderRefused
 from deps.scripted import ScriptedGateway
 from deps.stripe_desk import Stripe
 from tests.providers.paypal_server import PayPalServer
@@ -246,6 +248,14 @@ async def test_void_releases_and_may_be_repeated(bench: Bench) -> None:
     outcome = await bench.gateway.capture(new_key("capture"), reference, TOTAL)
     assert outcome.status is OutcomeStatus.DECLINED
     assert await bench.held(reference) == 0
+
+
+@called_over_a_network
+async def test_what_was_captured_is_not_voided(bench: Bench) -> None:
+    reference = await captured(bench)
+    with suppress(ProviderRefused):
+        assert not (await bench.gateway.void(new_key("void"), reference)).approved
+    assert await bench.held(reference) == 10_000
 
 
 async def test_refunds_in_parts_and_no_more_than_was_captured(bench: Bench) -> None:

@@ -465,3 +465,12 @@ async def test_a_declined_capture_is_no_money_whatever_amount_it_names(customer:
     assert (of.status, of.payment_status) == ("cancelled", "voided")
     assert await buyer.hot.fetchval("SELECT count(*) FROM ledger_entry") == 0
     assert await check(buyer) == []
+
+
+async def test_a_sale_that_no_shopper_keeps_waiting_is_finished_however_late(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    order_id = await left(customer, gateway, Fault.TIMEOUT_BEFORE)
+    late = factories.later(customer, hours=2)
+    assert await sale.resume_stuck(late) == 1
+    assert (await sale.drive(late, order_id)).status == "placed"
