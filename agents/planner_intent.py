@@ -57,7 +57,7 @@ SPLIT_MIN = 0.7
 NAMED_WORDS_MAX = 3
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
-SOUGHT_NONE_MAX, SOUGHT_THING_NONE_MAX = 0.55, 0.7
+SOUGHT_NONE_MAX, SOUGHT_THING_NONE_MAX = 0.55, 0.61
 # Comparing costs time; what is longer than this tells a story, and the story is cut.
 COMPARED_CHARS_MAX = 400
 
@@ -227,7 +227,8 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     fit = next((s for s in scores if s.key in allowed), None)
     least = _least(heard, best)
     if best.is_none or best.value < least:
-        is_sought = best.value < least or stated(heard.written) is not None
+        doubtful = max(least, SOUGHT_THING_NONE_MAX) if best.is_none else least
+        is_sought = best.value < doubtful or stated(heard.written) is not None
         sought = _sought(text, heard, allowed) if is_sought else None
         if sought is not None:
             return sought
