@@ -64,6 +64,7 @@ async def test_tenders_are_listed_and_charged_in_the_order_they_were_added(
     customer: Deps,
 ) -> None:
     await factories.product(customer, "MUG", stock=2)
+    await factories.placed_order(customer, MUG=1)  # Of whose payments nothing may be seen here.
     placed = await factories.placed_order(customer, MUG=1)
     async with customer.begin() as uow:
         of = await uow.session.get_one(Order, placed.id)

@@ -91,7 +91,10 @@ async def test_sixteen_drivers_of_one_refund_pay_it_once(
     await factories.product(customer, "MUG", price=1000, stock=5)
     placed = await factories.placed_order(customer, MUG=1)
     one = await start(customer, placed, amount=700)
+    gateway.script.append(Fault.SLOW)
+    calls = gateway.calls
     done = await asyncio.gather(*(refund_process.drive(customer, one.id) for _ in range(16)))
+    assert gateway.calls == calls + 1
     assert {each.state for each in done} == {RefundState.SUCCEEDED}
     assert sum(gateway.charges.values()) == placed.total_amount - 700
     assert await check(customer) == []
