@@ -3,9 +3,16 @@
 from uuid import UUID
 
 import pytest
+from sqlmodel import func, select
 
 from db.models.order import Order, OrderStatus, PaymentStatus
-from db.models.payment import AttemptKind, Payment, PaymentState
+from db.models.payment import (
+    AttemptKind,
+    AttemptState,
+    Payment,
+    PaymentAttempt,
+    PaymentState,
+)
 from db.types import OrderId, PaymentId
 from deps.core import Deps
 from tests import factories
@@ -94,6 +101,14 @@ async def test_the_latest_attempt_is_that_of_its_tender_and_kind(customer: Deps)
             await payment.start_attempt(uow, mine, AttemptKind.VOID, 0, number)
         await payment.start_attempt(uow, PaymentId(other.id), AttemptKind.VOID, 0, 3)
         await payment.start_attempt(uow, mine, AttemptKind.REFUND, 10, 4)
+        key = payment.attempt_key(mine, AttemptKind.VOID, 1)
+        await payment.finish_attempt(uow, key, AttemptState.FAILED, "x" * 501)
+        ended = await uow.session.exec(
+            select(PaymentAttempt.number, func.length(PaymentAttempt.detail)).where(
+                PaymentAttempt.finished_at == uow.now, PaymentAttempt.state == AttemptState.FAILED
+            )
+        )
+        assert [tuple(row) for row in ended] == [(1, 500)]
         last = await payment.last_attempt(uow, mine, AttemptKind.VOID)
     assert last is not None
     assert (last.payment_id, last.kind, last.number) == (first.id, AttemptKind.VOID, 2)
