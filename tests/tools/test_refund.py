@@ -244,6 +244,19 @@ async def test_what_failed_of_a_refund_is_tried_again_and_only_that(
         assert (await refund.reopen(uow, failed.id)).state is RefundState.SUCCEEDED
 
 
+async def test_a_refused_refund_of_everything_can_be_tried_again(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(customer, "MUG", price=1000, stock=5)
+    placed = await factories.placed_order(customer, MUG=1)
+    gateway.script.append(Fault.DECLINE)
+    failed = await refunded(customer, placed)
+    async with customer.begin() as uow:
+        await refund.reopen(uow, failed.id)
+    assert (await refund_process.drive(customer, failed.id)).state is RefundState.SUCCEEDED
+    assert set(gateway.charges.values()) == {0}
+
+
 async def test_what_was_rejected_stays_so(customer: Deps, merchant: Deps) -> None:
     await factories.product(customer, "MUG", price=1000, stock=5)
     placed = await factories.placed_order(customer, MUG=1)
