@@ -261,6 +261,7 @@ class Runner:
         await self.signals.aclose()
         if self._presence is not None:
             await background.end(self._presence)
+        self._present.set()  # Whoever waited to begin is told at once that it is over.
 
     # --- one turn ------------------------------------------------------------------------------
 
@@ -384,6 +385,8 @@ class Runner:
                 await asyncio.wait_for(self._present.wait(), BEAT_S)
             except TimeoutError as error:
                 raise Unavailable("The assistant can not answer now; please try again.") from error
+        if self._is_closing:
+            raise Unavailable("The assistant is about to stop; please try again in a moment.")
 
     async def _stay_present(self) -> None:
         """Hold this process's lock on a connection of its own, and look after its turns."""
