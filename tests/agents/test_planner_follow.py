@@ -7,7 +7,7 @@ from agents.planner_follow import following, sought_in, stated
 from agents.planner_intent import hear, understand
 from deps.core import Deps
 from tests import factories
-from tests.agents.test_planner_talk import Talk
+from tests.agents.talk import Talk
 from tools.registry import OPERATIONS
 from tools.surface import load_operations
 
