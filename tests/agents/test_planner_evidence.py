@@ -52,6 +52,7 @@ def test_a_plain_request_is_done(text: str, key: str) -> None:
     assert plan(PLANNER, text).writes == {key}
 
 
+@pytest.mark.slow
 def test_the_same_message_comes_to_the_same_in_every_process() -> None:
     said = [
         subprocess.run(

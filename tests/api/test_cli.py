@@ -226,6 +226,7 @@ def serving(command: list[str], environment: dict[str, str]) -> Iterator[subproc
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_stopped_server_leaves_no_process(tmp_path: Path) -> None:
     environment = os.environ | {"SHOPKEEPER_DATA_DIR": str(tmp_path)}
     for name in ("DATABASE_URL", "REDIS_URL"):

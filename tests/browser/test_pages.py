@@ -155,6 +155,7 @@ async def test_what_shoppers_write_stays_text(page: Page, site: str) -> None:
     assert_clean(page, site)
 
 
+@pytest.mark.slow
 async def test_an_answer_that_fails_can_be_asked_for_again(page: Page, site: str) -> None:
     await page.goto(f"{site}/")
     await page.until(READY)

@@ -248,6 +248,7 @@ async def test_what_is_not_ours_or_not_known_is_ignored(
     assert {row.state for row in await inbox(guest_shop)} == {WebhookState.IGNORED}
 
 
+@pytest.mark.slow
 async def test_a_provider_that_is_away_puts_it_off_until_it_is_dead_and_replayed(
     guest_shop: Deps, stripe_account: StripeServer
 ) -> None:
