@@ -100,10 +100,11 @@ def arguments_in(
         asked: The parameter the person was just asked for, if they were.
     """
     slots = {name: value for name, value in given.items() if name != asked}
+    unmeant = _unmeant_amounts(operation, text)
     if is_address(operation):
         return slots | address_answer(text, asked)
     for name, hint in hints_of(operation).items():
-        if name in slots or name in UNSAID or name in PRODUCT_SLOTS:
+        if name in slots or name in UNSAID or name in PRODUCT_SLOTS or name in unmeant:
             continue
         value = _value(name, hint, text, context, currency)
         if name == "number" and name not in required(operation) and not _REFERS.search(text):
@@ -115,6 +116,16 @@ def arguments_in(
         if value is not None:
             slots[name] = value
     return slots
+
+
+def _unmeant_amounts(operation: Operation, text: str) -> set[str]:
+    """Of `amount` and `shipping_amount`, one sum said is the one that is named, not both."""
+    amounts = {name for name in operation.parameters if name.endswith("_amount")}
+    if "amount" not in operation.parameters or not amounts:
+        return set()
+    said = words(normalize(text))
+    named = {name for name in amounts if set(name.split("_")[:-1]) <= set(said)}
+    return (amounts - named) | ({"amount"} if named else set())
 
 
 def beyond_the_wish(operation: Operation, text: str, phrase: str) -> str | None:

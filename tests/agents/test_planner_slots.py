@@ -447,3 +447,16 @@ def test_only_lists_of_skus_and_quantities_are_lines() -> None:
     request = OPERATIONS["return.request"]
     assert takes_lines(request, "lines")
     assert not any(takes_lines(request, name) for name in hints_of(request) if name != "lines")
+
+
+@pytest.mark.parametrize(
+    ("text", "amounts"),
+    [
+        ("refund 5 euros of order 1001 because it came late", {"amount": 500}),
+        ("refund the shipping of order 1001, 4.90 euros", {"shipping_amount": 490}),
+    ],
+)
+def test_a_sum_said_once_is_meant_once(text: str, amounts: dict[str, int]) -> None:
+    operation = OPERATIONS["refund.request"]
+    found = arguments_in(operation, text, Context(), "EUR", given={}, asked=None)
+    assert {name: found[name] for name in found if name.endswith("amount")} == amounts
