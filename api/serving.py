@@ -54,7 +54,7 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn, but taking one connection at a time from its listeners.
 
     Processes share a listener. Whoever wakes first would otherwise take all that wait, and its
@@ -150,7 +150,7 @@ async def web(
         proxy_headers=False,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
-    server = _Server(config)
+    server = Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]), name="web")
     try:
         accepts = asyncio.create_task(server.accepts.wait())
