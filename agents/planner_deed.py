@@ -14,13 +14,26 @@ from agents.planner_score import Score
 from tools.registry import OPERATIONS, Risk
 
 _OF = r"(?:(?:the|my|this|that|of|whole|full|entire|complete|last|latest|first|second|third|newest|oldest|customer s) )*"
-# What a verb does where it stands first, before what it is done to.
-_DEEDS: Final = (
-    ("refund.request", re.compile(rf"refund {_OF}(?:order|#number|#money|customer)\b")),
-    ("return.request", re.compile(rf"return {_OF}(?:order|#number)\b")),
-    ("exchange.request", re.compile(rf"exchange {_OF}(?:order|#number)\b")),
-    ("checkout.cancel", re.compile(rf"cancel {_OF}(?:order|#number)\b(?! (?:edit|change))")),
-    ("order.ship", re.compile(rf"(?:ship|dispatch) {_OF}(?:order|one|#number)\b")),
+# What a verb does to an order.
+DEEDS: Final = {
+    "refund": "refund.request",
+    "return": "return.request",
+    "exchange": "exchange.request",
+    "cancel": "checkout.cancel",
+    "ship": "order.ship",
+    "dispatch": "order.ship",
+}
+# What it is done to there, where the verb stands first.
+_OBJECTS: Final = {
+    "refund": r"(?:order|#number|#money|customer)\b",
+    "return": r"(?:order|#number)\b",
+    "exchange": r"(?:order|#number)\b",
+    "cancel": r"(?:order|#number)\b(?! (?:edit|change))",
+    "ship": r"(?:order|one|#number)\b",
+    "dispatch": r"(?:order|one|#number)\b",
+}
+_PATTERNS: Final = (
+    *((DEEDS[verb], re.compile(rf"{verb} {_OF}{what}")) for verb, what in _OBJECTS.items()),
     ("inventory.receive", re.compile(r"restock\b")),
 )
 _DONE = re.compile(
@@ -39,7 +52,7 @@ def by_form(core: str, scores: list[Score], allowed: Collection[str]) -> list[Sc
     """Put first what the form of a message says it is; the rest keep their order."""
     if not scores or scores[0].is_none:
         return scores
-    deed = next((key for key, pattern in _DEEDS if pattern.match(core)), None)
+    deed = next((key for key, pattern in _PATTERNS if pattern.match(core)), None)
     if deed is not None:
         return _first(scores, lambda score: score.key == deed)
     if done := _DONE.match(core):

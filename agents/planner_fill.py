@@ -100,9 +100,9 @@ def arguments_in(
         asked: The parameter the person was just asked for, if they were.
     """
     slots = {name: value for name, value in given.items() if name != asked}
-    unmeant = _unmeant_amounts(operation, text)
     if is_address(operation):
         return slots | address_answer(text, asked)
+    unmeant = _unmeant_amounts(operation, text)
     for name, hint in hints_of(operation).items():
         if name in slots or name in UNSAID or name in PRODUCT_SLOTS or name in unmeant:
             continue

@@ -5,11 +5,12 @@ By themselves such words say little. What was just found, bought or changed says
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agents.planner_context import Context
+from agents.planner_deed import DEEDS
 from agents.planner_slots import phrase_in
 
 _NUMBER = r"(?:#count|one|two|three|four|five|six|seven|eight|nine|ten|twelve|a couple|a dozen)"
@@ -44,7 +45,7 @@ _METHOD = re.compile(
     r"(?:(?:ship|send|deliver) (?:it|them) |make (?:it|that) |i (?:want|would like|prefer) |use |take )?(?:by |via |with )?(?P<method>standard|express|pick ?up|pickup)(?: (?:shipping|delivery))?(?: (?:is|would be|sounds) (?:fine|ok|okay|good|great|enough|alright))?"
 )
 _DO_IT = re.compile(
-    r"(?P<verb>cancel|refund|ship|dispatch|return|exchange) (?:it|this|that|this one|that one|this order|that order|the order)(?: (?:because|since|as|for) .*)?"
+    rf"(?P<verb>{'|'.join(DEEDS)}) (?:it|this|that|this one|that one|this order|that order|the order)(?: (?:because|since|as|for) .*)?"
 )
 _SELLS = re.compile(
     r"(?:do|does) (?:you|your (?:shop|store)|the shop) (?:also |still |even )?(?:sell|carry|stock) (?P<what>[a-z][a-z' -]{2,40})"
@@ -56,10 +57,6 @@ _SORTS: Final = {
     "cheapest": "price", "least expensive": "price", "lowest priced": "price", "lowest-priced": "price",
     "most affordable": "price", "most expensive": "-price", "priciest": "-price", "dearest": "-price",
     "newest": "newest", "latest": "newest", "cheaper": "price", "less expensive": "price",
-}  # fmt: skip
-_DEEDS: Final = {
-    "cancel": "checkout.cancel", "refund": "refund.request", "ship": "order.ship",
-    "dispatch": "order.ship", "return": "return.request", "exchange": "exchange.request",
 }  # fmt: skip
 _CART: Final = ("cart.add_item", "cart.change_item", "cart.remove_item")
 _FILTERS: Final = ("query", "category", "min_price_amount", "max_price_amount", "in_stock")
@@ -119,7 +116,7 @@ def _deed(core: str, context: Context) -> Following | None:
     shown = (context.last_operation or "").partition(".")[0] in ("order", "checkout", "receipt")
     if said is None or not shown or context.focus_order is None:
         return None
-    return Following(_DEEDS[said["verb"]], {"number": context.focus_order})
+    return Following(DEEDS[said["verb"]], {"number": context.focus_order})
 
 
 def _amount(core: str, context: Context) -> Following | None:
@@ -191,12 +188,9 @@ def _another(core: str, context: Context, *, is_asked: bool) -> Following | None
     """`also a tea towel`: done with it what was done last."""
     if not _THING.fullmatch(core) or not phrase_in(core):
         return None
-    last: dict[str | None, Callable[[], Following]] = {
-        key: lambda: Following("cart.add_item", {}, is_sure=is_asked)
-        for key in ("cart.add_item", "cart.change_item")
-    }
-    make = last.get(context.last_operation)
-    return make() if make else Following("product.search", {"query": phrase_in(core)})
+    if context.last_operation in ("cart.add_item", "cart.change_item"):
+        return Following("cart.add_item", {}, is_sure=is_asked)
+    return Following("product.search", {"query": phrase_in(core)})
 
 
 def _searched(context: Context) -> dict[str, Any]:

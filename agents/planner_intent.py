@@ -375,11 +375,9 @@ def _is_about_context(heard: Heard, context: Context) -> bool:
 def _again(heard: Heard, context: Context) -> Intent | None:
     """Take `same for the blue one` as the last operation, for another product or order."""
     last = context.last_operation
-    if last is None or last not in OPERATIONS:
+    if last is None or last not in OPERATIONS or not _SAME.match(heard.said):
         return None
     operation = OPERATIONS[last]
-    if not _SAME.match(heard.said):
-        return None
     kept = {
         name: value
         for name, value in context.last_arguments.items()

@@ -52,6 +52,7 @@ _MIN = re.compile(
     rf"not? less than)\s+{_PRICE}"
 )
 _BETWEEN = re.compile(rf"\bbetween\s+{_PRICE}\s+and\s+{_PRICE}")
+_PRICE_LIMITS = (_BETWEEN, _MAX, _TOPS, _MIN)
 _ORDINAL = re.compile(
     r"\b(?:(?:the |number |option )?(first|second|third|fourth|fifth|sixth|seventh|eighth|last)"
     r"(?: one| product| option)?|(?:number|option|no\.?) ([1-9]))\b"
@@ -111,7 +112,7 @@ def quantity_in(text: str) -> int | None:
     left = _ORDER.sub(" ", _EMAIL.sub(" ", text))
     left = _SKU.sub(lambda m: " " if re.search(r"[A-Z]", m.group()) else m.group(), left)
     left = _ORDINAL.sub(" ", normalize(left))
-    for pattern in (_BETWEEN, _MAX, _TOPS, _MIN):
+    for pattern in _PRICE_LIMITS:
         left = pattern.sub(" ", left)
     if re.search(r"(?<![\w])-\s?\d", left) or re.search(r"\d[.,]\d", left):
         return None
@@ -128,7 +129,7 @@ def quantity_in(text: str) -> int | None:
 def phrase_in(text: str) -> str:
     """Return the words that may name a product, in order."""
     left = _ORDINAL.sub(" ", normalize(_EMAIL.sub(" ", text)))
-    for pattern in (_BETWEEN, _MAX, _TOPS, _MIN):
+    for pattern in _PRICE_LIMITS:
         left = pattern.sub(" ", left)
     left = re.sub(
         r"\b(?:in|on) (?:my|the) cart\b|\b(?:in|into|to|from) (?:my|the) cart\b", " ", left

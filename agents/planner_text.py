@@ -76,8 +76,8 @@ FILLER = listed(
     movements movement history stored happened why because something anything stuff
     colours colour sizes size come comes variants variant options kind kinds types type interested
     recommend suggest us every all let know if help check again back ok okay yes well
-    pair couple dozen good nice actually then instead anything something anything cheaper cheapest
-    expensive newest latest nicer better similar max maximum"""
+    pair couple dozen good nice actually cheaper cheapest expensive newest latest nicer better
+    similar"""
 ) | frozenset(NUMBER_WORDS)
 
 

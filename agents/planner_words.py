@@ -328,8 +328,7 @@ def _yours(said: str) -> str:
 def gist(operation: Operation) -> str:
     """Return what an operation does, from its own description, as the end of a sentence."""
     first = (inspect.getdoc(operation.run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
-    first = first.partition(";")[0].partition(". ")[0]
-    first = _yours(first)
+    first = _yours(first.partition(";")[0].partition(". ")[0])
     return first[:1].lower() + first[1:]
 
 

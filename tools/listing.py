@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from deps.core import Work
 from tools import spelling
 from tools.errors import InvalidInput
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import Page, Values, checked_limit, decode_cursor, page_of
 
 QUERY_CHARS_MAX: Final = 200
 RANKED_MAX: Final = 240
@@ -91,17 +91,6 @@ _ORDERS: Final[Mapping[str, _Order]] = {
 _CASTS: Final = {"rank": "float8", "price_amount": "bigint", "title": "text", "id": "uuid"}
 
 
-class _Values:
-    """The bound parameters of a statement, numbered as they are added."""
-
-    def __init__(self) -> None:
-        self.bound: list[Any] = []
-
-    def __call__(self, value: Any, type_: str) -> str:
-        self.bound.append(value)
-        return f"${len(self.bound)}::{type_}"
-
-
 async def find(work: Work, wanted: Filter) -> Page[ProductCard]:
     """Return a page of products on sale; prices and stock are live.
 
@@ -126,7 +115,7 @@ async def find(work: Work, wanted: Filter) -> Page[ProductCard]:
 
 def _statement(work: Work, wanted: Filter, match: "_Match") -> tuple[Any, ...]:
     """Return the SQL of one page and its values."""
-    bind = _Values()
+    bind = Values()
     rank, condition = match.sql(bind)
     now = bind(work.now, "timestamptz")
     conditions = [*condition, *_conditions(wanted, bind, now)]
@@ -172,7 +161,7 @@ _TREE: Final = """
 """
 
 
-def _conditions(wanted: Filter, bind: _Values, now: str) -> Iterator[str]:
+def _conditions(wanted: Filter, bind: Values, now: str) -> Iterator[str]:
     yield "p.status = 'active' AND p.sku IS NOT NULL"
     if wanted.category is not None and wanted.query:
         yield f"p.category_id = ANY(ARRAY({_TREE.format(slug=bind(wanted.category, 'text'))}))"
@@ -201,7 +190,7 @@ class _Match:
 
     is_common = False
 
-    def sql(self, bind: _Values) -> tuple[str, list[str]]:
+    def sql(self, bind: Values) -> tuple[str, list[str]]:
         """Return the rank and the conditions."""
         return "0::float8", []
 
@@ -215,7 +204,7 @@ class _Words(_Match):
     sku: str | None = None
     is_common: bool = False
 
-    def sql(self, bind: _Values) -> tuple[str, list[str]]:
+    def sql(self, bind: Values) -> tuple[str, list[str]]:
         query = f"{self.parser}('english', {bind(self.query, 'text')})"
         rank, has_words = f"ts_rank(p.search, {query})::float8", f"p.search @@ {query}"
         if self.is_common:
@@ -238,7 +227,7 @@ class _InTitle(_Match):
 
     words: Sequence[str]
 
-    def sql(self, bind: _Values) -> tuple[str, list[str]]:
+    def sql(self, bind: Values) -> tuple[str, list[str]]:
         whole = bind(rf"\m({'|'.join(self.words)})\M", "text")
         return "0::float8", [f"p.title ~* {whole}"]
 

@@ -30,6 +30,18 @@ class Page(BaseModel, Generic[T]):
     )
 
 
+class Values:
+    """The bound parameters of a statement, numbered as they are added."""
+
+    def __init__(self, *bound: Any) -> None:
+        self.bound: list[Any] = list(bound)
+
+    def __call__(self, value: Any, type_: str | None = None) -> str:
+        """Return what stands for `value` in the SQL, cast to `type_` where it needs one."""
+        self.bound.append(value)
+        return f"${len(self.bound)}" + (f"::{type_}" if type_ else "")
+
+
 def page_of(items: Sequence[T], limit: int, key: Callable[[T], Sequence[Any]]) -> Page[T]:
     """Return the first `limit` items as a page, with the cursor of what follows.
 

@@ -14,7 +14,7 @@ from tools.errors import Conflict, InvalidInput
 from tools.events import StockAdjusted, StockPolicySet
 from tools.inventory import StockLevelView, StockView
 from tools.location import by_code
-from tools.page import Page, checked_limit, decode_cursor, page_of
+from tools.page import Page, Values, checked_limit, decode_cursor, page_of
 from tools.registry import Risk, operation
 from tools.stock_ledger import AdjustReason, Move, append
 
@@ -130,12 +130,7 @@ async def list_levels(
     checked_limit(limit)
     if sort is Sort.SCARCEST and not (is_low or sku_prefix):
         raise InvalidInput("sort=scarcest needs is_low or sku_prefix.", field="sort")
-    values: list[object] = [limit + 1]
-
-    def bind(value: object) -> str:
-        values.append(value)
-        return f"${len(values)}"
-
+    bind = Values(limit + 1)
     where = ["true"]
     if location_code is not None:
         place = await by_code(uow, location_code, "location_code")
@@ -157,7 +152,7 @@ async def list_levels(
         )
     # Only fixed fragments are put together here; every value is bound.
     sql = _LIST.format(title=_TITLE, where=" AND ".join(where), order=order)
-    items = [ListedLevel(**row) for row in await uow.fetch(sql, *values)]
+    items = [ListedLevel(**row) for row in await uow.fetch(sql, *bind.bound)]
     if sort is Sort.SKU:
         return page_of(items, limit, lambda item: [item.sku, item.location])
     return page_of(items, limit, lambda item: [item.available, item.sku, item.location])

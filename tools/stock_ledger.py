@@ -18,6 +18,7 @@ from tools.page import (
     ByTime,
     Ordering,
     Page,
+    Values,
     aware,
     checked_limit,
     decode_cursor,
@@ -237,12 +238,7 @@ async def as_of(
         NotFound: No such SKU or location.
         InvalidInput: The time has no zone.
     """
-    values: list[Any] = [aware(at, "at"), checked_limit(limit) + 1]
-
-    def bind(value: object) -> str:
-        values.append(value)
-        return f"${len(values)}"
-
+    bind = Values(aware(at, "at"), checked_limit(limit) + 1)
     where = ["true"]
     if sku is not None:
         await inventory.variant(uow, sku)
@@ -255,7 +251,7 @@ async def as_of(
         after = await location.by_code(uow, after_place, "cursor")
         where.append(f"(l.sku, l.location_id) > ({bind(after_sku)}, {bind(after.id)})")
     # Only fixed fragments are put together here; every value is bound.
-    rows = await uow.fetch(_AS_OF.format(where=" AND ".join(where)), *values)
+    rows = await uow.fetch(_AS_OF.format(where=" AND ".join(where)), *bind.bound)
     return page_of(
         [PastLevel(**row) for row in rows], limit, lambda item: [item.sku, item.location]
     )

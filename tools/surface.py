@@ -1,5 +1,6 @@
 """What the shop can be asked: importing every module that registers operations."""
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ import tools
 from tools.registry import OPERATIONS, Operation
 
 
+@functools.cache
 def load_operations() -> Mapping[str, Operation]:
     """Import every module of `tools` and return the registry, complete."""
     for module in pkgutil.iter_modules(tools.__path__):
