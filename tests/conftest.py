@@ -1,4 +1,4 @@
-"""Fixtures: real servers, a database migrated once, and a fresh clone of it for every test."""
+"""Fixtures: real servers, a database migrated once, and a clone of it that no other test sees."""
 
 import os
 import tempfile
@@ -26,6 +26,7 @@ from deps.runtime import open_deps
 from deps.scripted import ScriptedGateway
 from deps.settings import Settings
 from tests import factories
+from tests.databases import Clones
 from tests.factories import RecordingMailer
 from tools.demo.load import load
 
@@ -84,22 +85,23 @@ async def demo_template(server: EmbeddedPostgres, template: str, worker_id: str)
 
 @pytest.fixture
 async def demo_url(server: EmbeddedPostgres, demo_template: str) -> AsyncGenerator[str, None]:
-    async with _cloned(server, demo_template) as url:
-        yield url
+    name = f"test_{new_id().hex}"
+    await postgres.clone_database(server.dsn(name), demo_template)
+    yield server.dsn(name)
+    await postgres.drop_database(server.dsn(name))
+
+
+@pytest.fixture(scope="session")
+async def clones(server: EmbeddedPostgres, template: str) -> AsyncGenerator[Clones, None]:
+    made = Clones(server, template)
+    yield made
+    await made.aclose()
 
 
 @pytest.fixture
-async def database_url(server: EmbeddedPostgres, template: str) -> AsyncGenerator[str, None]:
-    async with _cloned(server, template) as url:
+async def database_url(clones: Clones) -> AsyncGenerator[str, None]:
+    async with clones.taken() as url:
         yield url
-
-
-@asynccontextmanager
-async def _cloned(server: EmbeddedPostgres, template: str) -> AsyncGenerator[str, None]:
-    name = f"test_{new_id().hex}"
-    await postgres.clone_database(server.dsn(name), template)
-    yield server.dsn(name)
-    await postgres.drop_database(server.dsn(name))
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from sqlalchemy.types import TypeDecorator
 from db.models import metadata
 from db.models.user import Role
 from db.types import new_id
-from deps import postgres
 from deps.core import SYSTEM, Deps
 from tests import aftersales as shop
 from tests import factories
+from tests.databases import connect
 from tools import (
     address,
     bundle,
@@ -90,7 +90,7 @@ class Grown:
 async def grow(deps: Deps, database_url: str, client: httpx.AsyncClient) -> Grown:
     """Fill the empty shop behind `deps`; the address is of the same database."""
     staff, customer = await _live(deps, client)
-    connection = await _connect(database_url)
+    connection = await connect(database_url)
     # Neither triggers nor foreign keys: the copies only have to be there.
     await connection.execute("SET session_replication_role = replica")
     for table in GROWING:
@@ -104,7 +104,7 @@ async def grow(deps: Deps, database_url: str, client: httpx.AsyncClient) -> Grow
     await connection.close()
     # As the worker has done every night.
     await ledger.close_days(deps.acting_as(SYSTEM))
-    connection = await _connect(database_url)
+    connection = await connect(database_url)
     await connection.execute("VACUUM (ANALYZE)")
     for table in GROWING:
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") > ROWS, table
@@ -113,12 +113,6 @@ async def grow(deps: Deps, database_url: str, client: httpx.AsyncClient) -> Grow
     stranger = factories.guest(deps, "somebody-else-0123456789abcdefghijk")
     guest = factories.guest(deps)
     return Grown(staff, customer, guest, newcomer, stranger, ids, tuple(numbers))
-
-
-async def _connect(database_url: str) -> "asyncpg.Connection[Any]":
-    parsed = postgres.normalise(database_url)
-    _, parts = parsed.get_dialect()().create_connect_args(parsed)
-    return await asyncpg.connect(**parts)
 
 
 async def _live(deps: Deps, client: httpx.AsyncClient) -> tuple[Deps, Deps]:
