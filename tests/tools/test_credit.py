@@ -118,6 +118,33 @@ async def test_granting_with_one_id_grants_once(merchant: Deps, customer: Deps) 
     assert await check(merchant) == []
 
 
+async def test_redeeming_is_for_who_is_signed_in_and_told_once(
+    guest: Deps, customer: Deps, merchant: Deps
+) -> None:
+    card, code = await issue(merchant, 100)
+    with pytest.raises(InvalidInput, match="Sign in"):
+        await credit.redeem(guest, code)
+    for _ in range(2):
+        assert (await credit.redeem(customer, code)).has_code
+    async with merchant.begin() as uow:
+        told = text("SELECT payload FROM outbox WHERE type = 'CreditRedeemed'")
+        (event,) = (await uow.session.scalars(told)).all()
+    assert event["credit_account_id"] == str(card)
+
+
+async def test_a_card_that_eight_people_redeem_at_once_is_one_persons(
+    deps: Deps, merchant: Deps
+) -> None:
+    _, code = await issue(merchant, 100)
+    people = [await factories.user(deps) for _ in range(8)]
+    answers = await asyncio.gather(
+        *(credit.redeem(person, code) for person in people), return_exceptions=True
+    )
+    refused = [answer for answer in answers if isinstance(answer, NotFound)]
+    assert len(refused) == len(people) - 1
+    assert sorted([await spendable(person) for person in people]) == [0] * 7 + [100]
+
+
 async def test_absent_and_unusable_codes_look_the_same(deps: Deps, merchant: Deps) -> None:
     rival = await factories.user(deps, role=Role.CUSTOMER)
     _, taken = await issue(merchant, 100)
@@ -260,15 +287,24 @@ async def test_a_declined_card_releases_the_gift_card(guest: Deps, merchant: Dep
 
 
 async def test_an_unanswered_card_keeps_the_hold_until_it_is_resumed(
-    guest: Deps, merchant: Deps, gateway: ScriptedGateway
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
 ) -> None:
-    await factories.product(guest, "MUG", price=3_000, stock=5)
+    await factories.product(customer, "MUG", price=3_000, stock=5)
     _, code = await issue(merchant, 1_000)
+    await credit.redeem(customer, code)
     gateway.script.append(Fault.TIMEOUT_AFTER)
     with pytest.raises(Unavailable):
-        await pay_with(guest, code)
-    assert await check(guest) == []
-    later = factories.later(guest, minutes=5)
+        await pay_with(customer, uses_account=True)
+    async with customer.begin() as uow:
+        shown = await credit.balance(uow)
+    (account,) = shown.accounts
+    assert (account.balance_amount, account.available_amount, shown.available_amount) == (
+        1_000,
+        0,
+        0,
+    )
+    assert await check(customer) == []
+    later = factories.later(customer, minutes=5)
     await sale.resume_stuck(later)
     assert (await balances(merchant)).get("gift_card_liability", 0) == 0
     assert await check(later) == []
@@ -347,6 +383,16 @@ async def test_history_pages_and_is_ones_own(deps: Deps, merchant: Deps, custome
         for account in (card, new_id()):
             with pytest.raises(NotFound, match="No such credit"):
                 await credit.history(uow, account)
+    other, _ = await issue(merchant, 500)
+    async with merchant.begin() as uow:
+        for account, moved in ((card, [-1_000, 0, 1_000]), (other, [500])):
+            assert [m.balance_delta for m in (await credit.history(uow, account)).items] == moved
+
+
+async def test_a_guest_has_no_history(guest: Deps, merchant: Deps) -> None:
+    await issue(merchant, 1_000)
+    async with guest.begin() as uow:
+        assert (await credit.history(uow)).items == []
 
 
 async def test_a_cart_keeps_its_credit_to_itself(guest: Deps, customer: Deps) -> None:
