@@ -2,11 +2,8 @@
 
 import functools
 
-from openai import AsyncOpenAI
 from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
-from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.providers.openai import OpenAIProvider
 
 from agents.planner import Planner
 from deps.core import Actor
@@ -42,6 +39,11 @@ def model_for(settings: Settings, agent: str, chosen: Model) -> Model:
 @functools.lru_cache(maxsize=16)
 def remote_model(names: str, key: str, base_url: str | None, timeout_s: float) -> Model:
     """Build the chain once per configuration: its HTTP client keeps connections open."""
+    # A second of every start, for those who have a key.
+    from openai import AsyncOpenAI
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
     client = AsyncOpenAI(
         api_key=key,
         base_url=base_url,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -159,6 +160,8 @@ async def web(
         if task.done():
             task.result()
             raise CommandFailed("The application did not start; see its log.")
+        gc.collect()
+        gc.freeze()  # What is loaded by now stays: no collection has to walk it again.
         yield task
     finally:
         server.should_exit = True
