@@ -188,18 +188,10 @@ def _pair_payment(
     row = comparison.run
     left = list(ours)
     unmatched: list[BalanceEntry] = []
+    foreign: list[BalanceEntry] = []
     for entry in theirs:
         if currency is not None and entry.currency != currency:
-            if entry.line_id in lines:
-                comparison.differs(
-                    DifferenceKind.CURRENCY,
-                    entry.currency,
-                    f"The payment is in {currency}.",
-                    line=entry,
-                    payment_id=entry.payment_id,
-                    actual=entry.amount,
-                )
-            left = left[1:]
+            foreign.append(entry)
             continue
         partner = next((m for m in left if m.amount == abs(entry.amount)), None)
         if partner is None:
@@ -207,6 +199,18 @@ def _pair_payment(
             continue
         left.remove(partner)
         comparison.matched += entry.line_id in lines
+    # Its partner is one of those that nothing else fits.
+    for entry in foreign:
+        left = left[1:]
+        if entry.line_id in lines:
+            comparison.differs(
+                DifferenceKind.CURRENCY,
+                entry.currency,
+                f"The payment is in {currency}.",
+                line=entry,
+                payment_id=entry.payment_id,
+                actual=entry.amount,
+            )
     for entry in unmatched:
         if left:
             mine = left.pop(0)
