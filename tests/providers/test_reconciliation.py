@@ -1,6 +1,7 @@
 """Reconciliation: the books agree, or every difference has a name."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -11,12 +12,15 @@ from sqlalchemy import text
 from db.models.reconciliation import DifferenceKind, RunState
 from db.models.user import Role
 from deps.core import SYSTEM, Deps
+from deps.paypal_desk import PayPal
+from deps.settings import CaptureMode
 from tests import factories
 from tests.conftest import NOW
+from tests.providers.conftest import shop_with
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.shop import balances, buy, hear, order_of, reference_of
 from tests.providers.stripe_server import Json, StripeServer, fee_of
-from tools import method, reconciliation, refund, refund_process
+from tools import method, pairing, reconciliation, refund, refund_process
 from tools.errors import InvalidInput, NotFound, Unavailable
 from tools.invariant import check
 from tools.reconciliation import RunView
@@ -192,6 +196,112 @@ async def test_a_provider_that_is_away_leaves_a_failed_run(
     assert kept.detail
 
 
+async def test_the_edges_of_a_period(staff: Deps, stripe_account: StripeServer) -> None:
+    """What began it is in it; what ended it is left to settle, and another period's is paired."""
+    reference = await sold(staff, stripe_account)
+    stripe_account.ledger.clear()
+    settled = NOW + pairing.SETTLE
+    for start, end, missing in (
+        (NOW, END, [("missing_there", 2990, None)]),
+        (START, settled, []),
+        (START, settled + timedelta(seconds=1), [("missing_there", 2990, None)]),
+        (NOW + timedelta(seconds=1), END, []),
+    ):
+        done = await reconciliation.run(staff, "stripe", start, end)
+        assert await found(staff, done) == missing
+        async with staff.begin() as uow:
+            shown = (await reconciliation.differences(uow, done.id)).items
+        assert all((d.currency, bool(d.payment_id)) == ("EUR", True) for d in shown)
+    late = report_of(("txn_a", "29.90", "0.69", "charge", "ch_1", reference))
+    done = await reconciliation.run(staff, "stripe", NOW + timedelta(hours=1), END, late)
+    assert (done.matched_count, await found(staff, done)) == (1, [])
+
+
+async def test_what_another_provider_brought_is_not_missing(
+    deps: Deps, staff: Deps, stripe_account: StripeServer
+) -> None:
+    await factories.placed_order(factories.guest(deps), MUG=1)
+    assert await found(staff, await run(staff)) == []
+
+
+async def test_one_wrong_refund_leaves_the_other_paired(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    reference = await sold(staff, stripe_account)
+    for amount in (700, 300):
+        stripe_account.refund_by_hand(reference, amount)
+    await hear(factories.later(staff, days=-2), stripe_account)
+    charge = ("txn_a", "29.90", "0.69", "charge", "ch_1", reference)
+    right = ("txn_c", "-3.00", "0.00", "refund", "re_2", reference)
+    wrong = ("txn_b", "-5.00", "0.00", "refund", "re_1", reference)
+    done = await run(staff, report=report_of(charge, wrong, right))
+    assert (done.matched_count, await found(staff, done)) == (2, [("amount", 700, 500)])
+
+
+async def test_a_refund_in_another_currency_leaves_the_other_paired(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    reference = await sold(staff, stripe_account)
+    for amount in (700, 300):
+        stripe_account.refund_by_hand(reference, amount)
+    await hear(factories.later(staff, days=-2), stripe_account)
+    charge = ("txn_a", "29.90", "0.69", "charge", "ch_1", reference)
+    right = ("txn_c", "-3.00", "0.00", "refund", "re_2", reference)
+    wrong = ("txn_b", "-7.00", "0.00", "refund", "re_1", reference)
+    report = report_of(charge, wrong, right).replace("eur,-7.00", "usd,-7.00")
+    done = await run(staff, report=report)
+    assert (done.matched_count, await found(staff, done)) == (2, [("currency", None, -700)])
+
+
+async def test_a_refund_that_was_returned_and_made_again_stands_once(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    reference = await sold(staff, stripe_account)
+    stripe_account.refund_by_hand(reference, 700)
+    await hear(factories.later(staff, days=-2), stripe_account)
+    report = report_of(
+        ("txn_a", "29.90", "0.69", "charge", "ch_1", reference),
+        ("txn_b", "-7.00", "0.00", "refund", "re_1", reference),
+        ("txn_c", "7.00", "0.00", "refund_failure", "re_1", reference),
+        ("txn_d", "-7.00", "0.00", "refund", "re_1", reference),
+    )
+    done = await run(staff, report=report)
+    assert (done.matched_count, await found(staff, done)) == (2, [])
+
+
+async def test_what_they_took_and_we_only_reserved_is_named(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    by_hand = staff.settings.model_copy(update={"capture": CaptureMode.MANUAL})
+    reference = await sold(replace(staff, settings=by_hand), stripe_account)
+    report = report_of(
+        ("txn_a", "29.90", "0.69", "charge", "ch_1", reference),
+        ("txn_b", "5.00", "0.00", "topup", "", ""),
+        ("txn_c", "0.00", "0.00", "adjustment", "", ""),
+    )
+    done = await run(staff, report=report)
+    async with staff.begin() as uow:
+        named = (await reconciliation.differences(uow, done.id)).items
+    assert [(d.kind, d.line_id, d.actual_amount, d.detail) for d in named] == [
+        (DifferenceKind.MISSING_HERE, "txn_a", 2990, "They moved it, and we did not."),
+        (DifferenceKind.MISSING_HERE, "txn_b", 500, "A movement of a kind that we do not know."),
+    ]
+
+
+async def test_disputes_are_compared_payment_by_payment(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    references = [await sold(staff, stripe_account) for _ in range(2)]
+    for reference in references:
+        stripe_account.open_dispute(reference)
+    await hear(factories.later(staff, days=-2), stripe_account)
+    done = await run(staff)
+    assert (done.matched_count, await found(staff, done)) == (4, [])
+    charge = line_of(stripe_account, "charge")
+    stripe_account.ledger[:] = [charge]
+    assert (await run(staff)).matched_count == 2, "the charge and the dispute of its payment"
+
+
 HEADER = (
     "balance_transaction_id,created_utc,currency,gross,fee,reporting_category,source_id,"
     "payment_intent_id\n"
@@ -211,6 +321,86 @@ async def test_a_report_as_a_file(staff: Deps, stripe_account: StripeServer) -> 
     assert await found(staff, done) == []
     assert done.totals["JPY"]["fees"] == 300
     assert (await balances(staff))["payouts"] == 2500
+
+
+def report_of(*lines: tuple[str, str, str, str, str, str]) -> str:
+    """Write a report of lines at NOW: id, gross, fee, category, source and payment."""
+    at = NOW.strftime("%Y-%m-%d %H:%M:%S")
+    return HEADER + "".join(
+        f"{id_},{at},eur,{gross},{fee},{category},{source},{payment}\n"
+        for id_, gross, fee, category, source, payment in lines
+    )
+
+
+async def test_a_run_is_kept_with_its_sums_and_told_of(staff: Deps) -> None:
+    charges = report_of(
+        ("txn_a", "10.00", "0.30", "charge", "ch_1", "pi_1"),
+        ("txn_b", "20.00", "0.50", "charge", "ch_2", "pi_2"),
+    )
+    done = await run(staff, report=charges)
+    assert done.totals == {"EUR": {"charge": 3000, "fees": 80}}
+    assert (done.state, done.finished_at) == (RunState.FINISHED, staff.clock())
+    async with staff.begin() as uow:
+        assert (await reconciliation.list_runs(uow, "stripe")).items == [done]
+        assert (await reconciliation.list_runs(uow)).items == [done]
+        assert (await reconciliation.list_runs(uow, "paypal")).items == []
+        asker = await uow.session.scalar(text("SELECT requested_by FROM reconciliation_run"))
+        told = text("SELECT payload FROM outbox WHERE type = 'ReconciliationFinished'")
+        (event,) = (await uow.session.scalars(told)).all()
+    assert asker == staff.actor.user_id
+    assert (event["reconciliation_id"], event["difference_count"]) == (str(done.id), 2)
+
+
+async def test_differences_are_listed_by_run_and_kind(staff: Deps) -> None:
+    first = await run(staff, report=report_of(("txn_a", "10.00", "-0.30", "charge", "", "pi_1")))
+    second = await run(staff, report=report_of(("txn_b", "7.00", "0.00", "charge", "", "pi_2")))
+    assert sorted(await found(staff, first)) == [("fee", None, -30), ("missing_here", None, 1000)]
+    assert await found(staff, second) == [("missing_here", None, 700)]
+    async with staff.begin() as uow:
+        (only,) = (await reconciliation.differences(uow, first.id, DifferenceKind.FEE)).items
+    assert (only.line_id, only.actual_amount) == ("txn_a", -30)
+
+
+async def test_a_report_of_too_many_lines_is_refused(
+    staff: Deps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciliation, "LINES_MAX", 2)
+    lines = [(f"txn_{n}", "1.00", "0.00", "charge", "", f"pi_{n}") for n in range(3)]
+    assert (await run(staff, report=report_of(*lines[:2]))).line_count == 2
+    with pytest.raises(InvalidInput, match="shorter period"):
+        await run(staff, report=report_of(*lines))
+    async with staff.begin() as uow:
+        latest, _ = (await reconciliation.list_runs(uow)).items
+    assert (latest.state, latest.line_count) == (RunState.FAILED, 0)
+
+
+async def test_a_kept_line_is_given_its_payment_when_that_is_known(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    """The report names the refund alone, and the webhook that says whose it is comes later."""
+    reference = await sold(staff, stripe_account)
+    stripe_account.refund_by_hand(reference, 700)
+    refund_id = list(stripe_account.refunds)[-1]
+    report = report_of(
+        ("txn_a", "29.90", "0.69", "charge", "ch_1", reference),
+        ("txn_b", "-7.00", "0.00", "refund", refund_id, ""),
+    )
+    assert await found(staff, await run(staff, report=report)) == [("missing_here", None, -700)]
+    await hear(factories.later(staff, days=-2), stripe_account)
+    again = await run(staff, report=report)
+    assert (again.matched_count, await found(staff, again)) == (2, [])
+    async with staff.begin() as uow:
+        owned = await uow.session.scalar(text("SELECT count(payment_id) FROM balance_entry"))
+    assert owned == 2
+
+
+async def test_two_providers_may_give_a_line_the_same_name(staff: Deps, paypal: PayPal) -> None:
+    both = shop_with(staff, paypal)
+    for provider, gross in (("stripe", "10.00"), ("paypal", "20.00")):
+        line = ("1", gross, "0.10", "charge", "", f"of_{provider}")
+        done = await run(both, provider, report_of(line))
+        assert [kind for kind, _, _ in await found(both, done)] == ["missing_here"]
+    assert (await balances(both))["fees"] == 20
 
 
 @pytest.mark.parametrize(
@@ -243,11 +433,16 @@ async def test_periods_that_are_none(staff: Deps) -> None:
         (START, NOW + timedelta(days=30)),
         (NOW - timedelta(days=400), NOW),
         (datetime(2026, 1, 1), NOW),  # noqa: DTZ001  Without a zone on purpose.
+        (START, datetime(2026, 1, 30)),  # noqa: DTZ001
     ):
         with pytest.raises(InvalidInput):
             await reconciliation.run(staff, "stripe", start, end)
     with pytest.raises(NotFound):
         await run(staff, "scripted")
+    now = staff.clock()
+    longest = now - reconciliation.PERIOD_MAX
+    whole = await reconciliation.run(staff, "stripe", longest, now, HEADER)
+    assert (whole.period_start, whole.period_end) == (longest, now)
 
 
 async def test_over_http(

@@ -338,6 +338,31 @@ async def test_refunds_go_to_the_card_first_and_then_to_the_gift_card(
     assert await check(customer) == []
 
 
+@pytest.mark.parametrize(("life_days", "lives_days"), [(10, 90), (200, 200), (None, None)])
+async def test_a_refund_lets_a_card_live_long_enough_and_never_shorter(
+    guest: Deps, merchant: Deps, life_days: int | None, lives_days: int | None
+) -> None:
+    await factories.product(guest, "MUG", price=3_000, stock=5)
+    _, code = await issue(merchant, 5_000, life_days=life_days)
+    placed = await pay_with(guest, code, method=None)
+    await checkout.cancel(guest, placed.number, "too late")
+    async with merchant.begin() as uow:
+        (shown,) = (await credit_desk.list_all(uow)).items
+    assert (shown.balance_amount, shown.available_amount) == (5_000, 5_000)
+    lives = shown.expires_at and (shown.expires_at - merchant.clock()).days
+    assert lives == lives_days
+
+
+async def test_a_redeemed_card_that_lapsed_is_not_shown_as_credit(
+    customer: Deps, merchant: Deps
+) -> None:
+    for amount, life_days in ((1_000, 1), (200, None)):
+        _, code = await issue(merchant, amount, life_days=life_days)
+        await credit.redeem(customer, code)
+    assert await spendable(customer) == 1_200
+    assert await spendable(factories.later(customer, days=1)) == 200
+
+
 async def test_cancelling_gives_every_tender_its_own_back(
     customer: Deps, merchant: Deps, gateway: ScriptedGateway
 ) -> None:
