@@ -23,7 +23,7 @@ from db.models.agent import AgentCall, CallOutcome
 from db.types import ActionId, new_id
 from deps.core import AgentRoleMissing, AgentTurn, Deps, UnitOfWork, confined
 from tools.errors import DomainError, Forbidden, NotFound, Unavailable
-from tools.registry import OPERATIONS, Operation, Risk
+from tools.registry import OPERATIONS, FromResult, Operation, Risk
 
 log = logging.getLogger(__name__)
 
@@ -180,8 +180,13 @@ def compensation_of(
     told = to_jsonable_python(result)
     told = told if isinstance(told, dict) else {}
     wanted = OPERATIONS[operation.inverse].parameters
+    given = {
+        name: told[value.name] if isinstance(value, FromResult) else value
+        for name, value in before.items()
+    }
     from_result = {name: told[name] for name in wanted if name not in before and name in told}
-    return Compensation(arguments=before | from_result, state_sha256=sha256(after))
+    arguments = to_jsonable_python(given | from_result)
+    return Compensation(arguments=arguments, state_sha256=sha256(after))
 
 
 async def record(

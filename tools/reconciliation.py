@@ -77,7 +77,7 @@ class DifferenceView(BaseModel):
 
 @operation(
     scope="payment:write",
-    risk=Risk.REVERSIBLE,
+    risk=Risk.RECORD,
     idempotent=True,
     examples=(
         "reconcile {provider} from {start} to {end}",

@@ -13,9 +13,14 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
 class Risk(StrEnum):
-    """What could go wrong. From `MONEY` on, an agent's call waits for a person's approval."""
+    """What could go wrong. From `MONEY` on, an agent's call waits for a person's approval.
+
+    `RECORD` writes down what somebody else knows, such as a provider: whoever asks again is told
+    the same, so there is nothing to approve and nothing to take back. `REVERSIBLE` has an inverse.
+    """
 
     READ = "read"
+    RECORD = "record"
     REVERSIBLE = "reversible"
     MONEY = "money"
     BULK = "bulk"
@@ -23,7 +28,14 @@ class Risk(StrEnum):
 
     @property
     def needs_approval(self) -> bool:
-        return self not in (Risk.READ, Risk.REVERSIBLE)
+        return self not in (Risk.READ, Risk.RECORD, Risk.REVERSIBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class FromResult:
+    """An argument of an inverse that only the call's result tells: its field `name`."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,8 @@ def operation(
         restore: Takes a `UnitOfWork` and the same arguments and returns those with which `inverse`
             brings back what is there now, or None when it cannot. Asked before and after each call
             by an agent: undoing uses the first answer, if the second still holds. Parameters of
-            the inverse that it leaves out are taken from the call's result.
+            the inverse that it leaves out are taken from the call's result, where `FromResult` says
+            under which other name.
         domain: Agent that offers it, when that is not the module's own.
     """
 

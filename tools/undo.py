@@ -20,6 +20,10 @@ from tools.errors import DomainError, NotFound
 from tools.registry import OPERATIONS, Operation, Risk, operation
 
 RUNS_LOOKED_BACK = 20
+_FINAL = {
+    Risk.RECORD: "It wrote down what others know; there is nothing to take back.",
+    Risk.IRREVERSIBLE: "This is final: nothing takes it back.",
+}
 
 
 class UndoStep(BaseModel):
@@ -88,10 +92,15 @@ def _step(call: AgentCall) -> UndoStep:
     if call.outcome is CallOutcome.UNDONE:
         step.why_not = "It has been undone."
     elif known.inverse is None:
-        step.why_not = "Nothing undoes this."
+        step.why_not = why_final(known)
     elif call.inverse_arguments is None:
         step.why_not = "What was there before is not known."
     return step
+
+
+def why_final(known: Operation) -> str:
+    """Say why an operation without an inverse has none."""
+    return _FINAL.get(known.risk, "Nothing undoes this.")
 
 
 async def preview_undo(uow: UnitOfWork, run_id: UUID | None = None) -> UndoReport:

@@ -229,7 +229,7 @@ async def list_webhooks(
 
 @operation(
     scope="payment:write",
-    risk=Risk.REVERSIBLE,
+    risk=Risk.RECORD,
     idempotent=True,
     examples=(
         "replay webhook {webhook_id}",
