@@ -44,7 +44,7 @@ REQUIRED: Final = tuple(
         r"/v1/orders/[^/]+/(?:refunds|capture)",
         r"/v1/refunds/[^/]+/(?:retry|approve)",
         r"/v1/stock/[^/]+/(adjustments|receipts)",
-        r"/v1/inventory/transfers/[^/]+/receive",
+        r"/v1/inventory/transfers/[^/]+/(?:receive|take-back)",
         r"/v1/credit/grants",
         r"/v1/disputes/[^/]+/evidence",
         r"/v1/gift-cards",

@@ -65,6 +65,16 @@ async def record_count(
     return await stock_count.record(uow, count_id, sku, body.counted)
 
 
+@router.delete(
+    "/{count_id}/lines/{sku}", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def strike_line(
+    count_id: UUID, sku: Annotated[str, Path(max_length=64)], uow: UowDep
+) -> CountView:
+    """Strike out what was counted of a SKU, as if nobody had."""
+    return await stock_count.strike(uow, count_id, sku)
+
+
 @router.post(
     "/{count_id}/close", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
 )
@@ -79,3 +89,11 @@ async def close_count(count_id: UUID, uow: UowDep) -> CountView:
 async def cancel_count(count_id: UUID, uow: UowDep) -> CountView:
     """End the count without correcting anything."""
     return await stock_count.cancel(uow, count_id)
+
+
+@router.post(
+    "/{count_id}/reopen", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def reopen_count(count_id: UUID, uow: UowDep) -> CountView:
+    """Go on with a count that ended; what closing it corrected is booked back."""
+    return await stock_count.reopen(uow, count_id)

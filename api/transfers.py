@@ -10,10 +10,11 @@ from api.deps import UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.transfer import TransferStatus
-from tools import transfer
+from tools import transfer, transfer_back
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.page import ByTime, Page
-from tools.transfer import LINES_MAX, ReceivedUnits, TransferSummary, TransferUnits, TransferView
+from tools.transfer import TransferSummary, TransferUnits, TransferView
+from tools.transfer_step import LINES_MAX, ReceivedUnits
 
 router = APIRouter(
     prefix="/inventory/transfers", tags=["stock"], dependencies=[needs("stock:write")]
@@ -92,3 +93,20 @@ async def receive_transfer(transfer_id: UUID, body: Arrival, uow: UowDep) -> Tra
 async def cancel_transfer(transfer_id: UUID, body: Cancellation, uow: UowDep) -> TransferView:
     """Cancel: units still in transit go back to the source."""
     return await transfer.cancel(uow, transfer_id, body.reason)
+
+
+@router.post(
+    "/{transfer_id}/take-back",
+    responses=problems(Unauthenticated, Forbidden, NotFound, Conflict, InvalidInput),
+)
+async def take_back_arrival(transfer_id: UUID, body: Arrival, uow: UowDep) -> TransferView:
+    """Take back an arrival that was none. Needs an `Idempotency-Key`."""
+    return await transfer_back.take_back(uow, transfer_id, body.lines)
+
+
+@router.post(
+    "/{transfer_id}/reopen", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def reopen_transfer(transfer_id: UUID, uow: UowDep) -> TransferView:
+    """Go on with a cancelled transfer; what had gone back to the source leaves again."""
+    return await transfer_back.reopen(uow, transfer_id)

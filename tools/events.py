@@ -9,6 +9,7 @@ from uuid import UUID
 
 from db.types import OrderId, PaymentId, ProductId, UserId
 from deps.core import Event
+from tools import reversal
 
 
 class UserRegistered(Event):
@@ -478,5 +479,7 @@ class AuditFailed(Event):
 
 
 EVENTS: dict[str, type[Event]] = {
-    event.__name__: event for event in Event.__subclasses__() if event.__module__ == __name__
+    event.__name__: event
+    for event in Event.__subclasses__()
+    if event.__module__ in (__name__, reversal.__name__)
 }

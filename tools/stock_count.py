@@ -5,7 +5,7 @@ was sold between counting and closing is counted once.
 """
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -19,11 +19,13 @@ from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import StockCounted
 from tools.location import by_code
 from tools.page import ByTime, Page, by_id, read_page
-from tools.registry import Risk, operation
+from tools.registry import FromResult, Risk, operation
+from tools.reversal import StockCountReopened
 from tools.stock import refuse_bundle
 from tools.stock_ledger import Move, append
 
 COUNTED_MAX: Final = 10_000_000
+EXPECTED_MAX: Final = 2**31 - 1
 
 
 class CountLineView(BaseModel):
@@ -32,6 +34,13 @@ class CountLineView(BaseModel):
     counted: int
     difference: int
     counted_at: datetime
+
+
+class Figure(BaseModel):
+    """What a line of a count says, as it was written down."""
+
+    expected: int = Field(ge=0, le=EXPECTED_MAX)
+    counted: int = Field(ge=0, le=COUNTED_MAX)
 
 
 class CountSummary(BaseModel):
@@ -47,11 +56,39 @@ class CountView(CountSummary):
     lines: list[CountLineView]
 
 
+async def opened(uow: UnitOfWork, location: str, note: str = "") -> dict[str, Any]:
+    """Return what cancels the count that is opened."""
+    return {"count_id": FromResult("id")}
+
+
+async def noted(uow: UnitOfWork, count_id: UUID, sku: str, **_: Any) -> dict[str, Any]:
+    """Return what writes down again what a line says now, or that there is none."""
+    line = await uow.session.get(StockCountLine, (count_id, sku), populate_existing=True)
+    figure = None if line is None else {"expected": line.expected, "counted": line.counted}
+    return {"count_id": count_id, "sku": sku, "before": figure}
+
+
+async def open_one(uow: UnitOfWork, count_id: UUID) -> dict[str, Any] | None:
+    """Return what reopens a count, if it is open now."""
+    return await _in(uow, count_id, CountStatus.OPEN)
+
+
+async def closed_one(uow: UnitOfWork, count_id: UUID) -> dict[str, Any] | None:
+    """Return what closes a count again, if it is closed now; a cancelled one booked nothing."""
+    return await _in(uow, count_id, CountStatus.CLOSED)
+
+
+async def _in(uow: UnitOfWork, count_id: UUID, status: CountStatus) -> dict[str, Any] | None:
+    found = await uow.session.get(StockCount, count_id, populate_existing=True)
+    return {"count_id": count_id} if found is not None and found.status is status else None
+
+
 @operation(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=False,
     inverse="stock_count.cancel",
+    restore=opened,
     examples=(
         "start a stock count at {location}",
         "open a cycle count at {location}",
@@ -87,6 +124,8 @@ async def start(uow: UnitOfWork, location: str, note: str = "") -> CountView:
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="stock_count.strike",
+    restore=noted,
     examples=(
         "count {count_id}: {counted} of {sku}",
         "i counted {counted} of {sku} in count {count_id}",
@@ -121,16 +160,7 @@ async def record(uow: UnitOfWork, count_id: UUID, sku: str, counted: int) -> Cou
         sku,
         found.location_id,
     )
-    await uow.session.merge(
-        StockCountLine(
-            count_id=count_id,
-            sku=sku,
-            expected=expected or 0,
-            counted=counted,
-            counted_by=uow.actor.user_id,
-            counted_at=uow.now,
-        )
-    )
+    await _note(uow, count_id, sku, Figure(expected=expected or 0, counted=counted))
     return await get(uow, count_id)
 
 
@@ -138,6 +168,61 @@ async def record(uow: UnitOfWork, count_id: UUID, sku: str, counted: int) -> Cou
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="stock_count.strike",
+    restore=noted,
+    examples=(
+        "strike {sku} from the count {count_id}",
+        "take {sku} out of count {count_id}",
+        "remove the figure for {sku} from stock count {count_id}",
+        "{sku} was counted by mistake in count {count_id}, strike it out",
+    ),
+)
+async def strike(
+    uow: UnitOfWork, count_id: UUID, sku: str, before: Figure | None = None
+) -> CountView:
+    """Strike out what was counted of a SKU, as if nobody had. Repeating it changes nothing.
+
+    Args:
+        count_id: From `stock_count.start` or the list.
+        sku: SKU of the variant.
+        before: Leave out: the figure that undoing puts back in its place.
+
+    Raises:
+        NotFound: No such count or SKU.
+        IllegalTransition: The count is not open.
+    """
+    found = await _locked(uow, count_id)
+    if found.status is not CountStatus.OPEN:
+        raise IllegalTransition("count", found.status, CountStatus.OPEN)
+    await inventory.variant(uow, sku)
+    if before is None:
+        line = await uow.session.get(StockCountLine, (count_id, sku), populate_existing=True)
+        if line is not None:
+            await uow.session.delete(line)
+    else:
+        await _note(uow, count_id, sku, before)
+    return await get(uow, count_id)
+
+
+async def _note(uow: UnitOfWork, count_id: UUID, sku: str, figure: Figure) -> None:
+    await uow.session.merge(
+        StockCountLine(
+            count_id=count_id,
+            sku=sku,
+            expected=figure.expected,
+            counted=figure.counted,
+            counted_by=uow.actor.user_id,
+            counted_at=uow.now,
+        )
+    )
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="stock_count.reopen",
+    restore=open_one,
     examples=(
         "close the count {count_id}",
         "finish stock count {count_id} and correct the stock",
@@ -163,26 +248,7 @@ async def close(uow: UnitOfWork, count_id: UUID) -> CountView:
     _become(found, CountStatus.CLOSED)
     view = await get(uow, count_id)
     corrections = {line.sku: line.difference for line in view.lines if line.difference}
-    await inventory.lock(uow, list(corrections))
-    rows = await uow.fetch(
-        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
-           WHERE location_id = $1 AND sku = ANY($2)""",
-        found.location_id,
-        list(corrections),
-    )
-    spare = {row["sku"]: row["spare"] for row in rows}
-    short = [sku for sku, change in corrections.items() if spare.get(sku, 0) + change < 0]
-    if short:
-        raise Conflict(f"More units of {', '.join(short)} are promised than found.", short=short)
-    await append(
-        uow,
-        [
-            Move(sku, found.location_id, MovementKind.COUNT, on_hand=change, reason=found.note)
-            for sku, change in corrections.items()
-        ],
-        found.id,
-    )
-    await inventory.fill(uow, [sku for sku, change in corrections.items() if change > 0])
+    await _correct(uow, found, corrections, found.note)
     found.closed_at = uow.now
     uow.publish(
         StockCounted(
@@ -199,6 +265,8 @@ async def close(uow: UnitOfWork, count_id: UUID) -> CountView:
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="stock_count.reopen",
+    restore=open_one,
     examples=(
         "cancel the count {count_id}",
         "throw the count {count_id} away",
@@ -220,6 +288,46 @@ async def cancel(uow: UnitOfWork, count_id: UUID) -> CountView:
     if found.status is not CountStatus.CANCELLED:
         _become(found, CountStatus.CANCELLED)
         found.closed_at = uow.now
+    return await get(uow, count_id)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="stock_count.close",
+    restore=closed_one,
+    examples=(
+        "reopen the count {count_id}",
+        "open stock count {count_id} again",
+        "count {count_id} was closed too early, reopen it",
+        "go on with the cancelled count {count_id}",
+    ),
+)
+async def reopen(uow: UnitOfWork, count_id: UUID) -> CountView:
+    """Go on with a count that ended: what closing it corrected is booked back.
+
+    Repeating it changes nothing.
+
+    Args:
+        count_id: From `stock_count.start` or the list.
+
+    Raises:
+        NotFound: No such count.
+        Conflict: Units that were found are promised by now; `extra["short"]` says of what, and
+            nothing changed.
+    """
+    found = await _locked(uow, count_id)
+    if found.status is CountStatus.OPEN:
+        return await get(uow, count_id)
+    view = await get(uow, count_id)
+    back: dict[str, int] = {}
+    if found.status is CountStatus.CLOSED:
+        back = {line.sku: -line.difference for line in view.lines if line.difference}
+        await _correct(uow, found, back, "The count was reopened.")
+    _become(found, CountStatus.OPEN)
+    found.closed_at = None
+    uow.publish(StockCountReopened(count_id=found.id, location=view.location, corrections=back))
     return await get(uow, count_id)
 
 
@@ -303,6 +411,37 @@ async def show(
         limit,
         cursor,
     )
+
+
+async def _correct(
+    uow: UnitOfWork, found: StockCount, corrections: dict[str, int], reason: str
+) -> None:
+    """Book `corrections` to the units on hand, all or none.
+
+    Raises:
+        Conflict: Fewer units would be there than are promised.
+    """
+    await inventory.lock(uow, list(corrections))
+    rows = await uow.fetch(
+        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
+           WHERE location_id = $1 AND sku = ANY($2)""",
+        found.location_id,
+        list(corrections),
+    )
+    spare = {row["sku"]: row["spare"] for row in rows}
+    short = [sku for sku, change in corrections.items() if spare.get(sku, 0) + change < 0]
+    if short:
+        few = ", ".join(short)
+        raise Conflict(f"More units of {few} are promised than would be left.", short=short)
+    await append(
+        uow,
+        [
+            Move(sku, found.location_id, MovementKind.COUNT, on_hand=change, reason=reason)
+            for sku, change in corrections.items()
+        ],
+        found.id,
+    )
+    await inventory.fill(uow, [sku for sku, change in corrections.items() if change > 0])
 
 
 async def _locked(uow: UnitOfWork, count_id: UUID) -> StockCount:

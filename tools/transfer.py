@@ -4,12 +4,12 @@
       └── cancel ──▶ cancelled ◀── cancel (the rest goes back) ──┘
 
 Each step is one transaction over the transfer's lock, the status and the movements, so a process
-killed at any point leaves the step done or not begun. The undo of `ship` is `cancel`.
+killed at any point leaves the step done or not begun. The undo of `ship` is `cancel`; those of
+`receive` and `cancel` are in `tools.transfer_back`.
 """
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -17,36 +17,31 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from db.models.inventory import Location, MovementKind
-from db.models.transfer import (
-    TRANSFER_TRANSITIONS,
-    StockTransfer,
-    StockTransferLine,
-    TransferStatus,
-)
+from db.models.transfer import StockTransfer, StockTransferLine, TransferStatus
 from deps.core import UnitOfWork
-from tools import idempotency, inventory, remark
-from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
+from tools import idempotency, inventory, remark, transfer_step
+from tools.errors import IllegalTransition, InvalidInput, NotFound
 from tools.events import TransferCancelled, TransferReceived, TransferShipped
 from tools.location import by_code
 from tools.page import ByTime, Page, by_id, read_page
 from tools.registry import Risk, operation
 from tools.stock import refuse_bundle
 from tools.stock_ledger import Move, append
-
-LINES_MAX: Final = 200
-QUANTITY_MAX: Final = 1_000_000
+from tools.transfer_step import (
+    QUANTITY_MAX,
+    ReceivedUnits,
+    arrivals,
+    become,
+    locked,
+    outstanding,
+    refuse_repeated,
+    refuse_short,
+)
 
 
 class TransferUnits(BaseModel):
     sku: str = Field(min_length=1, max_length=64)
     quantity: int = Field(ge=1, le=QUANTITY_MAX)
-
-
-class ReceivedUnits(BaseModel):
-    sku: str = Field(min_length=1, max_length=64)
-    received: int = Field(default=0, ge=0, le=QUANTITY_MAX)
-    lost: int = Field(default=0, ge=0, le=QUANTITY_MAX)
-    reason: str = Field(default="", max_length=500, description="Why units are lost.")
 
 
 class TransferLineView(BaseModel):
@@ -79,6 +74,7 @@ class TransferView(TransferSummary):
     risk=Risk.REVERSIBLE,
     idempotent=False,
     inverse="transfer.cancel",
+    restore=transfer_step.planned,
     examples=(
         "transfer {quantity} of {sku} from {source} to {target}",
         "plan a transfer from {source} to {target}",
@@ -106,7 +102,7 @@ async def create(
     if source == target:
         raise InvalidInput("source and target must differ.", field="target")
     note = remark.optional(note, "note")
-    _checked([line.sku for line in lines])
+    refuse_repeated([line.sku for line in lines])
     for line in lines:
         await inventory.variant(uow, line.sku)
         await refuse_bundle(uow, line.sku)
@@ -132,6 +128,7 @@ async def create(
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="transfer.cancel",
+    restore=transfer_step.draft,
     examples=(
         "ship the transfer {transfer_id}",
         "the transfer {transfer_id} has left",
@@ -152,12 +149,13 @@ async def ship(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
         IllegalTransition: It was cancelled.
         Conflict: The source has too few units that are not promised; nothing moved.
     """
-    found, lines = await _locked(uow, transfer_id)
+    found, lines = await locked(uow, transfer_id)
     if found.status in (TransferStatus.IN_TRANSIT, TransferStatus.RECEIVED):
         return await get(uow, transfer_id)
-    _become(found, TransferStatus.IN_TRANSIT)
-    await inventory.lock(uow, [line.sku for line in lines])
-    await _refuse_short(uow, found, lines)
+    if found.status is not TransferStatus.DRAFT:
+        raise IllegalTransition("transfer", found.status, TransferStatus.IN_TRANSIT)
+    become(found, TransferStatus.IN_TRANSIT)
+    await refuse_short(uow, found.source_id, {line.sku: line.quantity for line in lines})
     moves = []
     for line in lines:
         out, coming = MovementKind.TRANSFER_OUT, MovementKind.TRANSFER_IN
@@ -181,6 +179,8 @@ async def ship(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=False,
+    inverse="transfer.take_back",
+    restore=transfer_step.arriving,
     examples=(
         "transfer {transfer_id} arrived with {received} of {sku}",
         "receive the transfer {transfer_id}",
@@ -205,10 +205,10 @@ async def receive(
         InvalidInput: More than is outstanding, nothing at all, or a loss without a reason.
     """
     await idempotency.settle(uow)
-    found, sent = await _locked(uow, transfer_id)
+    found, sent = await locked(uow, transfer_id)
     if found.status is not TransferStatus.IN_TRANSIT:
         raise IllegalTransition("transfer", found.status, TransferStatus.RECEIVED)
-    arrived = _arrivals(sent, lines)
+    arrived = arrivals(sent, lines)
     moves = []
     for line, units in arrived:
         if units.received:
@@ -235,9 +235,9 @@ async def receive(
         line.received += units.received
         line.lost += units.lost
     await append(uow, moves, found.id)
-    is_complete = not any(_outstanding(line) for line in sent)
+    is_complete = not any(outstanding(line) for line in sent)
     if is_complete:
-        _become(found, TransferStatus.RECEIVED)
+        become(found, TransferStatus.RECEIVED)
         found.finished_at = uow.now
     await inventory.fill(uow, [line.sku for line, _ in arrived])
     view = await get(uow, transfer_id)
@@ -257,6 +257,8 @@ async def receive(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="transfer.reopen",
+    restore=transfer_step.under_way,
     examples=(
         "cancel the transfer {transfer_id} because {reason}",
         "call transfer {transfer_id} back",
@@ -279,14 +281,14 @@ async def cancel(uow: UnitOfWork, transfer_id: UUID, reason: str) -> TransferVie
         InvalidInput: `reason` is empty or too long.
     """
     reason = remark.needed(reason)
-    found, lines = await _locked(uow, transfer_id)
+    found, lines = await locked(uow, transfer_id)
     if found.status is TransferStatus.CANCELLED:
         return await get(uow, transfer_id)
     was_sent = found.status is TransferStatus.IN_TRANSIT
-    _become(found, TransferStatus.CANCELLED)
+    become(found, TransferStatus.CANCELLED)
     returned: dict[str, int] = {}
     if was_sent:
-        returned = {line.sku: _outstanding(line) for line in lines if _outstanding(line)}
+        returned = {line.sku: outstanding(line) for line in lines if outstanding(line)}
         moves = []
         for sku, units in returned.items():
             kind = MovementKind.TRANSFER_BACK
@@ -333,7 +335,7 @@ async def get(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
     )
     is_under_way = shown.status in (TransferStatus.DRAFT, TransferStatus.IN_TRANSIT)
     lines = [
-        TransferLineView(**line.model_dump(), outstanding=_outstanding(line) if is_under_way else 0)
+        TransferLineView(**line.model_dump(), outstanding=outstanding(line) if is_under_way else 0)
         for line in rows
     ]
     return TransferView(**shown.model_dump(), lines=lines)
@@ -395,85 +397,3 @@ def _named() -> Any:
 def _summary(row: Any) -> TransferSummary:
     found, source, target = row
     return TransferSummary(**found.model_dump(), source=source, target=target)
-
-
-async def _locked(
-    uow: UnitOfWork, transfer_id: UUID
-) -> tuple[StockTransfer, list[StockTransferLine]]:
-    """Lock the transfer first, then its SKUs: the one order everybody here uses."""
-    found = await uow.session.get(
-        StockTransfer, transfer_id, with_for_update=True, populate_existing=True
-    )
-    if found is None:
-        raise NotFound("There is no such transfer.", field="transfer_id")
-    lines = await uow.session.exec(
-        select(StockTransferLine)
-        .where(StockTransferLine.transfer_id == transfer_id)
-        .order_by(col(StockTransferLine.sku))
-        .execution_options(populate_existing=True)
-    )
-    return found, list(lines)
-
-
-def _become(found: StockTransfer, status: TransferStatus) -> None:
-    if status not in TRANSFER_TRANSITIONS[found.status]:
-        raise IllegalTransition("transfer", found.status, status)
-    found.status = status
-
-
-async def _refuse_short(
-    uow: UnitOfWork, found: StockTransfer, lines: Sequence[StockTransferLine]
-) -> None:
-    rows = await uow.fetch(
-        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
-           WHERE location_id = $1 AND sku = ANY($2)""",
-        found.source_id,
-        [line.sku for line in lines],
-    )
-    spare = {row["sku"]: row["spare"] for row in rows}
-    for line in lines:
-        if spare.get(line.sku, 0) < line.quantity:
-            source = await uow.session.get_one(Location, found.source_id)
-            raise Conflict(
-                f"Only {spare.get(line.sku, 0)} units of {line.sku} are free at {source.code}.",
-                sku=line.sku,
-                available=spare.get(line.sku, 0),
-            )
-
-
-def _arrivals(
-    sent: Sequence[StockTransferLine], lines: Sequence[ReceivedUnits] | None
-) -> list[tuple[StockTransferLine, ReceivedUnits]]:
-    """Pair what arrived with what was sent; refuse what cannot have."""
-    if lines is None:
-        lines = [
-            ReceivedUnits(sku=line.sku, received=_outstanding(line))
-            for line in sent
-            if _outstanding(line)
-        ]
-    _checked([line.sku for line in lines])
-    by_sku = {line.sku: line for line in sent}
-    pairs = []
-    for units in lines:
-        if units.sku not in by_sku:
-            raise NotFound(f"{units.sku} is not part of the transfer.", field="lines")
-        line = by_sku[units.sku]
-        if not 0 < units.received + units.lost <= _outstanding(line):
-            raise InvalidInput(
-                f"{_outstanding(line)} units of {units.sku} are outstanding.", field="lines"
-            )
-        if units.lost and not units.reason.strip():
-            raise InvalidInput("Say why units are lost.", field="lines")
-        pairs.append((line, units))
-    return pairs
-
-
-def _outstanding(line: StockTransferLine) -> int:
-    return line.quantity - line.received - line.lost - line.returned
-
-
-def _checked(skus: Sequence[str]) -> None:
-    if not 1 <= len(skus) <= LINES_MAX:
-        raise InvalidInput(f"Give 1 to {LINES_MAX} lines.", field="lines")
-    if len(set(skus)) < len(skus):
-        raise InvalidInput("Each SKU may be given once.", field="lines")

@@ -21,8 +21,8 @@ class CountStatus(StrEnum):
 
 COUNT_TRANSITIONS: Mapping[CountStatus, frozenset[CountStatus]] = {
     CountStatus.OPEN: frozenset({CountStatus.CLOSED, CountStatus.CANCELLED}),
-    CountStatus.CLOSED: frozenset(),
-    CountStatus.CANCELLED: frozenset(),
+    CountStatus.CLOSED: frozenset({CountStatus.OPEN}),
+    CountStatus.CANCELLED: frozenset({CountStatus.OPEN}),
 }
 assert COUNT_TRANSITIONS.keys() == set(CountStatus)
 

@@ -21,8 +21,8 @@ class TransferStatus(StrEnum):
 TRANSFER_TRANSITIONS: Mapping[TransferStatus, frozenset[TransferStatus]] = {
     TransferStatus.DRAFT: frozenset({TransferStatus.IN_TRANSIT, TransferStatus.CANCELLED}),
     TransferStatus.IN_TRANSIT: frozenset({TransferStatus.RECEIVED, TransferStatus.CANCELLED}),
-    TransferStatus.RECEIVED: frozenset(),
-    TransferStatus.CANCELLED: frozenset(),
+    TransferStatus.RECEIVED: frozenset({TransferStatus.IN_TRANSIT}),
+    TransferStatus.CANCELLED: frozenset({TransferStatus.DRAFT, TransferStatus.IN_TRANSIT}),
 }
 assert TRANSFER_TRANSITIONS.keys() == set(TransferStatus)
 

@@ -28,7 +28,8 @@ from tools import (
     transfer,
 )
 from tools.errors import Conflict, DomainError, PaymentDeclined, Unavailable
-from tools.transfer import ReceivedUnits, TransferUnits
+from tools.transfer import TransferUnits
+from tools.transfer_step import ReceivedUnits
 
 STOCK = {"MUG": 14, "TEA": 9, "TRAY": 6}
 PRICE = 1000

@@ -18,6 +18,18 @@ OTHER_ID = "0195c8a0-0000-7000-8000-000000000002"
 GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
     ("HandoverRequested", 1): {"handover_id": ID, "number": 1, "conversation_id": OTHER_ID},
     ("HandoverResolved", 1): {"handover_id": ID, "number": 1},
+    ("StockCountReopened", 1): {
+        "count_id": ID,
+        "location": "HAM",
+        "corrections": {"MUG": -1},
+    },
+    ("TransferArrivalTakenBack", 1): {
+        "transfer_id": ID,
+        "target": "ROT",
+        "received": {"MUG": 2},
+        "lost": {},
+    },
+    ("TransferReopened", 1): {"transfer_id": ID, "sent": {"MUG": 2}},
     ("UserRegistered", 1): {"user_id": ID, "role": "customer"},
     ("RefreshTokenReused", 1): {"user_id": ID, "family_id": OTHER_ID},
     ("ProductSaved", 1): {"product_id": ID, "handle": "stoneware-mug", "created": True},

@@ -22,7 +22,8 @@ from tools import bundle, inventory, stock, transfer
 from tools.bundle import BundlePartInput
 from tools.errors import Conflict, OutOfStock
 from tools.invariant import check
-from tools.transfer import ReceivedUnits, TransferUnits
+from tools.transfer import TransferUnits
+from tools.transfer_step import ReceivedUnits
 
 LIVE = ("held", "allocated")
 PLACES = ("HAM", "ROT")

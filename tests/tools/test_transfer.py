@@ -12,7 +12,8 @@ from tests import factories
 from tools import inventory, stock, transfer
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.invariant import check
-from tools.transfer import ReceivedUnits, TransferUnits, TransferView
+from tools.transfer import TransferUnits, TransferView
+from tools.transfer_step import ReceivedUnits
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""What had been done and was taken back, each the opposite of a fact of `tools.events`."""
+
+from uuid import UUID
+
+from deps.core import Event
+
+
+class StockCountReopened(Event):
+    """`corrections` are what closing it had booked, and is now booked back; none if it was
+    cancelled."""
+
+    aggregate = "count"
+    count_id: UUID
+    location: str
+    corrections: dict[str, int]
+
+
+class TransferArrivalTakenBack(Event):
+    """Units that were booked in, or written off, are in transit again."""
+
+    aggregate = "transfer"
+    transfer_id: UUID
+    target: str
+    received: dict[str, int]
+    lost: dict[str, int]
+
+
+class TransferReopened(Event):
+    """`sent` are units that had gone back to the source and left it again."""
+
+    aggregate = "transfer"
+    transfer_id: UUID
+    sent: dict[str, int]
