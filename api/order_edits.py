@@ -157,6 +157,26 @@ async def deliver_order(number: OrderNumber, uow: UowDep) -> ParcelView:
     return await fulfillment.deliver(uow, number)
 
 
+@router.post(
+    "/orders/{number}/unship",
+    dependencies=[needs("order:manage")],
+    responses=problems(*SIGNED_IN, IllegalTransition, Conflict),
+)
+async def unship_order(number: OrderNumber, uow: UowDep) -> ParcelView:
+    """Take back that an order has left: its units are allocated again (staff)."""
+    return await fulfillment.unship(uow, number)
+
+
+@router.post(
+    "/orders/{number}/undeliver",
+    dependencies=[needs("order:manage")],
+    responses=problems(*SIGNED_IN, IllegalTransition, Conflict),
+)
+async def undeliver_order(number: OrderNumber, uow: UowDep) -> ParcelView:
+    """Take back that an order's parcel arrived: it is on its way (staff)."""
+    return await fulfillment.undeliver(uow, number)
+
+
 @router.get("/aftersales-policy", responses=problems())
 async def read_policy(uow: UowDep) -> PolicyInput:
     """Show what the shop allows after the sale."""

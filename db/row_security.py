@@ -158,6 +158,7 @@ AS_OWNER: Final = (
     "stock_allocate",
     "stock_release",
     "stock_ship",
+    "stock_unship",
     "stock_extend",
     "stock_fill",
     "stock_lock",

@@ -196,13 +196,14 @@ async def refuse_request(uow: UnitOfWork, of: Order) -> None:
                 f"It could be sent back for {rules.return_window_days} days after delivery.",
                 limit="return_window_days",
             )
-    if rules.requests_max is not None and await _requests_of(uow, of) >= rules.requests_max:
+    if rules.requests_max is not None and await requests_of(uow, of) >= rules.requests_max:
         raise AftersalesLimit(
             "No further return or exchange of this order is possible.", limit="requests_max"
         )
 
 
-async def _requests_of(uow: UnitOfWork, of: Order) -> int:
+async def requests_of(uow: UnitOfWork, of: Order) -> int:
+    """Count an order's returns and exchanges, but for those that were withdrawn."""
     total = 0
     for model in (OrderReturn, OrderExchange):
         query = select(func.count()).select_from(model).where(model.order_id == of.id)

@@ -14,6 +14,7 @@ from tools.events import (
     OrderShipped,
     ReturnRequested,
 )
+from tools.reversal import OrderUnshipped
 
 
 async def tell_return(uow: UnitOfWork, event: ReturnRequested) -> None:
@@ -51,6 +52,16 @@ async def tell_shipped(uow: UnitOfWork, event: OrderShipped) -> None:
         f"shipped:{event.fulfillment_id}",
         "Your parcel has left",
         f"It is on its way{by}.{tracking}",
+    )
+
+
+async def tell_unshipped(uow: UnitOfWork, event: OrderUnshipped) -> None:
+    await _queue(
+        uow,
+        event.order_id,
+        f"unshipped:{event.fulfillment_id}",
+        "Your parcel has not left yet",
+        "We told you too early that it is on its way. You hear from us again when it leaves.",
     )
 
 

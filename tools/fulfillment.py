@@ -1,6 +1,7 @@
 """Parcels: what leaves, and that it arrived. An order ships whole."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +20,7 @@ from tools import aftersales, inventory, line_change, order
 from tools.errors import Conflict, IllegalTransition, InvalidInput
 from tools.events import OrderDelivered, OrderShipped
 from tools.registry import Risk, operation
+from tools.reversal import OrderUndelivered, OrderUnshipped
 
 
 class ParcelLine(BaseModel):
@@ -66,10 +68,48 @@ async def parcels(uow: UnitOfWork, number: int) -> list[ParcelView]:
     return [await _view(uow, row) for row in rows]
 
 
+async def to_send(uow: UnitOfWork, number: int, **_: Any) -> dict[str, Any] | None:
+    """Return what takes a shipment back once it is made, if it is not yet."""
+    of = await order.access(uow, number)
+    is_here = of.fulfillment_status is FulfillmentStatus.UNFULFILLED
+    return {"number": number} if is_here else None
+
+
+async def on_its_way(uow: UnitOfWork, number: int) -> dict[str, Any] | None:
+    """Return what takes a delivery back once it is made, if the parcel has just left."""
+    of = await order.access(uow, number)
+    has_left = of.fulfillment_status is FulfillmentStatus.FULFILLED
+    return {"number": number} if has_left else None
+
+
+async def sent_as(uow: UnitOfWork, number: int) -> dict[str, Any] | None:
+    """Return what ships an order again as it was shipped, if it is."""
+    of = await order.access(uow, number)
+    if of.fulfillment_status is not FulfillmentStatus.FULFILLED:
+        return None
+    parcel = await _last(uow, of)
+    if parcel is None:
+        return None
+    return {
+        "number": number,
+        "tracking_number": parcel.tracking_number,
+        "carrier": parcel.carrier,
+    }
+
+
+async def arrived(uow: UnitOfWork, number: int) -> dict[str, Any] | None:
+    """Return what delivers an order again, if it is delivered."""
+    of = await order.access(uow, number)
+    is_there = of.fulfillment_status is FulfillmentStatus.DELIVERED
+    return {"number": number} if is_there else None
+
+
 @operation(
     scope="order:manage",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="order.unship",
+    restore=to_send,
     domain="order",
     examples=(
         "ship order {number} with {carrier}, tracking number {tracking_number}",
@@ -133,6 +173,50 @@ async def ship(
     scope="order:manage",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="order.ship",
+    restore=sent_as,
+    domain="order",
+    examples=(
+        "order {number} has not left after all",
+        "order {number} was marked as shipped by mistake",
+        "take back the shipment of order {number}",
+        "mark order {number} as not shipped",
+    ),
+)
+async def unship(uow: UnitOfWork, number: int) -> ParcelView:
+    """Take back that an order was shipped: its units are allocated again and it can be changed.
+
+    No money moves: shipping takes none. Repeating it changes nothing.
+
+    Args:
+        number: The order's number.
+
+    Raises:
+        NotFound: No such order.
+        IllegalTransition: It has not been shipped, or was delivered.
+        Conflict: It was shipped before parcels were recorded.
+    """
+    of = await order.access(uow, number, lock=True)
+    if of.fulfillment_status is not FulfillmentStatus.FULFILLED:
+        last = await _last(uow, of, is_live=False)
+        if last is None or of.fulfillment_status is not FulfillmentStatus.UNFULFILLED:
+            raise IllegalTransition("order", of.fulfillment_status.value, "unshipped")
+        return await _view(uow, last)
+    parcel = await _live(uow, of)
+    await inventory.unship(uow, order_id=OrderId(of.id))
+    _become(parcel, FulfillmentState.CANCELLED)
+    of.fulfillment_status = FulfillmentStatus.UNFULFILLED
+    uow.publish(OrderUnshipped(order_id=OrderId(of.id), fulfillment_id=parcel.id))
+    await uow.session.flush()
+    return await _view(uow, parcel)
+
+
+@operation(
+    scope="order:manage",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="order.undeliver",
+    restore=on_its_way,
     domain="order",
     examples=(
         "order {number} was delivered",
@@ -157,8 +241,8 @@ async def deliver(uow: UnitOfWork, number: int) -> ParcelView:
     if of.fulfillment_status is not FulfillmentStatus.FULFILLED:
         raise IllegalTransition("order", of.fulfillment_status.value, "delivered")
     parcel = await _live(uow, of)
-    assert FulfillmentState.DELIVERED in FULFILLMENT_TRANSITIONS[parcel.state], parcel.state
-    parcel.state, parcel.delivered_at = FulfillmentState.DELIVERED, uow.now
+    _become(parcel, FulfillmentState.DELIVERED)
+    parcel.delivered_at = uow.now
     of.fulfillment_status = FulfillmentStatus.DELIVERED
     if of.status is OrderStatus.PLACED:
         await uow.session.flush()
@@ -168,23 +252,73 @@ async def deliver(uow: UnitOfWork, number: int) -> ParcelView:
     return await _view(uow, parcel)
 
 
+@operation(
+    scope="order:manage",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="order.deliver",
+    restore=arrived,
+    domain="order",
+    examples=(
+        "order {number} was not delivered after all",
+        "order {number} was marked as delivered by mistake",
+        "take back the delivery of order {number}",
+        "mark order {number} as not delivered",
+    ),
+)
+async def undeliver(uow: UnitOfWork, number: int) -> ParcelView:
+    """Take back that an order's parcel arrived: it is on its way. Repeating it changes nothing.
+
+    Args:
+        number: The order's number.
+
+    Raises:
+        NotFound: No such order.
+        IllegalTransition: It has not been delivered.
+        Conflict: There is a return or an exchange of what was delivered.
+    """
+    of = await order.access(uow, number, lock=True)
+    if of.fulfillment_status is FulfillmentStatus.FULFILLED:
+        return await _view(uow, await _live(uow, of))
+    if of.fulfillment_status is not FulfillmentStatus.DELIVERED:
+        raise IllegalTransition("order", of.fulfillment_status.value, "undelivered")
+    if await aftersales.requests_of(uow, of):
+        raise Conflict("There is a return or an exchange of this order.", current="delivered")
+    parcel = await _live(uow, of)
+    _become(parcel, FulfillmentState.SHIPPED)
+    parcel.delivered_at = None
+    of.fulfillment_status = FulfillmentStatus.FULFILLED
+    if of.status is OrderStatus.COMPLETED:
+        await uow.session.flush()
+        await order.transition(uow, of, OrderStatus.PLACED)
+    uow.publish(OrderUndelivered(order_id=OrderId(of.id), fulfillment_id=parcel.id))
+    await uow.session.flush()
+    return await _view(uow, parcel)
+
+
+def _become(parcel: Fulfillment, state: FulfillmentState) -> None:
+    assert state in FULFILLMENT_TRANSITIONS[parcel.state], parcel.state
+    parcel.state = state
+
+
 async def _live(uow: UnitOfWork, of: Order) -> Fulfillment:
     """Return the parcel of a shipped order.
 
     Raises:
         Conflict: It was shipped before parcels were recorded.
     """
-    query = (
-        select(Fulfillment)
-        .where(Fulfillment.order_id == of.id)
-        .where(Fulfillment.state != FulfillmentState.CANCELLED)
-        .order_by(col(Fulfillment.id).desc())
-        .limit(1)
-    )
-    parcel = (await uow.session.exec(query)).first()
+    parcel = await _last(uow, of)
     if parcel is None:
         raise Conflict("No parcel of this order is known.", current=of.fulfillment_status.value)
     return parcel
+
+
+async def _last(uow: UnitOfWork, of: Order, *, is_live: bool = True) -> Fulfillment | None:
+    """Return the newest parcel of an order, by default of those that were not cancelled."""
+    query = select(Fulfillment).where(Fulfillment.order_id == of.id)
+    if is_live:
+        query = query.where(Fulfillment.state != FulfillmentState.CANCELLED)
+    return (await uow.session.exec(query.order_by(col(Fulfillment.id).desc()).limit(1))).first()
 
 
 async def _view(uow: UnitOfWork, parcel: Fulfillment) -> ParcelView:

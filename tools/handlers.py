@@ -27,6 +27,7 @@ from tools.events import (
     RefundSucceeded,
     ReturnRequested,
 )
+from tools.reversal import OrderUnshipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,12 @@ async def tell_shipped(context: HandlerContext, event: OrderShipped, envelope: E
     await aftersales_mail.tell_shipped(context.uow, event)
 
 
+async def tell_unshipped(
+    context: HandlerContext, event: OrderUnshipped, envelope: Envelope
+) -> None:
+    await aftersales_mail.tell_unshipped(context.uow, event)
+
+
 async def tell_change(
     context: HandlerContext,
     event: OrderEdited | OrderAddressChanged | OrderPaymentChanged,
@@ -112,6 +119,7 @@ HANDLERS: Final[Handlers] = {
     ReturnRequested: (Handler("notification", tell_return),),
     ExchangeRequested: (Handler("notification", tell_exchange),),
     OrderShipped: (Handler("notification", tell_shipped),),
+    OrderUnshipped: (Handler("notification", tell_unshipped),),
     OrderEdited: (Handler("notification", tell_change),),
     OrderAddressChanged: (Handler("notification", tell_change),),
     OrderPaymentChanged: (Handler("notification", tell_change),),

@@ -149,6 +149,19 @@ async def ship(uow: UnitOfWork, *, order_id: OrderId) -> None:
         raise Conflict("Not every unit of the order is allocated yet.")
 
 
+async def unship(uow: UnitOfWork, *, order_id: OrderId) -> None:
+    """Put an order's units back on the books: they had not left. Repeating it changes nothing.
+
+    Raises:
+        Conflict: It has no units that were shipped.
+    """
+    allocated = await uow.fetchval(
+        "SELECT stock_unship($1, $2, $3)", order_id, uow.actor.user_id, uow.now
+    )
+    if not allocated:
+        raise Conflict("No units of the order were shipped.")
+
+
 async def expire_due(deps: Deps) -> int:
     """Let go of holds past their time; return how many. Each in a transaction of its own."""
     async with deps.begin() as uow:

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from db.types import OrderId
 from deps.core import Event
 
 
@@ -31,3 +32,19 @@ class TransferReopened(Event):
     aggregate = "transfer"
     transfer_id: UUID
     sent: dict[str, int]
+
+
+class OrderUnshipped(Event):
+    """The parcel had not left: its units are allocated to the order again."""
+
+    aggregate = "order"
+    order_id: OrderId
+    fulfillment_id: UUID
+
+
+class OrderUndelivered(Event):
+    """The parcel had not arrived: it is on its way."""
+
+    aggregate = "order"
+    order_id: OrderId
+    fulfillment_id: UUID

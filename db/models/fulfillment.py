@@ -19,14 +19,15 @@ class FulfillmentState(StrEnum):
 
 FULFILLMENT_TRANSITIONS: Mapping[FulfillmentState, frozenset[FulfillmentState]] = {
     FulfillmentState.SHIPPED: frozenset({FulfillmentState.DELIVERED, FulfillmentState.CANCELLED}),
-    FulfillmentState.DELIVERED: frozenset(),
+    FulfillmentState.DELIVERED: frozenset({FulfillmentState.SHIPPED}),
     FulfillmentState.CANCELLED: frozenset(),
 }
 assert FULFILLMENT_TRANSITIONS.keys() == set(FulfillmentState)
 
 
 class Fulfillment(SQLModel, table=True):
-    """One parcel. A cancelled one was stopped on its way: its tracking number stays known."""
+    """One parcel. A cancelled one was stopped on its way, or had not left: its tracking
+    number stays known."""
 
     __tablename__ = "fulfillment"
 

@@ -23,7 +23,7 @@ class OrderStatus(StrEnum):
 ORDER_TRANSITIONS: Mapping[OrderStatus, frozenset[OrderStatus]] = {
     OrderStatus.PENDING: frozenset({OrderStatus.PLACED, OrderStatus.CANCELLED}),
     OrderStatus.PLACED: frozenset({OrderStatus.COMPLETED, OrderStatus.CANCELLED}),
-    OrderStatus.COMPLETED: frozenset(),
+    OrderStatus.COMPLETED: frozenset({OrderStatus.PLACED}),
     OrderStatus.CANCELLED: frozenset(),
 }
 assert ORDER_TRANSITIONS.keys() == set(OrderStatus)

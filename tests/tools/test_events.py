@@ -29,6 +29,8 @@ GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
         "received": {"MUG": 2},
         "lost": {},
     },
+    ("OrderUnshipped", 1): {"order_id": ID, "fulfillment_id": OTHER_ID},
+    ("OrderUndelivered", 1): {"order_id": ID, "fulfillment_id": OTHER_ID},
     ("TransferReopened", 1): {"transfer_id": ID, "sent": {"MUG": 2}},
     ("UserRegistered", 1): {"user_id": ID, "role": "customer"},
     ("RefreshTokenReused", 1): {"user_id": ID, "family_id": OTHER_ID},

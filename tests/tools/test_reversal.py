@@ -11,12 +11,30 @@ import pytest
 from sqlalchemy import text
 
 from agents.base import call_operation
+from db.models.inventory import MovementKind
+from db.types import OrderId
 from deps.core import Deps
+from tests import aftersales as shop
 from tests import factories
-from tools import agent_run, inventory, stock_count, transfer, transfer_back, undo
+from tools import (
+    aftersales_mail,
+    agent_run,
+    checkout,
+    fulfillment,
+    inventory,
+    order,
+    return_,
+    stock_count,
+    stock_ledger,
+    transfer,
+    transfer_back,
+    undo,
+)
 from tools.errors import Conflict, DomainError, IllegalTransition, InvalidInput, NotFound
 from tools.invariant import check
+from tools.line_change import LineRequest
 from tools.registry import OPERATIONS
+from tools.reversal import OrderUnshipped
 from tools.surface import load_operations
 from tools.transfer import TransferUnits
 from tools.transfer_step import ReceivedUnits
@@ -31,6 +49,11 @@ STATE = {
     "stock_count_line": "counted_at counted_by",
     "stock_transfer": "",
     "stock_transfer_line": "",
+    "orders": "updated_at",
+    "reservation": "",
+    "reservation_line": "",
+    "backorder": "",
+    "payment": "",
 }
 
 
@@ -283,6 +306,98 @@ async def test_what_has_arrived_whole_is_not_reopened(goods: Deps) -> None:
         await OPERATIONS["transfer.reopen"](goods, transfer_id=transfer_id)
     async with goods.begin() as uow:
         assert (await transfer_back.take_back(uow, transfer_id)).status == "in_transit"
+
+
+async def delivered(deps: Deps, **units: int) -> int:
+    """Place and deliver an order as a customer; return its number."""
+    await shop.lamp(deps)
+    return (await shop.delivered(deps, **units)).number
+
+
+async def test_a_parcel_that_had_not_left_is_to_be_sent(goods: Deps, customer: Deps) -> None:
+    placed = await factories.placed_order(customer, MUG=3, TEA=1)
+    ship = {"number": placed.number, "carrier": "DHL", "tracking_number": "T-1"}
+    await undone(goods, "order.ship", **ship)
+    await undone(goods, "order.ship", **ship)
+    await act(goods, "order.ship", **ship)
+    await undone(goods, "order.unship", number=placed.number)
+    async with customer.begin() as uow:
+        parcels = await fulfillment.parcels(uow, placed.number)
+    states = [(parcel.state.value, parcel.tracking_number) for parcel in parcels]
+    assert states == [("cancelled", "T-1")] * 3 + [("shipped", "T-1")]
+    async with goods.begin() as uow:
+        moved = await stock_ledger.movements(uow, "MUG", MovementKind.SHIP)
+    assert sum(item.on_hand_delta for item in moved.items) == -3, "what has left"
+
+
+async def test_an_unshipped_order_can_be_cancelled(goods: Deps, customer: Deps) -> None:
+    placed = await factories.placed_order(customer, MUG=3)
+    async with goods.begin() as uow:
+        await fulfillment.ship(uow, placed.number)
+        await fulfillment.unship(uow, placed.number)
+    await checkout.cancel(customer, placed.number, "too late")
+    async with goods.begin() as uow:
+        assert (await inventory.levels(uow, "MUG")).available == 11
+    assert await check(goods) == []
+
+
+async def test_a_parcel_is_unshipped_once_however_many_ask(goods: Deps, customer: Deps) -> None:
+    placed = await factories.placed_order(customer, MUG=3)
+    before = await rows(goods)
+    with pytest.raises(IllegalTransition):
+        await OPERATIONS["order.unship"](goods, number=placed.number)
+    async with goods.begin() as uow:
+        await fulfillment.ship(uow, placed.number)
+    assert await at_once(goods, "order.unship", 5, number=placed.number) == []
+    assert await rows(goods) == before
+    async with goods.begin() as uow:
+        await fulfillment.ship(uow, placed.number)
+        await fulfillment.deliver(uow, placed.number)
+    with pytest.raises(IllegalTransition):
+        await OPERATIONS["order.unship"](goods, number=placed.number)
+    assert await check(goods) == []
+
+
+async def test_the_customer_is_told_that_it_has_not_left(goods: Deps, customer: Deps) -> None:
+    placed = await factories.placed_order(customer, MUG=1)
+    async with goods.begin() as uow:
+        await fulfillment.ship(uow, placed.number)
+        parcel = await fulfillment.unship(uow, placed.number)
+    async with goods.begin() as uow:
+        told = OrderUnshipped(order_id=OrderId(placed.id), fulfillment_id=parcel.id)
+        await aftersales_mail.tell_unshipped(uow, told)
+        await aftersales_mail.tell_unshipped(uow, told)
+        mails = await uow.session.execute(text("SELECT subject FROM notification"))
+        subjects = [s for s in mails.scalars() if "not left yet" in s]
+    assert len(subjects) == 1
+
+
+async def test_a_delivery_that_was_none_is_on_its_way(goods: Deps, customer: Deps) -> None:
+    placed = await factories.placed_order(customer, MUG=3)
+    async with goods.begin() as uow:
+        await fulfillment.ship(uow, placed.number)
+    with pytest.raises(DomainError):
+        await OPERATIONS["order.undeliver"](customer, number=placed.number)
+    await undone(goods, "order.deliver", number=placed.number)
+    await act(goods, "order.deliver", number=placed.number)
+    await undone(goods, "order.undeliver", number=placed.number)
+    assert await at_once(goods, "order.undeliver", 5, number=placed.number) == []
+    async with customer.begin() as uow:
+        shown = await order.get(uow, placed.number)
+    assert (shown.status, shown.fulfillment_status) == ("placed", "fulfilled")
+    assert await check(goods) == []
+
+
+async def test_what_is_being_returned_was_delivered(goods: Deps, customer: Deps) -> None:
+    number = await delivered(customer, oak=2)
+    async with customer.begin() as uow:
+        asked = await return_.request(uow, number, [LineRequest(sku="LAMP-OAK", quantity=1)])
+    with pytest.raises(Conflict):
+        await OPERATIONS["order.undeliver"](goods, number=number)
+    async with customer.begin() as uow:
+        await return_.cancel(uow, asked.id)
+    assert (await OPERATIONS["order.undeliver"](goods, number=number)).state == "shipped"
+    assert await check(goods) == []
 
 
 async def test_what_only_records_says_that_there_is_nothing_to_take_back() -> None:
