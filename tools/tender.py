@@ -12,7 +12,7 @@ from db.models.payment import MethodKind, Payment, StoredMethod
 from db.models.refund import RefundKind
 from db.types import OrderId, PaymentId
 from deps.core import UnitOfWork
-from tools import aftersales, refund
+from tools import aftersales, credit_account, refund
 from tools.errors import InsufficientCredit, InvalidInput, NotFound
 
 
@@ -57,14 +57,15 @@ async def method_of(uow: UnitOfWork, of: Order, method_id: UUID) -> StoredMethod
 
 async def refuse_uncovered(uow: UnitOfWork, method: StoredMethod, amount: int) -> None:
     """Raises:
-    InsufficientCredit: A gift card or store credit holds less than `amount`.
+    InsufficientCredit: A gift card or store credit holds less than `amount`, or cannot be used.
     """
     if method.kind is not MethodKind.CREDIT or amount <= 0:
         return
     assert method.credit_account_id is not None
     account = await uow.session.get_one(CreditAccount, method.credit_account_id)
-    free = account.balance_amount - account.held_amount
-    if free < amount or not account.is_active:
+    is_usable = credit_account.is_usable(account, uow.now)
+    free = account.balance_amount - account.held_amount if is_usable else 0
+    if free < amount:
         raise InsufficientCredit(
             "There is not enough on this gift card or store credit.",
             field="payment_method",
