@@ -13,7 +13,7 @@ from db.models.payment import (
     PaymentAttempt,
     PaymentState,
 )
-from db.types import OrderId, PaymentId
+from db.types import OrderId, PaymentId, new_id
 from deps.core import Deps
 from tests import factories
 from tests.factories import unsaved_tender as tender
@@ -112,3 +112,42 @@ async def test_the_latest_attempt_is_that_of_its_tender_and_kind(customer: Deps)
         last = await payment.last_attempt(uow, mine, AttemptKind.VOID)
     assert last is not None
     assert (last.payment_id, last.kind, last.number) == (first.id, AttemptKind.VOID, 2)
+
+
+async def test_a_sale_is_booked_with_its_discount_its_shipping_and_its_tax(deps: Deps) -> None:
+    of = factories.unsaved_order(100)
+    of.discount_amount, of.shipping_amount, of.tax_amount, of.total_amount = 20, 5, 10, 95
+    async with deps.begin() as uow:
+        uow.session.add(of)
+        await uow.session.flush()
+        await payment.post_sale(uow, of)
+    async with deps.begin() as uow:
+        booked = {row.account: row.balance_amount for row in await payment.balances(uow)}
+    assert booked == {
+        "receivable": 95,
+        "revenue": -80,
+        "shipping_revenue": -5,
+        "tax_payable": -10,
+    }
+
+
+async def test_every_tender_s_money_is_told_of_when_it_comes_and_when_it_goes(
+    customer: Deps,
+) -> None:
+    await factories.product(customer, "MUG", stock=2)
+    placed = await factories.placed_order(customer, MUG=1)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        more = await payment.add_tender(uow, of, "scripted", "tok_visa", 30)
+        await payment.record_capture(uow, of, more, 30, transaction_id=new_id())
+        await payment.record_refund(uow, of, more, 20, transaction_id=new_id())
+        assert (more.state, more.captured_amount, more.refunded_amount) == (CLOSED, 30, 20)
+    async with customer.begin() as uow:
+        rows = await uow.fetch(
+            "SELECT type, payload FROM outbox WHERE payload->>'payment_id' = $1 ORDER BY seq",
+            str(more.id),
+        )
+    assert [(row["type"], row["payload"]["amount"]) for row in rows] == [
+        ("PaymentCaptured", 30),
+        ("PaymentRefunded", 20),
+    ]
