@@ -45,6 +45,16 @@ async def test_quantities_are_bounded(guest: Deps, quantity: int) -> None:
     assert refused.value.field == "quantity"
 
 
+async def test_a_line_holds_just_as_many_as_it_may(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=10)
+    async with guest.begin() as uow:
+        assert (await cart.add_item(uow, "MUG", cart.QUANTITY_MAX)).lines[0].quantity == 999
+        await cart.remove_item(uow, "MUG")
+        assert (await cart.change_item(uow, "MUG", 999)).lines[0].quantity == 999
+        with pytest.raises(InvalidInput):
+            await cart.change_item(uow, "MUG", 1000)
+
+
 async def test_a_guests_cart_comes_along_when_they_sign_in(guest: Deps, customer: Deps) -> None:
     await factories.product(guest, "MUG", stock=10)
     async with guest.begin() as uow:
@@ -62,6 +72,58 @@ async def test_shipping_is_free_from_sixty(guest: Deps) -> None:
     await factories.product(guest, "MUG", price=3000, stock=10)
     assert (await factories.filled_cart(guest, MUG=1)).shipping_amount == 490
     assert (await factories.filled_cart(guest, MUG=2)).shipping_amount == 0
+
+
+async def test_express_is_never_free(guest: Deps) -> None:
+    await factories.product(guest, "MUG", price=30_000, stock=10)
+    filled = await factories.filled_cart(guest, MUG=1)
+    async with guest.begin() as uow:
+        fast = await cart.set_details(uow, filled.id, shipping_method="express")
+    assert filled.shipping_amount == 0
+    assert fast.shipping_amount > 0
+    assert fast.total_amount == 30_000 + fast.shipping_amount
+
+
+async def test_a_cart_adds_up_and_says_what_it_needs(guest: Deps) -> None:
+    await factories.product(guest, "MUG", price=1000, stock=2)
+    await factories.product(guest, "TEA", title="Tea", price=250, stock=5)
+    async with guest.begin() as uow:
+        empty = await cart.create(uow)
+        assert [problem.field for problem in empty.problems] == [
+            "lines",
+            "email",
+            "shipping_address",
+            "shipping_method",
+        ]
+        assert (empty.problems[0].code, empty.total_amount) == ("empty", 0)
+    full = await factories.filled_cart(guest, MUG=2, TEA=3)
+    assert full.problems == [], "the last two mugs can be bought"
+    assert {line.sku: line.total_amount for line in full.lines} == {"MUG": 2000, "TEA": 750}
+    assert (full.subtotal_amount, full.total_amount) == (2750, 2750 + 490)
+
+
+@pytest.mark.parametrize("change", ["is_active = false", "currency = 'USD'"])
+async def test_what_is_no_longer_sold_so_is_a_problem_that_names_the_line(
+    guest: Deps, change: str
+) -> None:
+    for sku in ("MUG", "TEA"):
+        await factories.product(guest, sku, title=sku.title(), stock=5)
+    filled = await factories.filled_cart(guest, MUG=1, TEA=1)
+    async with guest.begin() as uow:
+        await uow.fetch(f"UPDATE variant SET {change} WHERE sku = 'TEA'")
+    async with guest.begin() as uow:
+        (problem,) = (await cart.view(uow, filled.id)).problems
+    assert (problem.code, problem.field) == ("not_on_sale", "lines.TEA")
+    assert problem.message == "Tea is not on sale."
+
+
+async def test_a_guest_s_carts_stay_apart(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=5)
+    first = await factories.filled_cart(guest, MUG=1)
+    second = await factories.filled_cart(guest, MUG=2)
+    async with guest.begin() as uow:
+        assert (await cart.current(uow)).id == second.id
+        assert (await cart.view(uow, first.id)).status == "open"
 
 
 async def test_too_few_in_stock_is_a_problem_that_names_the_line(guest: Deps) -> None:
@@ -95,7 +157,11 @@ DELIVERY: dict[str, Any] = {
         ("email", "nonsense"),
         ("name", " "),
         ("line1", "x" * 201),
+        ("city", "x" * 101),
+        ("postal_code", "2" * 21),
         ("country_code", "Germany"),
+        ("country_code", "D1"),
+        ("country_code", "ÄÖ"),
         ("shipping_method", "teleport"),
     ],
 )
@@ -104,6 +170,17 @@ async def test_a_bad_address_names_its_field(guest: Deps, field: str, value: str
         async with guest.begin() as uow:
             await cart.deliver_to(uow, **(DELIVERY | {field: value}))
     assert refused.value.field == field
+
+
+async def test_the_longest_and_the_shortest_address_is_taken(guest: Deps) -> None:
+    longest = {"name": "A", "line1": "x" * 200, "city": "y" * 100, "postal_code": "2" * 20}
+    async with guest.begin() as uow:
+        view = await cart.deliver_to(uow, **(DELIVERY | longest))
+        assert view.shipping_address is not None
+        assert longest.items() <= view.shipping_address.model_dump().items()
+        named = await cart.set_details(uow, view.id, email="other@example.com")
+    assert (named.email, named.shipping_address) == ("other@example.com", view.shipping_address)
+    assert named.shipping_method == view.shipping_method == "standard"
 
 
 async def test_delivery_is_kept(guest: Deps) -> None:

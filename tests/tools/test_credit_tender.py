@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from db.types import new_id
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from deps.settings import CaptureMode
@@ -178,3 +179,18 @@ async def test_one_s_own_credit_in_conversation(
         await credit_tender.use_in_cart(guest)
     assert (await credit_tender.use_in_cart(customer)).credit_amount == 1_000
     assert await spendable(customer) == 1_000, "nothing is spent before the purchase"
+
+
+async def test_nobody_pays_another_s_cart(deps: Deps, guest: Deps, customer: Deps) -> None:
+    stranger = await factories.user(deps)
+    other = factories.guest(deps, "token-of-another-buyer-0123456789ab")
+    for owner, strangers in ((guest, (other, customer)), (customer, (guest, stranger))):
+        filled = await factories.filled_cart(owner, MUG=1)
+        assert (await seen(owner, filled.id)).total_amount == TOTAL
+        for somebody in strangers:
+            with pytest.raises(NotFound, match="No such cart"):
+                await credit_tender.choose(somebody, filled.id, codes=[], uses_account=False)
+            with pytest.raises(NotFound, match="No such cart"):
+                await seen(somebody, filled.id)
+    with pytest.raises(NotFound, match="No such cart"):
+        await seen(guest, new_id())
