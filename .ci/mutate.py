@@ -39,7 +39,7 @@ from deps.embedded_valkey import EmbeddedValkey  # noqa: E402
 
 WITHOUT = ("cacheprovider", "terminalreporter", "unraisableexception", "threadexception")
 PLAIN = ["-n0", "-q", "--tb=no", *(word for name in WITHOUT for word in ("-p", f"no:{name}"))]
-TESTS_MAX_S = 6.0  # How much of the processor the tests of one mutant may take without it,
+TESTS_MAX_S = 3.0  # How much of the processor the tests of one mutant may take without it,
 ON_LINES_MAX_S = 60.0  # and when lines are named.
 TIMEOUT_S = 30.0  # For a mutant; and five times what its tests take without it.
 BATCH = 40
