@@ -31,8 +31,8 @@ from deps.telemetry import trace_engine
 MIGRATIONS = Path(__file__).resolve().parent.parent / "db" / "migrations"
 # "shopkeep" in ASCII: the lock that lets one process at a time migrate a database.
 MIGRATION_LOCK = int.from_bytes(b"shopkeep", "big") & 0x7FFF_FFFF_FFFF_FFFF
-LOCK_TIMEOUT = "5s"
-MIGRATION_LOCK_TIMEOUT = "120s"
+MIGRATION_TURN_TIMEOUT = "120s"
+MIGRATION_LOCK_TIMEOUT = "5s"
 IDLE_IN_TRANSACTION_TIMEOUT = "15s"
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 10.0
@@ -128,7 +128,7 @@ def server_settings(settings: Settings, name: str) -> dict[str, str]:
         "application_name": name,
         "statement_timeout": str(settings.statement_timeout_ms),
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_TIMEOUT,
-        "lock_timeout": LOCK_TIMEOUT,
+        "lock_timeout": str(settings.lock_timeout_ms),
         "timezone": "UTC",
         "jit": "off",
         # Below the default of 0.6, so that a letter left out of a word still matches.
@@ -292,10 +292,10 @@ async def _migrate(url: str, run: Callable[[Config], None], *, secure: bool = Fa
         # Session-level, so that it spans the transactions of all migrations; the connection is
         # closed afterwards, which releases it even if we are killed.
         try:
-            await connection.execute(text(f"SET lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'"))
+            await connection.execute(text(f"SET lock_timeout = '{MIGRATION_TURN_TIMEOUT}'"))
             await connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
             # A migration that waits for a table lock stalls every reader behind it.
-            await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+            await connection.execute(text(f"SET lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'"))
             await connection.commit()
             await connection.run_sync(within)
             if secure:

@@ -49,6 +49,7 @@ class Settings(BaseSettings):
         description="Connections for single statements, on top; about three for each core.",
     )
     statement_timeout_ms: int = Field(default=10_000, ge=100)
+    lock_timeout_ms: int = Field(default=5_000, ge=100)
     access_token_ttl_s: int = Field(default=900, ge=30)
     refresh_token_ttl_s: int = Field(default=30 * 86_400, ge=60)
     smtp_host: str = "127.0.0.1"

@@ -16,6 +16,7 @@ from evals.tau import importer, names
 from evals.tau.data import Shop
 
 POOL_SIZE = 40  # Eight calls at once in several tasks at once, and what looks on.
+WAIT_MS = 120_000  # Eight calls for one order wait for each other, on machines of any speed.
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,12 @@ class Lab:
     def beside(cls, deps: Deps) -> "Lab":
         engine = deps.db.kw["bind"]
         assert isinstance(engine, AsyncEngine)
-        changes = {"currency": names.CURRENCY, "database_pool_size": POOL_SIZE}
+        changes = {
+            "currency": names.CURRENCY,
+            "database_pool_size": POOL_SIZE,
+            "statement_timeout_ms": WAIT_MS,
+            "lock_timeout_ms": WAIT_MS,
+        }
         return cls(
             server=engine.url.render_as_string(hide_password=False),
             settings=deps.settings.model_copy(update=changes),
