@@ -12,40 +12,26 @@ import gc
 import os
 import pickle
 import select
-import shutil
-import signal
 import sys
-import tempfile
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import coverage
+import pytest
+from mutants import Mutant, mutants_of, unchanged
+from mutation import PLAIN, ROOT, TIMEOUT_S, VERDICTS, KeptTemplate, end, fork, say, servers
+from sqlalchemy.orm import configure_mappers
 
-import coverage  # noqa: E402
-import pytest  # noqa: E402
-from mutants import Mutant, mutants_of, unchanged  # noqa: E402
-from sqlalchemy.orm import configure_mappers  # noqa: E402
-
-from deps.embedded_postgres import EmbeddedPostgres  # noqa: E402
-from deps.embedded_valkey import EmbeddedValkey  # noqa: E402
-
-WITHOUT = ("cacheprovider", "terminalreporter", "unraisableexception", "threadexception")
-PLAIN = ["-n0", "-q", "--tb=no", *(word for name in WITHOUT for word in ("-p", f"no:{name}"))]
 TESTS_MAX_S = 3.0  # How much of the processor the tests of one mutant may take without it,
 ON_LINES_MAX_S = 60.0  # and when lines are named.
-TIMEOUT_S = 30.0  # For a mutant; and five times what its tests take without it.
 BATCH = 40
-MEMORY = "/dev/shm"
-TEMPLATE = "template_master"
-children: list[int] = []
 
 
 @dataclass
@@ -93,40 +79,10 @@ class Listener:
             self.heard.failed.append(report.nodeid)
 
 
-@dataclass(eq=False)
-class KeptTemplate:
-    """Give the tests the template that the first run has migrated, and note which of them fails."""
-
-    heard: Heard
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.heard.kills[report.nodeid] += 1
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_fixture_setup(self, fixturedef: Any, request: pytest.FixtureRequest) -> str | None:
-        if fixturedef.argname != "template":
-            return None
-        fixturedef.cached_result = (TEMPLATE, fixturedef.cache_key(request), None)
-        return TEMPLATE
-
-
 def main(path: str, lines: list[str]) -> int:
-    os.chdir(ROOT)
     wanted = {int(line) for line in lines}
     files: list[str] = tomllib.loads((ROOT / ".ci/mutants.toml").read_text())["tests"][path]
-    os.environ["PYTEST_XDIST_TESTRUNUID"] = run = f"mutate-{os.getpid()}"
-    if os.access(MEMORY, os.W_OK):
-        os.environ["TMPDIR"] = MEMORY  # A database is cloned for every test.
-    home = Path(tempfile.gettempdir()) / f"shopkeeper-tests-{os.getuid()}" / run
-    home.mkdir(parents=True, mode=0o700)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Let go of the servers then, too.
-    with (
-        removed(home),
-        EmbeddedPostgres(home / "pg", fast=True),
-        EmbeddedValkey(home / "valkey-master", fast=True),
-        childless(),
-    ):
+    with servers() as (home, _):
         assert pytest.main([*PLAIN, "--collect-only", *files]) == 0  # Import all, once.
         configure_mappers()
         heard = listen(path, files, home / "heard")
@@ -139,45 +95,6 @@ def main(path: str, lines: list[str]) -> int:
         ]
         gc.freeze()
         return Trial(path, heard, functions).run(wanted)
-
-
-@contextmanager
-def removed(home: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
-@contextmanager
-def childless() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for child in list(children):
-            end(child, is_hung=True)
-
-
-def fork() -> int:
-    """Fork; the child leads a group of its own and writes nothing."""
-    child = os.fork()
-    if child:
-        children.append(child)
-        return child
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.setsid()
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    return 0
-
-
-def end(child: int, *, is_hung: bool = False) -> None:
-    if is_hung:
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    children.remove(child)
 
 
 def listen(path: str, files: list[str], answer: Path) -> Heard:
@@ -246,7 +163,7 @@ class Trial:
                 ready, _, _ = select.select([reader], [], [], self._allowed_s(mutant))
                 said = os.read(reader, 1) if ready else b""
                 done += 1
-                yield {b"s": "survived", b"k": "killed", b"u": "untested", b"": "hung"}[said]
+                yield VERDICTS[said]
                 if not said:  # It hangs, or its process is gone.
                     break
             os.close(reader)
@@ -267,7 +184,9 @@ class Trial:
         if not tests:
             return b"u"
         with self._put_in(mutant):
-            code = pytest.main([*PLAIN, "-x", *tests], plugins=[KeptTemplate(self.heard)])
+            code = pytest.main(
+                [*PLAIN, "-x", *tests], plugins=[KeptTemplate(kills=self.heard.kills)]
+            )
         assert code in (0, 1), code
         return b"k" if code else b"s"
 
@@ -288,11 +207,6 @@ def _codes(code: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
         if isinstance(constant, CodeType):
             yield (constant.co_qualname, constant.co_firstlineno), constant
             yield from _codes(constant)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
