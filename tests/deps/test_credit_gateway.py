@@ -147,6 +147,107 @@ async def test_what_cannot_be_spent(
     assert (outcome.approved, outcome.decline_code) == (False, code)
 
 
+async def test_the_last_moment_and_the_last_cent_can_be_spent(
+    deps: Deps, credits: Gateway, card: str
+) -> None:
+    await credits.authorize(key("authorize"), eur(6_000), card)
+    await _expire(deps, 0)
+    assert (await credits.authorize(key("authorize"), eur(1), card)).decline_code == "expired"
+    await _expire(deps, 1)
+    more = await credits.authorize(key("authorize"), eur(4_001), card)
+    assert more.decline_code == "insufficient_funds"
+    assert (await credits.authorize(key("authorize"), eur(4_000), card)).approved
+    assert await balance(deps, card) == (10_000, 10_000)
+
+
+async def _expire(deps: Deps, seconds: int) -> None:
+    """Let all credit lapse that many seconds from now."""
+    async with deps.begin() as uow:
+        await uow.fetch(
+            "UPDATE credit_account SET expires_at = $1::timestamptz + $2 * interval '1 second'",
+            uow.now,
+            seconds,
+        )
+
+
+async def test_no_call_touches_another_hold_or_account(deps: Deps, credits: Gateway) -> None:
+    cards, holds = [], []
+    for _ in range(3):
+        async with deps.acting_as(SYSTEM).begin() as uow:
+            cards.append(str((await credit_desk.issue_gift_card(uow, ALL.amount)).id))
+        for amount in (3_000, 1_000):
+            held = await credits.authorize(key("authorize"), eur(amount), cards[-1])
+            holds.append(held.reference)
+    await credits.capture(key("capture"), holds[2], eur(2_000), is_final=False)
+    assert [await balance(deps, card) for card in cards] == [
+        (10_000, 4_000),
+        (8_000, 2_000),
+        (10_000, 4_000),
+    ]
+    await credits.refund(key("refund"), holds[2], eur(500))
+    await credits.void(key("void"), holds[3])
+    assert [await balance(deps, card) for card in cards] == [
+        (10_000, 4_000),
+        (8_500, 1_000),
+        (10_000, 4_000),
+    ]
+    async with deps.begin() as uow:
+        rows = await uow.fetch(
+            "SELECT id, captured_amount, released_amount, refunded_amount FROM credit_hold"
+        )
+        reasons = await uow.fetch(
+            "SELECT reason FROM credit_movement WHERE reference_id = ANY ($1) ORDER BY id",
+            [UUID(holds[2]), UUID(holds[3])],
+        )
+    assert {str(row[0]): tuple(row)[1:] for row in rows if any(tuple(row)[1:])} == {
+        holds[2]: (2_000, 0, 500),
+        holds[3]: (0, 1_000, 0),
+    }
+    assert [row["reason"] for row in reasons] == ["held", "held", "spent", "refunded", "released"]
+
+
+async def test_only_what_is_held_is_taken_and_only_what_was_taken_goes_back(
+    deps: Deps, credits: Gateway, card: str
+) -> None:
+    hold = (await credits.authorize(key("authorize"), eur(1_000), card)).reference
+    for amount, code in (
+        (eur(0), "amount_too_large"),
+        (eur(1_001), "amount_too_large"),
+        (Money(500, "USD"), "currency_mismatch"),
+    ):
+        assert (await credits.capture(key("capture"), hold, amount)).decline_code == code
+    assert (await credits.capture(key("capture"), hold, eur(1), is_final=False)).approved
+    assert (await credits.capture(key("capture"), hold, eur(999), is_final=False)).approved
+    for amount, code in (
+        (eur(0), "amount_too_large"),
+        (eur(1_001), "amount_too_large"),
+        (Money(500, "USD"), "currency_mismatch"),
+    ):
+        assert (await credits.refund(key("refund"), hold, amount)).decline_code == code
+    assert (await credits.refund(key("refund"), hold, eur(1))).approved
+    assert (await credits.refund(key("refund"), hold, eur(999))).approved
+    assert await balance(deps, card) == (10_000, 0)
+
+
+async def test_a_key_of_another_kind_of_call_is_a_bug(credits: Gateway, card: str) -> None:
+    keys = {kind: key(kind) for kind in ("authorize", "capture", "refund", "void")}
+    hold = (await credits.authorize(keys["authorize"], eur(100), card)).reference
+    await credits.capture(keys["capture"], hold, eur(100))
+    await credits.refund(keys["refund"], hold, eur(100))
+    await credits.void(keys["void"], hold)
+    calls: dict[str, Callable[[str], Awaitable[Outcome]]] = {
+        "authorize": lambda same: credits.authorize(same, eur(100), card),
+        "capture": lambda same: credits.capture(same, hold, eur(100)),
+        "refund": lambda same: credits.refund(same, hold, eur(100)),
+    }
+    for kind, call in calls.items():
+        assert (await call(keys[kind])).approved
+        other = keys["refund" if kind == "authorize" else "authorize"]
+        with pytest.raises(DBAPIError, match="used for another call"):
+            await call(other)
+    assert (await credits.void(keys["void"], hold)).approved
+
+
 @pytest.mark.parametrize("token", ["", "tok_visa", str(UUID(int=7))])
 async def test_no_such_account(credits: Gateway, token: str) -> None:
     outcome = await credits.authorize(key("authorize"), eur(1), token)
