@@ -110,6 +110,16 @@ async def redeem_code(body: CodeInput, deps: DepsDep) -> CreditView:
 
 
 @router.post(
+    "/credit/{account_id}/hand-back",
+    dependencies=[needs("credit:use")],
+    responses=problems(Unauthenticated, Forbidden, NotFound, Conflict),
+)
+async def hand_back(account_id: UUID, uow: UowDep) -> CreditView:
+    """Take a gift card that was not used out of one's account, for whoever knows its code."""
+    return await credit.hand_back(uow, account_id)
+
+
+@router.post(
     "/credit/grants",
     status_code=status.HTTP_201_CREATED,
     dependencies=[needs("payment:write")],

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import OrderNumber
 from api.problems import problems
-from tools import exchange, exchange_view, return_
+from tools import exchange, exchange_reopening, exchange_view, return_
 from tools.errors import (
     AftersalesLimit,
     Conflict,
@@ -116,6 +116,16 @@ async def cancel_return(return_id: UUID, uow: UowDep) -> ReturnView:
 
 
 @router.post(
+    "/returns/{return_id}/reopen",
+    dependencies=[needs("order:return")],
+    responses=problems(*SIGNED_IN, *NOT_NOW),
+)
+async def reopen_return(return_id: UUID, uow: UowDep) -> ReturnView:
+    """Go on with a return that was withdrawn, as long as it could still be asked for."""
+    return await return_.reopen(uow, return_id)
+
+
+@router.post(
     "/returns/{return_id}/receive/preview",
     dependencies=[needs("order:manage")],
     responses=problems(*SIGNED_IN, IllegalTransition),
@@ -176,6 +186,16 @@ async def request_exchange(number: OrderNumber, body: ExchangeInput, uow: UowDep
 async def cancel_exchange(exchange_id: UUID, uow: UowDep) -> ExchangeView:
     """Withdraw an exchange whose parcel has not arrived; the replacements go back on sale."""
     return await exchange.cancel(uow, exchange_id)
+
+
+@router.post(
+    "/exchanges/{exchange_id}/reopen",
+    dependencies=[needs("order:return")],
+    responses=problems(*SIGNED_IN, *NOT_NOW, OutOfStock),
+)
+async def reopen_exchange(exchange_id: UUID, uow: UowDep) -> ExchangeView:
+    """Go on with an exchange that was withdrawn; the replacements are kept again."""
+    return await exchange_reopening.reopen(uow, exchange_id)
 
 
 @router.post(

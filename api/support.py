@@ -11,7 +11,7 @@ from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from tools import handover, help, receipt
-from tools.errors import Forbidden, IllegalTransition, NotFound, Unauthenticated
+from tools.errors import Conflict, Forbidden, IllegalTransition, NotFound, Unauthenticated
 from tools.handover import HandoverCase, HandoverView
 from tools.help import Answer
 from tools.page import ByTime, Page
@@ -89,11 +89,13 @@ async def read_handover(number: Number, uow: UowDep) -> HandoverCase:
     return await handover.get(uow, number)
 
 
-@router.post(
-    "/handovers/{number}/resolve",
-    dependencies=staff,
-    responses=problems(Unauthenticated, Forbidden, NotFound, IllegalTransition),
-)
+@router.post("/handovers/{number}/resolve", responses=problems(NotFound, IllegalTransition))
 async def resolve_handover(number: Number, body: Resolution, uow: UowDep) -> HandoverView:
-    """Close a case that was answered (staff)."""
+    """Close a case that was answered (staff), or one's own that needs no answer any more."""
     return await handover.resolve(uow, number, body.note)
+
+
+@router.post("/handovers/{number}/reopen", responses=problems(NotFound, Conflict))
+async def reopen_handover(number: Number, uow: UowDep) -> HandoverView:
+    """Let a closed case wait for a person again: any (staff), or one's own."""
+    return await handover.reopen(uow, number)

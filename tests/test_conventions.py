@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deps.core import ADMIN_SCOPES
-from tools.registry import OPERATIONS, Operation
+from tools.registry import OPERATIONS, Operation, Risk
 from tools.surface import load_operations
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +73,8 @@ def test_every_operation_is_classified(operation: Operation) -> None:
         assert name not in ("customer_id", "actor", "user_id", "role"), "comes from Deps"
     if operation.inverse is not None:
         assert operation.inverse in OPERATIONS, f"no such operation: {operation.inverse}"
+    if operation.risk is Risk.REVERSIBLE:
+        assert operation.inverse is not None, "what is called reversible says what reverses it"
     if operation.risk.needs_approval:
         assert operation.preview is not None, "a person cannot approve what they cannot see"
         assert operation.idempotent, "an approval may be repeated after a crash"

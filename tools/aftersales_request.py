@@ -2,6 +2,7 @@
 its key, and for what is sent back a lock, a state and what of it can be sold again."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
@@ -20,7 +21,7 @@ from db.models.order import Order
 from db.types import new_id
 from deps.core import UnitOfWork
 from tools import idempotency, order, reallocation
-from tools.errors import IdempotencyMismatch, IllegalTransition, InvalidInput, NotFound
+from tools.errors import Conflict, IdempotencyMismatch, IllegalTransition, InvalidInput, NotFound
 from tools.line_change import LineRequest
 
 _REQUESTS = UUID("3d1c6a5e-8a55-4d5e-9f53-3f1f0e4b6a11")
@@ -88,8 +89,39 @@ def move(uow: UnitOfWork, found: OrderReturn | OrderExchange, target: RequestSta
     if target not in REQUEST_TRANSITIONS[found.state]:
         raise IllegalTransition(_NOUNS[type(found)], found.state.value, target.value)
     found.state = target
-    if target in (RequestState.COMPLETED, RequestState.CANCELLED):
-        found.finished_at = uow.now
+    has_ended = target in (RequestState.COMPLETED, RequestState.CANCELLED)
+    found.finished_at = uow.now if has_ended else None
+
+
+async def state_of(
+    uow: UnitOfWork, model: type[Request], request_id: UUID | None
+) -> RequestState | None:
+    """Return the state of a request, or None if there is none that the actor may see."""
+    if request_id is None or await uow.session.get(model, request_id) is None:
+        return None
+    _, found = await access(uow, model, request_id)
+    return found.state
+
+
+def refuse_other_lines(
+    asked: Sequence[OrderReturnLine | OrderExchangeLine],
+    now: Sequence[OrderReturnLine | OrderExchangeLine],
+) -> None:
+    """Raises:
+    Conflict: What a request asked for is, since the order changed, not what it would be now.
+    """
+    if _totals(asked) != _totals(now):
+        raise Conflict("The order or a price has changed since; ask for it anew.")
+
+
+def _totals(lines: Sequence[OrderReturnLine | OrderExchangeLine]) -> Counter[tuple[object, ...]]:
+    counter: Counter[tuple[object, ...]] = Counter()
+    for line in lines:
+        becomes: tuple[object, ...] = ()
+        if isinstance(line, OrderExchangeLine):
+            becomes = (line.new_sku, line.new_unit_price_amount)
+        counter[line.line_id, line.sku, line.unit_price_amount, *becomes] += line.quantity
+    return counter
 
 
 def restocked(

@@ -5,19 +5,22 @@ is spent or lapses: the ledger books the liability with every issue and expiry i
 """
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
 from db.models.credit import CreditAccount, CreditKind, CreditMovement
+from db.models.payment import StoredMethod
 from db.types import UserId
 from deps.core import Deps, UnitOfWork
 from tools import credit_account, credit_code
-from tools.errors import InvalidInput, NotFound
+from tools.errors import Conflict, InvalidInput, NotFound
 from tools.events import CreditRedeemed
 from tools.page import ByTime, Page, by_id, read_page
-from tools.registry import Risk, operation
+from tools.registry import FromResult, Risk, operation
+from tools.reversal import CreditHandedBack
 
 
 class CreditView(BaseModel):
@@ -67,10 +70,21 @@ def view(row: CreditAccount) -> CreditView:
     )
 
 
+async def unclaimed(uow: UnitOfWork, code: str) -> dict[str, Any] | None:
+    """Return what hands a gift card back once it is redeemed, unless it is the person's already.
+
+    It says nothing of a code that is not theirs: guesses are counted where the card is redeemed.
+    """
+    own = await credit_code.own(uow, code)
+    return {"account_id": FromResult("id")} if own is None else None
+
+
 @operation(
     scope="credit:use",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="credit.hand_back",
+    restore=unclaimed,
     examples=(
         "redeem gift card {code}",
         "put gift card {code} into my account",
@@ -102,6 +116,64 @@ async def redeem(deps: Deps, code: str) -> CreditView:
             uow.publish(CreditRedeemed(credit_account_id=row.id, customer_id=UserId(customer_id)))
         await uow.session.flush()
         return view(row)
+
+
+async def preview_hand_back(uow: UnitOfWork, account_id: UUID) -> CreditView:
+    """Show the gift card that `hand_back` would give out of one's hands.
+
+    Raises: As `hand_back`.
+    """
+    return view(await _returnable(uow, account_id))
+
+
+@operation(
+    scope="credit:use",
+    risk=Risk.IRREVERSIBLE,
+    idempotent=True,
+    preview=preview_hand_back,
+    examples=(
+        "hand back gift card {account_id}",
+        "take gift card {account_id} out of my account",
+        "i redeemed gift card {account_id} by mistake, it is for somebody else",
+        "gift card {account_id} shall be nobody's again",
+    ),
+)
+async def hand_back(uow: UnitOfWork, account_id: UUID) -> CreditView:
+    """Take a gift card out of the person's account: it is for whoever knows its code again.
+
+    Only whoever has the code can redeem it anew; we do not know it.
+
+    Args:
+        account_id: The gift card, from `credit.balance`.
+
+    Raises:
+        NotFound: No such gift card in one's account.
+        Conflict: It has no code, has been used, or is among one's payment methods.
+    """
+    row = await _returnable(uow, account_id)
+    assert row.customer_id is not None
+    uow.publish(CreditHandedBack(credit_account_id=row.id, customer_id=row.customer_id))
+    row.customer_id = None
+    await uow.session.flush()
+    return view(row)
+
+
+async def _returnable(uow: UnitOfWork, account_id: UUID) -> CreditAccount:
+    row = await credit_account.access(uow, account_id, lock=True)
+    if row.customer_id is None or row.customer_id != uow.actor.user_id:
+        raise NotFound("No such credit.")
+    if row.code_sha256 is None:
+        raise Conflict("It has no code: nobody could use it any more.")
+    moved = select(CreditMovement.id).where(
+        CreditMovement.account_id == row.id, col(CreditMovement.key).not_like("issue:%")
+    )
+    if (await uow.session.exec(moved.limit(1))).first() is not None:
+        raise Conflict("It has been used already.")
+    # Whoever kept it on file could go on paying with it, and get refunds to it.
+    kept = select(StoredMethod.id).where(StoredMethod.credit_account_id == row.id)
+    if (await uow.session.exec(kept.limit(1))).first() is not None:
+        raise Conflict("It is among your payment methods; remove it there first.")
+    return row
 
 
 @operation(

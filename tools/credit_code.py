@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlmodel import select
+from sqlmodel import col, select
 
 from db.models.credit import CreditAccount, CreditKind
 from deps import security
@@ -91,6 +91,16 @@ async def count_lookup(deps: Deps, codes: int = 1) -> None:
         )
     if (tries or 0) > LOOKUPS_MAX:
         raise TooManyRequests("Too many codes were tried; wait a few minutes.")
+
+
+async def own(uow: UnitOfWork, code: str) -> CreditAccount | None:
+    """Find the gift card of a code in the actor's own account, if it is there."""
+    query = select(CreditAccount).where(
+        CreditAccount.code_sha256 == security.sha256(normal_code(code)),
+        CreditAccount.customer_id == uow.actor.user_id,
+        col(CreditAccount.customer_id).is_not(None),
+    )
+    return (await uow.session.exec(query)).first()
 
 
 async def by_code(uow: UnitOfWork, code: str) -> CreditAccount:

@@ -6,6 +6,7 @@ collect  the price difference, in `tools.sale`
 send     one transaction: stock, lines, totals, ledger, parcel, the refund of a lower price
 """
 
+from typing import Any
 from uuid import UUID
 
 from sqlmodel import col, select
@@ -41,7 +42,7 @@ from tools.events import (
 )
 from tools.exchange_view import ExchangeLineView, ExchangePreview, ExchangeView
 from tools.line_change import Change, LineChange, LineRequest
-from tools.registry import Risk, operation
+from tools.registry import FromResult, Risk, operation
 
 
 async def preview_request(
@@ -58,7 +59,7 @@ async def preview_request(
     """
     of = await order.access(uow, number)
     remark.optional(reason)
-    planned = await _plan(uow, of, changes, payment_method)
+    planned = await plan(uow, of, changes, payment_method)
     difference = sum(change.difference_amount for change in planned)
     return ExchangePreview(
         number=number,
@@ -70,11 +71,26 @@ async def preview_request(
     )
 
 
+async def asked(
+    uow: UnitOfWork, exchange_id: UUID | None = None, **_: Any
+) -> dict[str, Any] | None:
+    """Return what withdraws an exchange once it is asked for, if it is not yet."""
+    known = await aftersales_request.state_of(uow, OrderExchange, exchange_id)
+    return {"exchange_id": FromResult("id")} if known is None else None
+
+
+async def waiting(uow: UnitOfWork, exchange_id: UUID) -> dict[str, Any] | None:
+    """Return what reopens an exchange once it is withdrawn, if it still waits for its parcel."""
+    known = await aftersales_request.state_of(uow, OrderExchange, exchange_id)
+    return {"exchange_id": exchange_id} if known is RequestState.REQUESTED else None
+
+
 @operation(
     scope="order:return",
     risk=Risk.MONEY,
     idempotent=True,
     inverse="exchange.cancel",
+    restore=asked,
     preview=preview_request,
     domain="exchange",
     examples=(
@@ -124,7 +140,7 @@ async def request(
         aftersales_request.refuse_other(known.request_sha256, asked)
         return await exchange_view.view(uow, known, of)
     reason = remark.optional(reason)
-    planned = await _plan(uow, of, changes, payment_method)
+    planned = await plan(uow, of, changes, payment_method)
     created = OrderExchange(
         id=key,
         order_id=of.id,
@@ -168,7 +184,7 @@ async def _write(uow: UnitOfWork, of: Order, created: OrderExchange, planned: li
     await uow.session.flush()
 
 
-async def _plan(
+async def plan(
     uow: UnitOfWork,
     of: Order,
     changes: list[LineChange],
@@ -188,6 +204,8 @@ async def _plan(
     scope="order:return",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="exchange.reopen",
+    restore=waiting,
     domain="exchange",
     examples=(
         "cancel the exchange {exchange_id}",

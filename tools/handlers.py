@@ -27,7 +27,7 @@ from tools.events import (
     RefundSucceeded,
     ReturnRequested,
 )
-from tools.reversal import OrderUnshipped
+from tools.reversal import HandoverReopened, OrderUnshipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,12 @@ async def tell_staff_of_handover(
     context: HandlerContext, event: HandoverRequested, envelope: Envelope
 ) -> None:
     await handover.tell_staff(context.uow, event.handover_id)
+
+
+async def tell_staff_of_reopening(
+    context: HandlerContext, event: HandoverReopened, envelope: Envelope
+) -> None:
+    await handover.tell_reopened(context.uow, event.handover_id, envelope.id)
 
 
 async def tell_staff_of_audit(
@@ -131,6 +137,7 @@ HANDLERS: Final[Handlers] = {
         Handler("aftersales", close_return),
     ),
     HandoverRequested: (Handler("notification", tell_staff_of_handover),),
+    HandoverReopened: (Handler("notification", tell_staff_of_reopening),),
 }
 
 

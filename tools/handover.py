@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select, update
 
 from db.models.handover import Handover, HandoverStatus
@@ -18,10 +19,11 @@ from deps.core import UnitOfWork
 from tools import conversation as conversations
 from tools import notification
 from tools import turn as turns
-from tools.errors import IllegalTransition, InvalidInput, NotFound
+from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import HandoverRequested, HandoverResolved
 from tools.page import ByTime, Page, by_id, read_page
-from tools.registry import Risk, operation
+from tools.registry import FromResult, Risk, operation
+from tools.reversal import HandoverReopened
 from tools.user import normalize_email
 
 REASON_CHARS_MAX = 2000
@@ -45,10 +47,34 @@ class HandoverCase(HandoverView):
     transcript: list[dict[str, Any]]
 
 
+async def asking(
+    uow: UnitOfWork, conversation_id: UUID | None = None, **_: Any
+) -> dict[str, Any] | None:
+    """Return what closes the case that is asked for, unless the conversation has one already."""
+    if conversation_id is not None and await _waiting(uow, conversation_id) is not None:
+        return None
+    return {"case": FromResult("number"), "note": "It was withdrawn."}
+
+
+async def unresolved(uow: UnitOfWork, case: int, note: str) -> dict[str, Any] | None:
+    """Return what reopens a case once it is closed, if it is not yet."""
+    found = await _access(uow, case)
+    return {"case": case} if found.status is not HandoverStatus.RESOLVED else None
+
+
+async def resolved(uow: UnitOfWork, case: int) -> dict[str, Any] | None:
+    """Return what closes a case again as it was closed, if it is."""
+    found = await _access(uow, case)
+    is_closed = found.status is HandoverStatus.RESOLVED
+    return {"case": case, "note": found.note} if is_closed else None
+
+
 @operation(
     scope="support:ask",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="handover.resolve",
+    restore=asking,
     examples=(
         "talk to a person",
         "i want to speak to a human agent",
@@ -199,10 +225,29 @@ async def _by_number(uow: UnitOfWork, number: int) -> Handover:
     return case
 
 
+async def _access(uow: UnitOfWork, number: int) -> Handover:
+    """Load a case on the actor's behalf: one's own, or any for staff.
+
+    Raises:
+        NotFound: No such case, or someone else's. The two must be indistinguishable.
+    """
+    case = await _by_number(uow, number)
+    await uow.session.refresh(case)
+    who = uow.actor
+    is_own = case.user_id is not None and case.user_id == who.user_id
+    is_guests = case.user_id is None and case.secret_sha256 is not None
+    is_own = is_own or (is_guests and case.secret_sha256 == who.guest_secret_sha256)
+    if not is_own and not who.may("support:write"):
+        raise NotFound("No such case.")
+    return case
+
+
 @operation(
-    scope="support:write",
+    scope="support:ask",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="handover.reopen",
+    restore=unresolved,
     examples=(
         "support case {case} is resolved because {note}",
         "resolve case {case}: {note}",
@@ -211,24 +256,25 @@ async def _by_number(uow: UnitOfWork, number: int) -> Handover:
     ),
 )
 async def resolve(uow: UnitOfWork, case: int, note: str) -> HandoverView:
-    """Close a case that was answered.
+    """Close a case: staff one that was answered, whoever asked one that needs no answer any more.
 
     Args:
         case: The case's number.
         note: How it was resolved.
 
     Raises:
-        NotFound: No such case.
+        NotFound: No such case, or someone else's.
         IllegalTransition: It is resolved already, with another note.
     """
-    found = await _by_number(uow, case)
+    found = await _access(uow, case)
+    is_staff = uow.actor.may("support:write")
     closing = (
         update(Handover)
         .where(col(Handover.id) == found.id, col(Handover.status) != HandoverStatus.RESOLVED)
         .values(
             status=HandoverStatus.RESOLVED,
             note=note[:REASON_CHARS_MAX],
-            claimed_by=uow.actor.user_id,
+            claimed_by=uow.actor.user_id if is_staff else None,
             resolved_at=uow.now,
         )
         .returning(col(Handover.id))
@@ -239,6 +285,50 @@ async def resolve(uow: UnitOfWork, case: int, note: str) -> HandoverView:
         uow.publish(HandoverResolved(handover_id=found.id, number=case))
     elif found.note != note[:REASON_CHARS_MAX]:
         raise IllegalTransition("case", HandoverStatus.RESOLVED, HandoverStatus.RESOLVED)
+    return HandoverView.model_validate(found)
+
+
+@operation(
+    scope="support:ask",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="handover.resolve",
+    restore=resolved,
+    examples=(
+        "reopen support case {case}",
+        "open the closed case {case} again",
+        "handover {case} is not done yet, reopen it",
+        "support case {case} was closed by mistake",
+    ),
+)
+async def reopen(uow: UnitOfWork, case: int) -> HandoverView:
+    """Let a closed case wait for a person again; the shop's people are told.
+
+    Repeating it changes nothing.
+
+    Args:
+        case: The case's number.
+
+    Raises:
+        NotFound: No such case, or someone else's.
+        Conflict: The conversation waits in another case by now.
+    """
+    found = await _access(uow, case)
+    values = {"status": HandoverStatus.OPEN, "note": "", "claimed_by": None, "resolved_at": None}
+    opening = (
+        update(Handover)
+        .where(col(Handover.id) == found.id, col(Handover.status) == HandoverStatus.RESOLVED)
+        .values(**values)
+        .returning(col(Handover.id))
+    )
+    try:
+        async with uow.session.begin_nested():
+            opened = (await uow.session.execute(opening)).first()
+    except IntegrityError as error:  # The index that lets a conversation wait once.
+        raise Conflict("This conversation waits for a person already, in another case.") from error
+    await uow.session.refresh(found)
+    if opened is not None:
+        uow.publish(HandoverReopened(handover_id=found.id, number=case))
     return HandoverView.model_validate(found)
 
 
@@ -253,4 +343,17 @@ async def tell_staff(uow: UnitOfWork, handover_id: UUID) -> None:
         recipient=uow.settings.support_email,
         subject=f"Case {case.number}: somebody asks for a person",
         body=f"Answer to: {case.email}\n\n{case.reason}\n\nWhat was said:\n{said}\n",
+    )
+
+
+async def tell_reopened(uow: UnitOfWork, handover_id: UUID, event_id: UUID) -> None:
+    """Queue the mail that tells the shop's people that a case they closed waits again."""
+    case = await uow.session.get_one(Handover, handover_id)
+    await notification.queue(
+        uow,
+        key=f"handover:{case.id}:{event_id}",
+        template="handover",
+        recipient=uow.settings.support_email,
+        subject=f"Case {case.number} was reopened",
+        body=f"Answer to: {case.email}\n\n{case.reason}\n",
     )

@@ -366,10 +366,12 @@ def summarize(event_type: str, payload: dict[str, Any]) -> str:
         "ReturnRequested": f"A return over{amount} was asked for.",
         "ReturnReceived": "The returned parcel arrived.",
         "ReturnCancelled": "The return was withdrawn.",
+        "ReturnReopened": "The return is wanted after all.",
         "ExchangeRequested": "An exchange was asked for; the replacements are kept.",
         "ExchangeReceived": "The exchanged parcel arrived.",
         "ExchangeCompleted": f"The replacements left; the order is over{amount} now.",
         "ExchangeCancelled": "The exchange was withdrawn.",
+        "ExchangeReopened": "The exchange is wanted after all; the replacements are kept.",
     }
     return sentences.get(event_type, event_type)
 

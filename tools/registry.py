@@ -129,6 +129,7 @@ def operation(
             is_process=first.annotation is Deps,
         )
         assert restore is None or inverse is not None, f"{entry.key}: nothing to restore with"
+        assert inverse is not None or risk is not Risk.REVERSIBLE, f"{entry.key}: no way back"
         assert entry.key not in OPERATIONS, f"{entry.key} is registered twice"
         OPERATIONS[entry.key] = entry
         return run

@@ -6,6 +6,7 @@ drive    the refund, in `tools.refund`
 """
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -29,7 +30,8 @@ from tools import (
 from tools.errors import IllegalTransition
 from tools.events import ReturnCancelled, ReturnReceived, ReturnRequested
 from tools.line_change import LineRequest
-from tools.registry import Risk, operation
+from tools.registry import FromResult, Risk, operation
+from tools.reversal import ReturnReopened
 
 
 class ReturnLineView(BaseModel):
@@ -91,11 +93,33 @@ async def preview_request(
     )
 
 
+async def asked(uow: UnitOfWork, return_id: UUID | None = None, **_: Any) -> dict[str, Any] | None:
+    """Return what withdraws a return once it is asked for, if it is not yet."""
+    known = await aftersales_request.state_of(uow, OrderReturn, return_id)
+    return {"return_id": FromResult("id")} if known is None else None
+
+
+async def waiting(uow: UnitOfWork, return_id: UUID) -> dict[str, Any] | None:
+    """Return what reopens a return once it is withdrawn, if it still waits for its parcel."""
+    return await _in(uow, return_id, RequestState.REQUESTED)
+
+
+async def withdrawn(uow: UnitOfWork, return_id: UUID) -> dict[str, Any] | None:
+    """Return what withdraws a return again once it is reopened, if it is withdrawn."""
+    return await _in(uow, return_id, RequestState.CANCELLED)
+
+
+async def _in(uow: UnitOfWork, return_id: UUID, state: RequestState) -> dict[str, Any] | None:
+    known = await aftersales_request.state_of(uow, OrderReturn, return_id)
+    return {"return_id": return_id} if known is state else None
+
+
 @operation(
     scope="order:return",
     risk=Risk.MONEY,
     idempotent=True,
     inverse="return.cancel",
+    restore=asked,
     preview=preview_request,
     domain="return",
     examples=(
@@ -199,6 +223,8 @@ async def _plan(
     scope="order:return",
     risk=Risk.REVERSIBLE,
     idempotent=True,
+    inverse="return.reopen",
+    restore=waiting,
     domain="return",
     examples=(
         "cancel the return {return_id}",
@@ -223,6 +249,74 @@ async def cancel(uow: UnitOfWork, return_id: UUID) -> ReturnView:
         uow.publish(ReturnCancelled(order_id=OrderId(of.id), return_id=found.id))
         await uow.session.flush()
     return await _view(uow, found, of)
+
+
+async def preview_reopen(uow: UnitOfWork, return_id: UUID) -> ReturnPreview:
+    """Say what `reopen` would do, without doing it.
+
+    Raises: As `reopen`.
+    """
+    of, found = await aftersales_request.access(uow, OrderReturn, return_id)
+    await _refuse_reopening(uow, of, found)
+    assert of.number is not None
+    return ReturnPreview(
+        number=of.number,
+        return_id=found.id,
+        lines=[ReturnLineView.model_validate(line) for line in await _lines(uow, found.id)],
+        refund_amount=found.amount,
+        currency=found.currency,
+    )
+
+
+@operation(
+    scope="order:return",
+    risk=Risk.MONEY,
+    idempotent=True,
+    inverse="return.cancel",
+    restore=withdrawn,
+    preview=preview_reopen,
+    domain="return",
+    examples=(
+        "reopen the return {return_id}",
+        "i want to send back {return_id} after all",
+        "i cancelled the return {return_id} by mistake",
+        "go on with the withdrawn return {return_id}",
+    ),
+)
+async def reopen(uow: UnitOfWork, return_id: UUID) -> ReturnView:
+    """Go on with a return that was withdrawn, as long as it could still be asked for.
+
+    Repeating it changes nothing.
+
+    Args:
+        return_id: Id of the return.
+
+    Raises:
+        NotFound: No such return, or someone else's; or its payment method is gone.
+        IllegalTransition: The parcel has arrived.
+        AftersalesLimit: The window is over, or the policy allows no further request.
+        InvalidInput: Its units are being sent back by another request.
+        Conflict: The order or a price has changed since.
+    """
+    of, found = await aftersales_request.access(uow, OrderReturn, return_id)
+    if found.state is not RequestState.REQUESTED:
+        await _refuse_reopening(uow, of, found)
+        aftersales_request.move(uow, found, RequestState.REQUESTED)
+        uow.publish(ReturnReopened(order_id=OrderId(of.id), return_id=found.id))
+        await uow.session.flush()
+    return await _view(uow, found, of)
+
+
+async def _refuse_reopening(uow: UnitOfWork, of: Order, found: OrderReturn) -> None:
+    if found.state is RequestState.REQUESTED:
+        return
+    if found.state is not RequestState.CANCELLED:
+        raise IllegalTransition("return", found.state.value, RequestState.REQUESTED.value)
+    lines = await _lines(uow, found.id)
+    wanted = reallocation.counted((line.sku, line.quantity) for line in lines)
+    again = [LineRequest(sku=sku, quantity=units) for sku, units in wanted.items()]
+    now = await _plan(uow, of, again, found.method_id)
+    aftersales_request.refuse_other_lines(lines, now)
 
 
 class ReceivePreview(BaseModel):

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from db.types import OrderId
+from db.types import OrderId, UserId
 from deps.core import Event
 
 
@@ -48,3 +48,31 @@ class OrderUndelivered(Event):
     aggregate = "order"
     order_id: OrderId
     fulfillment_id: UUID
+
+
+class ReturnReopened(Event):
+    aggregate = "order"
+    order_id: OrderId
+    return_id: UUID
+
+
+class ExchangeReopened(Event):
+    """The replacements are kept for the customer again."""
+
+    aggregate = "order"
+    order_id: OrderId
+    exchange_id: UUID
+
+
+class HandoverReopened(Event):
+    aggregate = "handover"
+    handover_id: UUID
+    number: int
+
+
+class CreditHandedBack(Event):
+    """A gift card is nobody's again: whoever knows its code may spend it."""
+
+    aggregate = "credit_account"
+    credit_account_id: UUID
+    customer_id: UserId

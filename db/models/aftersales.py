@@ -130,7 +130,7 @@ REQUEST_TRANSITIONS: Mapping[RequestState, frozenset[RequestState]] = {
     RequestState.REQUESTED: frozenset({RequestState.RECEIVED, RequestState.CANCELLED}),
     RequestState.RECEIVED: frozenset({RequestState.COMPLETED}),
     RequestState.COMPLETED: frozenset(),
-    RequestState.CANCELLED: frozenset(),
+    RequestState.CANCELLED: frozenset({RequestState.REQUESTED}),
 }
 assert REQUEST_TRANSITIONS.keys() == set(RequestState)
 

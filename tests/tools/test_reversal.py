@@ -1,311 +1,52 @@
-"""Operations called reversible: each names its inverse, and the inverse brings back what was there.
-
-What only grows is left out of the comparison: ledgers, events and the times of a change.
-"""
+"""Parcels, returns, exchanges, cases and gift cards, taken back: as it was, or it is refused."""
 
 import asyncio
-from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 
-from agents.base import call_operation
 from db.models.inventory import MovementKind
 from db.types import OrderId
-from deps.core import Deps
+from deps.core import SYSTEM, Deps
 from tests import aftersales as shop
 from tests import factories
+from tests.reversal import act, at_once, rows, shelves, undone
 from tools import (
     aftersales_mail,
     agent_run,
     checkout,
+    conversation,
+    credit,
+    credit_code,
+    credit_desk,
+    exchange,
     fulfillment,
+    handover,
     inventory,
     order,
     return_,
-    stock_count,
     stock_ledger,
-    transfer,
-    transfer_back,
     undo,
 )
-from tools.errors import Conflict, DomainError, IllegalTransition, InvalidInput, NotFound
+from tools.errors import (
+    AftersalesLimit,
+    Conflict,
+    DomainError,
+    IllegalTransition,
+    InvalidInput,
+    NotFound,
+    OutOfStock,
+)
 from tools.invariant import check
-from tools.line_change import LineRequest
-from tools.registry import OPERATIONS
+from tools.line_change import LineChange, LineRequest
+from tools.registry import OPERATIONS, Risk
 from tools.reversal import OrderUnshipped
-from tools.surface import load_operations
-from tools.transfer import TransferUnits
-from tools.transfer_step import ReceivedUnits
-
-load_operations()
-
-# Tables of state, and the columns that say when and by whom it was last written.
-STATE = {
-    "stock_level": "",
-    "stock_item": "",
-    "stock_count": "",
-    "stock_count_line": "counted_at counted_by",
-    "stock_transfer": "",
-    "stock_transfer_line": "",
-    "orders": "updated_at",
-    "reservation": "",
-    "reservation_line": "",
-    "backorder": "",
-    "payment": "",
-}
-
-
-async def rows(deps: Deps) -> dict[str, list[dict[str, Any]]]:
-    """Return every row of state, without what only says when it was written."""
-    shown = {}
-    async with deps.begin() as uow:
-        for table, but in STATE.items():
-            left = [f"- '{column}'" for column in but.split()]
-            found = await uow.session.execute(
-                text(f"SELECT to_jsonb(t) {' '.join(left)} FROM {table} t ORDER BY 1")
-            )
-            shown[table] = list(found.scalars())
-    return shown
-
-
-async def act(deps: Deps, key: str, **arguments: Any) -> UUID:
-    """Call an operation as an agent does; return the run."""
-    within = agent_run.within(deps, words=key, route="order")
-    await call_operation(within, OPERATIONS[key], arguments)
-    assert within.turn is not None
-    return within.turn.id
-
-
-async def undone(deps: Deps, key: str, **arguments: Any) -> None:
-    """Do, undo, and find everything as before; undo the undoing by the inverse's own inverse."""
-    before = await rows(deps)
-    run = await act(deps, key, **arguments)
-    after = await rows(deps)
-    assert after != before, "nothing to undo"
-    assert await check(deps) == []
-    (step,) = (await undo.undo(deps, run)).steps
-    assert (step.is_undone, step.why_not) == (True, "")
-    assert await rows(deps) == before
-    assert await check(deps) == []
-    (again,) = (await undo.undo(deps, run)).steps
-    assert again.why_not == "It has been undone."
-
-
-async def at_once(deps: Deps, key: str, times: int, **arguments: Any) -> list[str]:
-    """Call an operation several times at once; return the errors."""
-
-    async def once() -> str:
-        try:
-            await OPERATIONS[key](deps, **arguments)
-        except DomainError as error:
-            return error.error_code()
-        return ""
-
-    return sorted(filter(None, await asyncio.gather(*(once() for _ in range(times)))))
 
 
 @pytest.fixture
 async def goods(merchant: Deps) -> Deps:
-    await factories.product(merchant, "MUG", stock=10)
-    await factories.product(merchant, "TEA", title="Tea", stock=5)
-    await factories.receive(merchant, "MUG", 1, "ROT")
-    return merchant
-
-
-async def counting(deps: Deps, **counted: int) -> UUID:
-    async with deps.begin() as uow:
-        count = await stock_count.start(uow, "HAM")
-        for sku, units in counted.items():
-            await stock_count.record(uow, count.id, sku, units)
-    return count.id
-
-
-async def test_a_count_that_was_opened_is_cancelled(goods: Deps) -> None:
-    run = await act(goods, "stock_count.start", location="HAM")
-    (step,) = (await undo.undo(goods, run)).steps
-    assert step.is_undone
-    async with goods.begin() as uow:
-        (count,) = (await stock_count.show(uow)).items
-    assert count.status == "cancelled"
-
-
-async def test_a_figure_is_struck_out_and_the_one_before_put_back(goods: Deps) -> None:
-    count_id = await counting(goods)
-    await undone(goods, "stock_count.record", count_id=str(count_id), sku="MUG", counted=8)
-    async with goods.begin() as uow:
-        await stock_count.record(uow, count_id, "MUG", 9)
-    # What was expected then belongs to the figure: it is not what is on the shelf by now.
-    await factories.receive(goods, "MUG", 4)
-    await undone(goods, "stock_count.record", count_id=str(count_id), sku="MUG", counted=3)
-    await undone(goods, "stock_count.strike", count_id=str(count_id), sku="MUG")
-    async with goods.begin() as uow:
-        (line,) = (await stock_count.get(uow, count_id)).lines
-    assert (line.expected, line.counted, line.difference) == (10, 9, -1)
-
-
-async def test_striking_is_repeated_and_refused_where_there_is_nothing(goods: Deps) -> None:
-    count_id = await counting(goods, MUG=8)
-    strike = OPERATIONS["stock_count.strike"]
-    for _ in range(2):
-        assert (await strike(goods, count_id=count_id, sku="MUG")).lines == []
-    with pytest.raises(NotFound):
-        await strike(goods, count_id=count_id, sku="NOPE")
-    with pytest.raises(NotFound):
-        await strike(goods, count_id=UUID(int=7), sku="MUG")
-    async with goods.begin() as uow:
-        await stock_count.close(uow, count_id)
-    with pytest.raises(IllegalTransition):
-        await strike(goods, count_id=count_id, sku="MUG")
-
-
-async def test_a_count_that_ended_is_reopened(goods: Deps) -> None:
-    count_id = await counting(goods, MUG=8, TEA=7)
-    await undone(goods, "stock_count.close", count_id=str(count_id))
-    await undone(goods, "stock_count.cancel", count_id=str(count_id))
-    async with goods.begin() as uow:
-        await stock_count.close(uow, count_id)
-    await undone(goods, "stock_count.reopen", count_id=str(count_id))
-
-
-async def test_reopening_books_back_once_however_many_ask(goods: Deps) -> None:
-    count_id = await counting(goods, MUG=8, TEA=7)
-    before = await rows(goods)
-    async with goods.begin() as uow:
-        await stock_count.close(uow, count_id)
-    assert await at_once(goods, "stock_count.reopen", 5, count_id=count_id) == []
-    assert await rows(goods) == before
-    assert await check(goods) == []
-
-
-async def test_found_units_that_were_promised_are_not_taken_back(goods: Deps) -> None:
-    count_id = await counting(goods, TEA=7)
-    async with goods.begin() as uow:
-        await stock_count.close(uow, count_id)
-    await factories.placed_order(factories.guest(goods), TEA=6)
-    before = await rows(goods)
-    with pytest.raises(Conflict) as refused:
-        await OPERATIONS["stock_count.reopen"](goods, count_id=count_id)
-    assert refused.value.extra["short"] == ["TEA"]
-    assert await rows(goods) == before
-
-
-async def planned(deps: Deps, **units: int) -> UUID:
-    lines = [TransferUnits(sku=sku, quantity=quantity) for sku, quantity in units.items()]
-    async with deps.begin() as uow:
-        return (await transfer.create(uow, "HAM", "ROT", lines)).id
-
-
-async def sent(deps: Deps, **units: int) -> UUID:
-    transfer_id = await planned(deps, **units)
-    async with deps.begin() as uow:
-        await transfer.ship(uow, transfer_id)
-    return transfer_id
-
-
-def units(*lines: tuple[str, int, int, str]) -> list[ReceivedUnits]:
-    return [
-        ReceivedUnits(sku=sku, received=received, lost=lost, reason=reason)
-        for sku, received, lost, reason in lines
-    ]
-
-
-async def test_an_arrival_is_taken_back_whole_or_in_part(goods: Deps) -> None:
-    transfer_id = str(await sent(goods, MUG=4, TEA=5))
-    await undone(goods, "transfer.receive", transfer_id=transfer_id)
-    some = units(("MUG", 1, 1, "broken"), ("TEA", 2, 0, ""))
-    await undone(goods, "transfer.receive", transfer_id=transfer_id, lines=some)
-    await act(goods, "transfer.receive", transfer_id=transfer_id, lines=some)
-    more = units(("MUG", 0, 1, "soaked"))
-    await undone(goods, "transfer.receive", transfer_id=transfer_id, lines=more)
-    await undone(goods, "transfer.take_back", transfer_id=transfer_id)
-    one = units(("TEA", 1, 0, ""))
-    await undone(goods, "transfer.take_back", transfer_id=transfer_id, lines=one)
-    await undone(goods, "transfer.receive", transfer_id=transfer_id)
-
-
-async def test_what_did_not_arrive_cannot_be_taken_back(goods: Deps) -> None:
-    transfer_id = await sent(goods, MUG=4)
-    take_back = OPERATIONS["transfer.take_back"]
-    wrong = [None, [], [ReceivedUnits(sku="MUG", received=1)], [ReceivedUnits(sku="MUG")]]
-    for lines in wrong:
-        with pytest.raises(InvalidInput):
-            await take_back(goods, transfer_id=transfer_id, lines=lines)
-    async with goods.begin() as uow:
-        await transfer.receive(uow, transfer_id, [ReceivedUnits(sku="MUG", received=2)])
-    tea = units(("TEA", 1, 0, ""))
-    with pytest.raises(NotFound):
-        await take_back(goods, transfer_id=transfer_id, lines=tea)
-    with pytest.raises(NotFound):
-        await take_back(goods, transfer_id=UUID(int=7))
-    async with goods.begin() as uow:
-        await transfer.cancel(uow, transfer_id, "the bridge is closed")
-    with pytest.raises(IllegalTransition):
-        await take_back(goods, transfer_id=transfer_id)
-
-
-async def test_an_arrival_is_taken_back_once_however_many_ask(goods: Deps) -> None:
-    transfer_id = await sent(goods, MUG=4)
-    before = await rows(goods)
-    async with goods.begin() as uow:
-        await transfer.receive(uow, transfer_id)
-    errors = await at_once(goods, "transfer.take_back", 4, transfer_id=transfer_id)
-    assert errors == ["invalid_input"] * 3
-    assert await rows(goods) == before
-    assert await check(goods) == []
-
-
-async def test_units_that_left_again_stay_received(goods: Deps) -> None:
-    transfer_id = await sent(goods, TEA=5)
-    async with goods.begin() as uow:
-        await transfer.receive(uow, transfer_id)
-    await factories.placed_order(factories.guest(goods), TEA=1)
-    before = await rows(goods)
-    with pytest.raises(Conflict) as refused:
-        await OPERATIONS["transfer.take_back"](goods, transfer_id=transfer_id)
-    assert refused.value.extra["available"] == 4
-    assert await rows(goods) == before
-
-
-async def test_a_cancelled_transfer_goes_on(goods: Deps) -> None:
-    draft = str(await planned(goods, TEA=1))
-    await undone(goods, "transfer.cancel", transfer_id=draft, reason="no lorry")
-    transfer_id = str(await sent(goods, MUG=4))
-    await undone(goods, "transfer.cancel", transfer_id=transfer_id, reason="the bridge is closed")
-    await act(goods, "transfer.receive", transfer_id=transfer_id, lines=units(("MUG", 1, 0, "")))
-    await undone(goods, "transfer.cancel", transfer_id=transfer_id, reason="the bridge is closed")
-    await act(goods, "transfer.cancel", transfer_id=transfer_id, reason="the bridge is closed")
-    await undone(goods, "transfer.reopen", transfer_id=transfer_id)
-
-
-async def test_what_went_back_leaves_again_once_and_only_if_it_is_free(goods: Deps) -> None:
-    transfer_id = await sent(goods, MUG=4)
-    before = await rows(goods)
-    async with goods.begin() as uow:
-        await transfer.cancel(uow, transfer_id, "the bridge is closed")
-    assert await at_once(goods, "transfer.reopen", 4, transfer_id=transfer_id) == []
-    assert await rows(goods) == before
-    assert await check(goods) == []
-    async with goods.begin() as uow:
-        await transfer.cancel(uow, transfer_id, "the bridge is closed")
-    await factories.placed_order(factories.guest(goods), MUG=8)
-    with pytest.raises(Conflict):
-        await OPERATIONS["transfer.reopen"](goods, transfer_id=transfer_id)
-    async with goods.begin() as uow:
-        assert (await transfer.get(uow, transfer_id)).status == "cancelled"
-        assert (await inventory.levels(uow, "MUG")).available == 3
-    assert await check(goods) == []
-
-
-async def test_what_has_arrived_whole_is_not_reopened(goods: Deps) -> None:
-    transfer_id = await sent(goods, MUG=4)
-    async with goods.begin() as uow:
-        await transfer.receive(uow, transfer_id)
-    with pytest.raises(IllegalTransition):
-        await OPERATIONS["transfer.reopen"](goods, transfer_id=transfer_id)
-    async with goods.begin() as uow:
-        assert (await transfer_back.take_back(uow, transfer_id)).status == "in_transit"
+    return await shelves(merchant)
 
 
 async def delivered(deps: Deps, **units: int) -> int:
@@ -406,3 +147,223 @@ async def test_what_only_records_says_that_there_is_nothing_to_take_back() -> No
         "webhook.replay": "It wrote down what others know; there is nothing to take back.",
         "checkout.cancel": "This is final: nothing takes it back.",
     }
+
+
+def test_what_is_called_reversible_can_be_undone_by_whoever_did_it() -> None:
+    for known in OPERATIONS.values():
+        if known.risk is Risk.REVERSIBLE:
+            assert known.inverse is not None, known.key
+            assert OPERATIONS[known.inverse].scope == known.scope, known.key
+
+
+OAK = [LineRequest(sku="LAMP-OAK", quantity=1)]
+STEEL = [LineChange(sku="LAMP-OAK", new_sku="LAMP-STEEL", quantity=1)]
+
+
+async def sent_back(deps: Deps, number: int) -> UUID:
+    async with deps.begin() as uow:
+        return (await return_.request(uow, number, OAK, reason="too dark")).id
+
+
+async def exchanged(deps: Deps, number: int, method: UUID | None = None) -> UUID:
+    async with deps.begin() as uow:
+        return (await exchange.request(uow, number, STEEL, method)).id
+
+
+async def test_a_withdrawn_return_is_wanted_after_all(customer: Deps) -> None:
+    return_id = await sent_back(customer, await delivered(customer, oak=2))
+    await undone(customer, "return.cancel", return_id=return_id)
+    async with customer.begin() as uow:
+        await return_.cancel(uow, return_id)
+    assert await at_once(customer, "return.reopen", 5, return_id=return_id) == []
+    staff = customer.acting_as(SYSTEM)
+    done = await return_.receive(staff, return_id)
+    assert done.state == "completed"
+    with pytest.raises(IllegalTransition):
+        await OPERATIONS["return.reopen"](customer, return_id=return_id)
+    assert await check(staff) == []
+
+
+async def test_a_return_is_reopened_only_while_it_could_be_asked_for(customer: Deps) -> None:
+    number = await delivered(customer, oak=1)
+    return_id = await sent_back(customer, number)
+    async with customer.begin() as uow:
+        await return_.cancel(uow, return_id)
+    reopen = OPERATIONS["return.reopen"]
+    with pytest.raises(AftersalesLimit):
+        await reopen(factories.later(customer, days=31), return_id=return_id)
+    with pytest.raises(NotFound):
+        await reopen(await factories.user(customer), return_id=return_id)
+    async with customer.begin() as uow:
+        other = await return_.request(uow, number, OAK)
+    with pytest.raises(InvalidInput):
+        await reopen(customer, return_id=return_id)
+    async with customer.begin() as uow:
+        await return_.cancel(uow, other.id)
+    both = (reopen(customer, return_id=return_id), reopen(customer, return_id=other.id))
+    outcomes = await asyncio.gather(*both, return_exceptions=True)
+    assert sum(isinstance(outcome, InvalidInput) for outcome in outcomes) == 1
+    assert await check(customer) == []
+
+
+async def test_a_withdrawn_exchange_gets_its_replacements_again(customer: Deps) -> None:
+    exchange_id = await exchanged(customer, await delivered(customer, oak=1))
+    await undone(customer, "exchange.cancel", exchange_id=exchange_id)
+    async with customer.begin() as uow:
+        await exchange.cancel(uow, exchange_id)
+    assert await at_once(customer, "exchange.reopen", 5, exchange_id=exchange_id) == []
+    staff = customer.acting_as(SYSTEM)
+    assert await check(staff) == []
+    assert (await exchange.receive(staff, exchange_id)).state == "completed"
+    with pytest.raises(IllegalTransition):
+        await OPERATIONS["exchange.reopen"](customer, exchange_id=exchange_id)
+    assert await check(staff) == []
+
+
+async def test_an_exchange_is_reopened_as_it_was_or_not_at_all(customer: Deps) -> None:
+    exchange_id = await exchanged(customer, await delivered(customer, oak=1))
+    async with customer.begin() as uow:
+        await exchange.cancel(uow, exchange_id)
+    reopen = OPERATIONS["exchange.reopen"]
+    staff = customer.acting_as(SYSTEM)
+    async with staff.begin() as uow:
+        await uow.session.execute(
+            text("UPDATE variant SET price_amount = 6400 WHERE sku = 'LAMP-STEEL'")
+        )
+    with pytest.raises(Conflict):
+        await reopen(customer, exchange_id=exchange_id)
+    async with staff.begin() as uow:
+        await uow.session.execute(
+            text("UPDATE variant SET price_amount = 6500 WHERE sku = 'LAMP-STEEL'")
+        )
+    await factories.placed_order(factories.guest(customer), **{"LAMP-STEEL": 10})
+    before = await rows(customer)
+    with pytest.raises(OutOfStock):
+        await reopen(customer, exchange_id=exchange_id)
+    assert await rows(customer) == before
+    assert await check(customer) == []
+
+
+async def test_what_costs_money_again_waits_for_a_person(customer: Deps) -> None:
+    assert OPERATIONS["return.reopen"].risk.needs_approval
+    assert OPERATIONS["exchange.reopen"].risk.needs_approval
+    number = await delivered(customer, oak=2)
+    return_id, exchange_id = await sent_back(customer, number), await exchanged(customer, number)
+    async with customer.begin() as uow:
+        await return_.cancel(uow, return_id)
+        await exchange.cancel(uow, exchange_id)
+    before = await rows(customer)
+    await act(customer, "return.reopen", return_id=return_id)
+    await act(customer, "exchange.reopen", exchange_id=exchange_id)
+    assert await rows(customer) == before
+
+
+async def test_a_person_who_is_not_needed_any_more_is_not_waited_for(customer: Deps) -> None:
+    run = await act(customer, "handover.request", reason="my mug is broken")
+    (step,) = (await undo.undo(customer, run)).steps
+    assert (step.is_undone, step.inverse) == (True, "handover.resolve")
+    staff = customer.acting_as(SYSTEM)
+    async with staff.begin() as uow:
+        assert (await handover.list_open(uow)).items == []
+
+
+async def test_asking_again_is_not_undone_by_closing_the_first_case(customer: Deps) -> None:
+    async with customer.begin() as uow:
+        talk = await conversation.start(uow, "broken mug")
+        case = await handover.request(uow, "broken", conversation_id=talk.id)
+    within = agent_run.within(customer, words="hello?")
+    again = {"reason": "hello?", "conversation_id": talk.id}
+    await agent_run.call(within, OPERATIONS["handover.request"], again)
+    (step,) = (await undo.undo(customer)).steps
+    assert not step.is_undone
+    async with customer.acting_as(SYSTEM).begin() as uow:
+        assert [one.number for one in (await handover.list_open(uow)).items] == [case.number]
+
+
+async def test_a_closed_case_waits_again(customer: Deps, merchant: Deps) -> None:
+    async with customer.begin() as uow:
+        case = (await handover.request(uow, "broken")).number
+    await undone(merchant, "handover.resolve", case=case, note="sent a new one")
+    await undone(customer, "handover.resolve", case=case, note="found it")
+    await act(merchant, "handover.resolve", case=case, note="sent a new one")
+    await undone(customer, "handover.reopen", case=case)
+    assert await at_once(customer, "handover.reopen", 5, case=case) == []
+
+
+async def test_a_conversation_waits_in_one_case(customer: Deps) -> None:
+    async with customer.begin() as uow:
+        talk = await conversation.start(uow, "broken mug")
+        first = await handover.request(uow, "broken", conversation_id=talk.id)
+        await handover.resolve(uow, first.number, "found it")
+        second = await handover.request(uow, "lost again", conversation_id=talk.id)
+    with pytest.raises(Conflict):
+        await OPERATIONS["handover.reopen"](customer, case=first.number)
+    await OPERATIONS["handover.resolve"](customer, case=second.number, note="found it")
+    reopen = OPERATIONS["handover.reopen"]
+    both = (reopen(customer, case=first.number), reopen(customer, case=second.number))
+    outcomes = await asyncio.gather(*both, return_exceptions=True)
+    assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == 1
+
+
+async def test_anothers_case_is_as_absent(customer: Deps) -> None:
+    async with customer.begin() as uow:
+        case = (await handover.request(uow, "broken")).number
+    for who in (await factories.user(customer), factories.guest(customer)):
+        for key, given in (("handover.resolve", {"note": "done"}), ("handover.reopen", {})):
+            with pytest.raises(NotFound, match="No such case"):
+                await OPERATIONS[key](who, case=case, **given)
+
+
+async def test_staff_are_told_of_each_reopening(customer: Deps) -> None:
+    async with customer.begin() as uow:
+        case = await handover.request(uow, "broken")
+        for event in (uuid4(), uuid4()):
+            for _ in range(2):  # Delivered twice, told once.
+                await handover.tell_reopened(uow, case.id, event)
+        mails = await uow.session.execute(text("SELECT subject FROM notification"))
+        assert list(mails.scalars()) == [f"Case {case.number} was reopened"] * 2
+
+
+async def card(deps: Deps, amount: int = 5_000) -> tuple[UUID, str]:
+    """Issue a gift card; return its account and its code."""
+    staff = deps.acting_as(SYSTEM)
+    async with staff.begin() as uow:
+        issued = await credit_desk.issue_gift_card(uow, amount)
+    async with staff.begin() as uow:
+        return issued.id, (await credit_code.reveal(uow, issued.id)).code
+
+
+async def test_a_redeemed_gift_card_is_handed_back(customer: Deps) -> None:
+    account_id, code = await card(customer)
+    await undone(customer, "credit.redeem", code=code)
+    rival = await factories.user(customer)
+    await credit.redeem(rival, code)
+    with pytest.raises(NotFound):
+        await OPERATIONS["credit.hand_back"](customer, account_id=account_id)
+    errors = await at_once(rival, "credit.hand_back", 4, account_id=account_id)
+    assert errors == ["not_found"] * 3
+    assert (await credit.redeem(customer, code)).id == account_id
+    run = await act(customer, "credit.redeem", code=code)
+    (step,) = (await undo.undo(customer, run)).steps
+    assert not step.is_undone, "it was theirs before"
+    assert await check(customer.acting_as(SYSTEM)) == []
+
+
+async def test_a_gift_card_that_was_used_stays(customer: Deps) -> None:
+    await factories.product(customer, "MUG", price=1250, stock=10)
+    account_id, code = await card(customer)
+    await credit.redeem(customer, code)
+    filled = await factories.filled_cart(customer, MUG=1)
+    await OPERATIONS["credit.use_in_cart"](customer)
+    await checkout.complete(customer, filled.id, payment_method="tok_visa")
+    with pytest.raises(Conflict, match="used"):
+        await OPERATIONS["credit.hand_back"](customer, account_id=account_id)
+
+
+async def test_guesses_at_codes_tell_nothing_before_they_are_counted(customer: Deps) -> None:
+    _, code = await card(customer)
+    stranger = await factories.user(customer)
+    await credit.redeem(stranger, code)
+    for said in (code, "0000-0000-0000-0000-0000"):
+        async with customer.begin() as uow:
+            assert await credit.unclaimed(uow, said) is not None
