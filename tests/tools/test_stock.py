@@ -143,6 +143,72 @@ async def test_policies_that_say_nothing_are_refused(
         await set_policy(merchant, policy, limit, merchant.clock().date() if on else None)
 
 
+async def test_numbers_are_taken_up_to_their_limits_and_not_beyond(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG", stock=0, location="HAM")
+    await factories.product(merchant, "TEA", title="Tea", stock=1, location="HAM")
+    most = stock.ADJUSTMENT_MAX
+    async with merchant.begin() as uow:
+        await stock.receive(uow, "MUG", "HAM", 1)
+        await stock.receive(uow, "MUG", "HAM", most)
+        await stock.adjust(uow, "MUG", "HAM", -most, "a mistake")
+        assert (await stock.adjust(uow, "MUG", "HAM", most, "none")).available == most + 1
+        await stock.set_thresholds(uow, "MUG", "HAM", reorder_point=most)
+        (seen,) = (await stock.set_thresholds(uow, "MUG", "HAM", safety_stock=most)).levels
+        assert (seen.reorder_point, seen.safety_stock, seen.available) == (most, most, 1)
+        (seen,) = (await stock.set_thresholds(uow, "MUG", "HAM", 0, 0)).levels
+        assert (seen.reorder_point, seen.safety_stock) == (0, 0)
+        (other,) = (await inventory.levels(uow, "TEA")).levels
+        assert (other.reorder_point, other.safety_stock) == (0, 0)
+        for limit in (1, stock.BACKORDER_LIMIT_MAX):
+            policy = await stock.set_policy(uow, "MUG", StockPolicy.BACKORDER, limit)
+            assert policy.backorder_limit == limit
+        for refused in (
+            stock.receive(uow, "MUG", "HAM", most + 1),
+            stock.adjust(uow, "MUG", "HAM", most + 1, "x"),
+            stock.adjust(uow, "MUG", "HAM", -most - 1, "x"),
+            stock.set_thresholds(uow, "MUG", "HAM", most + 1),
+            stock.set_thresholds(uow, "MUG", "HAM"),
+            stock.set_policy(uow, "MUG", StockPolicy.BACKORDER, stock.BACKORDER_LIMIT_MAX + 1),
+        ):
+            with pytest.raises(InvalidInput):
+                await refused
+
+
+async def test_units_that_are_promised_cannot_be_written_off(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG", stock=6)
+    await reserve(merchant, MUG=1)
+    paid = await reserve(merchant, MUG=2)
+    async with merchant.begin() as uow:
+        await inventory.allocate(uow, order_id=paid)
+    for place, delta, free in (("HAM", -4, 3), ("ROT", -1, 0)):
+        async with merchant.begin() as uow:
+            await location.save(uow, "ROT", name="Rotterdam")
+            with pytest.raises(Conflict) as refused:
+                await stock.adjust(uow, "MUG", place, delta, "burnt")
+        assert refused.value.extra["available"] == free
+    async with merchant.begin() as uow:
+        assert (await stock.adjust(uow, "MUG", "HAM", -3, "burnt")).available == 0
+    assert await check(merchant) == []
+
+
+async def test_what_staff_did_to_stock_is_told(merchant: Deps) -> None:
+    product_id = await factories.product(merchant, "MUG", stock=5)
+    async with merchant.begin() as uow:
+        await stock.receive(uow, "MUG", "HAM", 3)
+        await stock.adjust(uow, "MUG", "HAM", -2, "burnt", AdjustReason.DAMAGED)
+    await set_policy(merchant, "backorder", 4)
+    of = {"product_id": str(product_id), "sku": "MUG"}
+    here = of | {"location": "HAM"}
+    received = {"delta": 3, "on_hand": 8, "reason": "receive", "reason_code": None}
+    burnt = {"delta": -2, "on_hand": 6, "reason": "burnt", "reason_code": "damaged"}
+    policy = {"policy": "backorder", "backorder_limit": 4, "available_on": None}
+    assert await announced(merchant, "StockAdjusted", "StockPolicySet") == [
+        ("StockAdjusted", here | received),
+        ("StockAdjusted", here | burnt),
+        ("StockPolicySet", of | policy),
+    ]
+
+
 async def test_crossings_are_announced_once_and_exactly(merchant: Deps) -> None:
     await factories.product(merchant, "MUG", stock=5)
     async with merchant.begin() as uow:
@@ -385,6 +451,7 @@ async def test_levels_are_listed_filtered_and_paged(merchant: Deps) -> None:
         assert await listed() == [*mugs, ("MUGGY", "HAM"), *teas]
         assert await listed(location_code="MAD") == [mugs[1], teas[1]]
         assert await listed(sku_prefix="MUG") == [*mugs, ("MUGGY", "HAM")]
+        assert await listed(sku_prefix="TEA") == teas
         assert await listed(is_low=True) == [mugs[0], teas[0]]
         assert await listed(is_low=True, sort=Sort.SCARCEST) == [teas[0], mugs[0]]
         assert await listed(sku_prefix="MUG", sort=Sort.SCARCEST) == [
@@ -396,6 +463,11 @@ async def test_levels_are_listed_filtered_and_paged(merchant: Deps) -> None:
             await stock.list_levels(uow, sort=Sort.SCARCEST)
         with pytest.raises(NotFound):
             await stock.list_levels(uow, location_code="MOON")
+        for limit in (0, 101):
+            with pytest.raises(InvalidInput):
+                await stock.list_levels(uow, limit=limit)
+            with pytest.raises(InvalidInput):
+                await stock.low(uow, limit)
         low = [(item.sku, item.location) for item in await stock.low(uow)]
         assert low == [teas[0], mugs[0]]
 
