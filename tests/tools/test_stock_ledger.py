@@ -15,6 +15,7 @@ from tests import factories
 from tools import inventory, stock, stock_count, stock_ledger
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.invariant import check
+from tools.page import ByTime
 
 
 def on_day(deps: Deps, day: int, hour: int = 12) -> Deps:
@@ -48,6 +49,9 @@ async def test_stock_as_of_any_time_is_the_same_with_snapshots_and_without(
     taken = [await stock_ledger.snapshot(on_day(merchant, day, 1)) for day in (2, 3, 3, 6)]
     assert taken == [2, 1, 0, 1], "a snapshot has a row for each level that moved since the last"
     assert [await stock_at(merchant, at) for at in times] == without
+    async with merchant.begin() as uow:
+        kept = await uow.fetch("SELECT levels FROM stock_snapshot_day ORDER BY day")
+    assert [row["levels"] for row in kept] == [2, 1, 1]
 
 
 async def test_a_day_is_closed_only_when_late_commits_are_in(merchant: Deps) -> None:
@@ -81,6 +85,7 @@ async def test_as_of_pages_and_filters(merchant: Deps) -> None:
 
 async def test_movements_are_filtered_by_kind_place_and_time(merchant: Deps) -> None:
     await factories.product(on_day(merchant, 1), "MUG", stock=10)
+    await factories.product(on_day(merchant, 1), "TEA", title="Tea", stock=10)
     await factories.receive(on_day(merchant, 2), "MUG", 5, "ROT")
     for day in (3, 4):
         async with on_day(merchant, day).begin() as uow:
@@ -104,9 +109,13 @@ async def test_movements_are_filtered_by_kind_place_and_time(merchant: Deps) -> 
     assert await days() == [4, 3, 2, 1]
     assert await days(kind=MovementKind.ADJUST) == [4, 3]
     assert await days(location_code="ROT") == [2]
-    third = datetime(2026, 3, 3, tzinfo=UTC)
+    assert await days(sort=ByTime.OLDEST) == [1, 2, 3, 4]
+    third = datetime(2026, 3, 3, 12, tzinfo=UTC)
     assert await days(since=third) == [4, 3]
     assert await days(until=third) == [2, 1]
+    for bound in ("since", "until"):
+        with pytest.raises(InvalidInput):
+            await days(**{bound: third.replace(tzinfo=None)})
 
 
 async def test_damaged_counters_are_named_and_rebuilt(merchant: Deps) -> None:

@@ -9,7 +9,8 @@ from db.models.transfer import TransferStatus
 from db.types import OrderId, new_id
 from deps.core import Deps
 from tests import factories
-from tools import inventory, stock, transfer
+from tools import bundle, inventory, stock, transfer
+from tools.bundle import BundlePartInput
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.invariant import check
 from tools.transfer import TransferUnits, TransferView
@@ -101,6 +102,49 @@ async def test_calling_it_back_returns_only_what_has_not_arrived(goods: Deps) ->
     assert await check(goods) == []
 
 
+async def test_units_called_back_go_to_who_waits(goods: Deps) -> None:
+    transfer_id = await shipped(goods, TEA=5)
+    async with goods.begin() as uow:
+        await stock.set_policy(uow, "TEA", StockPolicy.BACKORDER, 10)
+        await inventory.reserve(uow, order_id=OrderId(new_id()), units={"TEA": 3})
+    async with goods.begin() as uow:
+        back = await transfer.cancel(uow, transfer_id, "the bridge is closed")
+        seen = await inventory.levels(uow, "TEA")
+    assert (seen.backordered, seen.in_stock) == (0, 2)
+    assert (back.finished_at, back.lines[0].outstanding) == (goods.clock(), 0)
+
+
+async def test_every_step_is_told_with_its_units(goods: Deps) -> None:
+    transfer_id = await shipped(goods, MUG=4, TEA=5)
+    part = ReceivedUnits(sku="MUG", received=2), ReceivedUnits(sku="TEA", lost=1, reason="wet")
+    shown = await receive(goods, transfer_id, *part)
+    assert (shown.shipped_at, shown.finished_at) == (goods.clock(), None)
+    async with goods.begin() as uow:
+        await transfer.cancel(uow, transfer_id, "the bridge is closed")
+    async with goods.begin() as uow:
+        rows = await uow.fetch(
+            "SELECT type, payload FROM outbox WHERE type LIKE 'Transfer%' ORDER BY seq"
+        )
+        told = {row["type"]: row["payload"] for row in rows}
+    assert told["TransferShipped"]["units"] == {"MUG": 4, "TEA": 5}
+    arrived = told["TransferReceived"]
+    assert (arrived["received"], arrived["lost"]) == ({"MUG": 2}, {"TEA": 1})
+    assert (arrived["target"], arrived["is_complete"]) == ("ROT", False)
+    assert told["TransferCancelled"]["returned"] == {"MUG": 2, "TEA": 4}
+    assert {payload["transfer_id"] for payload in told.values()} == {str(transfer_id)}
+
+
+async def test_what_is_planned_is_not_received_and_a_bundle_is_not_sent(goods: Deps) -> None:
+    transfer_id = await planned(goods, MUG=1)
+    with pytest.raises(IllegalTransition):
+        await receive(goods, transfer_id)
+    await factories.product(goods, "SET", title="Set", stock=0)
+    async with goods.begin() as uow:
+        await bundle.define(uow, "SET", [BundlePartInput(sku="MUG")])
+    with pytest.raises(Conflict, match="bundle"):
+        await planned(goods, SET=1)
+
+
 async def test_promised_units_do_not_leave(goods: Deps) -> None:
     async with goods.begin() as uow:
         await inventory.reserve(uow, order_id=OrderId(new_id()), units={"MUG": 9})
@@ -179,5 +223,6 @@ async def test_transfers_are_listed_by_state_and_place(goods: Deps) -> None:
         sent = await transfer.show(uow, TransferStatus.IN_TRANSIT, source="HAM", target="ROT")
         assert [item.id for item in sent.items] == [second]
         assert (await transfer.show(uow, source="ROT")).items == []
+        assert (await transfer.show(uow, target="HAM")).items == []
         with pytest.raises(NotFound):
             await transfer.get(uow, new_id())
