@@ -120,6 +120,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # Requests are traced by our own middleware: FastAPI's spans would tell paths and queries.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     v1 = APIRouter(prefix="/v1")
     for module in V1:

@@ -137,3 +137,6 @@ def test_one_trace_from_the_request_to_the_handler_of_its_event(
     # Nor do arguments and results leave the process, as they do not in evals either.
     assert "gen_ai.tool.call.arguments" not in _attributes(tool)
     assert not any(b"speak to a human" in body for body in collector.bodies)
+    # One span tells of a request, and none of what is in its address.
+    assert not [s.name for s in spans if "url.path" in _attributes(s)]
+    assert not any(b"grace" in body for body in collector.bodies)

@@ -33,7 +33,7 @@ async def main(endpoint: str, database_url: str, trace_id: str) -> None:
             transport=httpx.ASGITransport(app=app), base_url="http://test", timeout=60
         ) as http:
             answer = await http.post(
-                "/v1/chat",
+                "/v1/chat?from=grace@example.com",
                 json={"text": "I want to speak to a human agent"},
                 headers={
                     **factories.bearer(customer),
