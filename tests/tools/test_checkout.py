@@ -9,10 +9,22 @@ from sqlmodel import col, select
 
 from db.models.order import Order
 from db.models.payment import AttemptKind, AttemptState, Payment, PaymentAttempt, PaymentState
+from db.types import new_id
 from deps.core import SYSTEM, Deps
 from deps.scripted import AUTHORIZATION_DAYS, Fault, ScriptedGateway
 from tests import factories
-from tools import cart, checkout, inventory, order, payment, sale
+from tools import (
+    cart,
+    checkout,
+    credit_code,
+    credit_desk,
+    credit_tender,
+    fulfillment,
+    inventory,
+    order,
+    payment,
+    sale,
+)
 from tools.errors import (
     CheckoutIncomplete,
     IllegalTransition,
@@ -335,6 +347,63 @@ async def test_what_is_missing_is_named_and_nothing_is_held(guest: Deps) -> None
     assert await counters(guest) == (3, 0, 0)
 
 
+async def test_what_ran_out_is_named_unless_more_is_missing(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    await factories.product(guest, "TEA", title="Tea", stock=1)
+    filled = await factories.filled_cart(guest, MUG=2, TEA=4)
+    with pytest.raises(OutOfStock) as refused:
+        await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    assert (refused.value.extra["sku"], refused.value.extra["requested"]) == ("TEA", 4)
+    async with guest.begin() as uow:
+        opened = await cart.create(uow)
+        await cart.add(uow, opened.id, "TEA", 4)
+    with pytest.raises(CheckoutIncomplete) as incomplete:
+        await checkout.complete(guest, opened.id, payment_method="tok_visa")
+    assert "out_of_stock" in {p["code"] for p in incomplete.value.extra["problems"]}
+    assert await counters(guest) == (3, 0, 0)
+
+
+async def test_what_costs_nothing_is_not_bought(guest: Deps) -> None:
+    await factories.product(guest, "MUG", price=0, stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    async with guest.begin() as uow:
+        await cart.set_details(uow, filled.id, shipping_method="pickup")
+    with pytest.raises(CheckoutIncomplete, match="nothing to pay"):
+        await checkout.complete(guest, filled.id, payment_method="tok_visa")
+
+
+async def test_more_credit_than_the_total_is_refused(guest: Deps) -> None:
+    await factories.product(guest, "MUG", stock=3)
+    filled = await factories.filled_cart(guest, MUG=1)
+    more = payment.Tender("credit", str(new_id()), filled.total_amount + 1)
+    with pytest.raises(TotalChanged) as refused:
+        await checkout.complete(guest, filled.id, payment_method="tok_visa", credits=[more])
+    assert refused.value.field == "credits"
+    assert await counters(guest) == (3, 0, 0)
+
+
+async def test_the_current_cart_is_bought_for_what_was_shown(
+    guest: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(guest, "MUG", price=1000, stock=3)
+    async with merchant.begin() as uow:
+        card = await credit_desk.issue_gift_card(uow, 400)
+    async with merchant.begin() as uow:
+        code = (await credit_code.reveal(uow, card.id)).code
+    filled = await factories.filled_cart(guest, MUG=1)
+    for codes, credit in (([], 0), ([code], 400)):
+        await credit_tender.choose(guest, filled.id, codes=codes, uses_account=False)
+        async with guest.begin() as uow:
+            shown = await checkout.preview_buy(uow)
+            assert shown == await checkout.preview_buy(uow, cart_id=filled.id)
+        assert (shown.cart_id, shown.expected_total_amount) == (filled.id, 1490)
+        assert (shown.credit_amount, shown.charge_amount) == (credit, 1490 - credit)
+    placed = await checkout.buy(guest, expected_total_amount=1490)
+    assert (placed.status, placed.total_amount) == ("placed", 1490)
+    assert sum(gateway.charges.values()) == 1090
+    assert await check(guest) == []
+
+
 async def test_a_drifted_total_is_refused(guest: Deps, gateway: ScriptedGateway) -> None:
     await factories.product(guest, "MUG", price=1000, stock=3)
     filled = await factories.filled_cart(guest, MUG=1)
@@ -349,11 +418,15 @@ async def test_a_drifted_total_is_refused(guest: Deps, gateway: ScriptedGateway)
     assert gateway.calls == 0
 
 
-async def test_a_card_number_is_refused(guest: Deps) -> None:
+@pytest.mark.parametrize(
+    "token", ["4242 4242 4242 4242", "card 4242-4242-4242-4242", "12", "", "x" * 201]
+)
+async def test_a_card_number_is_no_token(guest: Deps, token: str) -> None:
     await factories.product(guest, "MUG", stock=3)
     filled = await factories.filled_cart(guest, MUG=1)
-    with pytest.raises(InvalidInput):
-        await checkout.complete(guest, filled.id, payment_method="4242 4242 4242 4242")
+    with pytest.raises(InvalidInput) as refused:
+        await checkout.complete(guest, filled.id, payment_method=token)
+    assert refused.value.field == "payment_method"
 
 
 async def test_another_persons_cart_and_order_do_not_exist(guest: Deps, customer: Deps) -> None:
@@ -386,6 +459,23 @@ async def test_cancelling_gives_stock_and_money_back_once(
     assert balances["clearing"] == 0
     assert sum(balances.values()) == 0
     assert paid.refunded_amount == paid.captured_amount
+    assert await check(customer) == []
+
+
+async def test_an_order_that_has_left_is_not_cancelled(customer: Deps) -> None:
+    await factories.product(customer, "MUG", stock=3)
+    placed = await factories.placed_order(customer, MUG=1)
+    with pytest.raises(InvalidInput):
+        await checkout.cancel(customer, placed.number, " ")
+    async with customer.begin() as uow:
+        assert (await checkout.preview_cancel(uow, placed.number, "late")).number == placed.number
+    async with customer.acting_as(SYSTEM).begin() as uow:
+        await fulfillment.ship(uow, placed.number)
+    with pytest.raises(IllegalTransition):
+        await checkout.cancel(customer, placed.number, "late")
+    with pytest.raises(IllegalTransition):
+        async with customer.begin() as uow:
+            await checkout.preview_cancel(uow, placed.number, "late")
     assert await check(customer) == []
 
 
