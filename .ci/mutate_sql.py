@@ -16,6 +16,7 @@ import hashlib
 import inspect
 import os
 import pickle
+import re
 import select
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,10 +84,15 @@ DONE = """
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`statements` make it out of the template. `touches` is the function or the table."""
+    """`statements` make it out of the template. `touches` is the table or the function, also of a
+    trigger.
+
+    A rule is what refuses: a constraint, an index, a trigger and its function.
+    """
 
     name: str
     touches: str
+    is_rule: bool
     statements: tuple[str, ...]
     shown: str
 
@@ -100,6 +107,7 @@ class Heard:
     source: dict[str, str] = field(default_factory=dict)
     kills: dict[str, Counter[str]] = field(default_factory=dict)
     tests_max_s: float = TESTS_MAX_S
+    of_rules: tuple[str, ...] = ()
 
     def add(self, other: "Heard") -> None:
         self.seconds |= other.seconds
@@ -113,15 +121,28 @@ class Heard:
         kills = self.kills.setdefault(mutant.touches, Counter())
         found = {test for test, source in self.source.items() if named in source}
         found |= self.done.get(mutant.touches, set())
+        first = {test for test in self.seconds if mutant.is_rule and test.startswith(self.of_rules)}
+        found |= first
         chosen, left_s = [], self.tests_max_s
         for test in sorted(
             found & self.seconds.keys(),
-            key=lambda test: (-kills[test], named not in self.source[test], self.seconds[test]),
+            key=lambda test: (
+                -kills[test],
+                test not in first,
+                named not in self.source[test],
+                named not in _text_of(test.partition("::")[0]),
+                self.seconds[test],
+            ),
         ):
             left_s -= self.seconds[test]
             if left_s >= 0 or not chosen:
                 chosen.append(test)
         return chosen
+
+
+@cache
+def _text_of(file: str) -> str:
+    return (ROOT / file).read_text()
 
 
 class Listener:
@@ -163,7 +184,8 @@ def main(names: list[str]) -> int:
     with servers() as (_, server):
         assert pytest.main([*PLAIN, "--collect-only", *config["tests"]]) == 0  # Import all, once.
         objects = asyncio.run(_migrated(server))
-        heard = _listen(server, config["tests"])
+        heard = _listen(server, [*config["rules"], *config["tests"]])
+        heard.of_rules = tuple(config["rules"])
         _add_inner(heard, objects)
         mutants = [
             mutant
@@ -233,21 +255,25 @@ def _add_inner(heard: Heard, objects: list[Any]) -> None:
 def _mutants_of(found: Any) -> Iterator[Mutant]:
     kind, name, of, text = found["kind"], found["name"], found["of"], found["text"]
     full = f"{of}.{name}" if of else name
+    is_rule = bool(of) or "RETURNS trigger" in text
     begin = 0
     make, drop = "", f"DROP {kind} {name}" + (f" ON {of}" if kind == "TRIGGER" else "")
     if kind == "FUNCTION":
         begin = text.index("$function$") + len("$function$")
     elif kind == "CONSTRAINT":
         make, drop = (f"ALTER TABLE {of} {verb} CONSTRAINT {name} " for verb in ("ADD", "DROP"))
+    called = re.search(r"EXECUTE FUNCTION (\w+)", text)
+    touches = called[1] if called else of or name
     if of:
-        yield Mutant(f"{full}:0", of, (drop,), "dropped")
+        yield Mutant(f"{full}:0", touches, is_rule, (drop,), "dropped")
     if kind == "CONSTRAINT" and "ARRAY[" in text:
         return  # The values of an enum.
     for number, mutant in enumerate(mutants_of(text, begin), start=1):
         statements = (f"{make}{mutant.text}",)
         yield Mutant(
             f"{full}:{number}",
-            of or name,
+            touches,
+            is_rule,
             (drop, *statements) if of else statements,
             f"line {mutant.line}: {mutant.before}  ->  {mutant.after}",
         )
