@@ -24,7 +24,7 @@ import time
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -282,6 +282,9 @@ def _mutants_of(found: Any) -> Iterator[Mutant]:
 def _try_all(server: EmbeddedPostgres, heard: Heard, mutants: list[Mutant]) -> int:
     began = time.monotonic()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
+    unchanged = replace(mutants[0], statements=())
+    assert asyncio.run(_is_put_in(server, unchanged))
+    assert _verdict(heard, unchanged) == "survived", "without a mutant"
     for mutant in mutants:
         if not asyncio.run(_is_put_in(server, mutant)):
             continue

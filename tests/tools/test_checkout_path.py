@@ -5,12 +5,15 @@ from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
+import pytest
 
 from deps.core import Deps
 from deps.hot import HotPool
+from deps.scripted import ScriptedGateway
 from tests import factories
 from tests.databases import connection_to
-from tools import checkout
+from tools import checkout, inventory
+from tools.errors import OutOfStock
 from tools.invariant import check
 
 # What differs between two like sales: names, numbers and whoever they are of.
@@ -41,13 +44,18 @@ _NAMES = """
 _OF_ITSELF = {"id", "seq", "secret_sha256", "guest_secret_sha256", "trace_id"}
 
 
+_TAX = """
+    UPDATE orders SET subtotal_amount = subtotal_amount - 30, tax_amount = 50, discount_amount = 20
+    WHERE id = $1
+"""
+
+
 class Watched:
-    """The pool of a shop; before a function of the checkout runs, `about` may look at its call."""
+    """The pool of a shop, and what its checkouts were answered. Every order gets a tax."""
 
     def __init__(self, pool: HotPool, *, is_refused: bool = False) -> None:
         self.pool, self.is_refused = pool, is_refused
         self.answers: list[Any] = []
-        self.calls: dict[str, tuple[Any, ...]] = {}
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         name = next((n for n in ("checkout_confirm", "checkout_place") if n in sql), None)
@@ -60,7 +68,8 @@ class Watched:
         return self.answers[-1]
 
     async def before(self, name: str, sql: str, args: tuple[Any, ...]) -> None:
-        self.calls[name] = args
+        if name == "checkout_confirm":
+            await self.pool.execute(_TAX, args[0])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.pool, name)
@@ -83,6 +92,20 @@ class Doubting(Watched):
                 assert await connection.fetchval(sql, *args) is False, doubt
                 assert await _left(connection, args[0]) == rows, doubt
                 await transaction.rollback()
+
+
+class Outrun(Watched):
+    """While the card is authorised the hold lapses, and another buys what it held."""
+
+    def __init__(self, deps: Deps) -> None:
+        super().__init__(deps.hot)
+        self.later = factories.later(deps, minutes=20)
+
+    async def before(self, name: str, sql: str, args: tuple[Any, ...]) -> None:
+        assert name == "checkout_confirm"
+        assert await inventory.expire_due(self.later) == 1
+        other = factories.guest(self.later, "token-of-who-buys-it-in-between-3")
+        await factories.placed_order(other, MUG=2, BOWL=1)
 
 
 async def _left(connection: "asyncpg.Connection[Any]", order_id: UUID) -> list[tuple[str, str]]:
@@ -116,11 +139,10 @@ async def test_the_usual_path_writes_what_the_long_one_does(deps: Deps) -> None:
     await factories.product(deps, "MUG", price=1250)
     await factories.product(deps, "BOWL", price=900)
     short, long = Watched(deps.hot), Watched(deps.hot, is_refused=True)
-    usual = await _sale(deps, short, "token-of-who-takes-the-usual-path-1")
     driven = await _sale(deps, long, "token-of-who-takes-the-long-path-22")
+    usual = await _sale(deps, short, "token-of-who-takes-the-usual-path-1")
     assert short.answers == [True, True]
     assert await _written(deps, usual) == await _written(deps, driven)
-    assert await check(deps) == []
 
 
 async def test_rows_that_are_not_as_usual_are_left_to_the_long_path(
@@ -150,3 +172,16 @@ async def test_rows_that_are_not_as_usual_are_left_to_the_long_path(
     )
     await _sale(deps, pool, "token-of-who-takes-the-usual-path-1")
     assert pool.answers == [True, True]
+
+
+async def test_what_was_sold_in_between_is_not_sold_again(
+    deps: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(deps, "MUG", price=1250, stock=2)
+    await factories.product(deps, "BOWL", price=900, stock=1)
+    pool = Outrun(deps)
+    with pytest.raises(OutOfStock):
+        await _sale(deps, pool, "token-of-who-takes-the-usual-path-1")
+    assert pool.answers == []
+    assert len(gateway.charges) == 1
+    assert await check(pool.later) == []
