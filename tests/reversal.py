@@ -24,6 +24,7 @@ load_operations()
 STATE = {
     "stock_level": "",
     "stock_item": "",
+    "aftersales_policy": "",
     "stock_count": "",
     "stock_count_line": "counted_at counted_by",
     "stock_transfer": "",

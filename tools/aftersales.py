@@ -1,6 +1,7 @@
 """What the merchant allows after the sale, and what that policy refuses."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,11 +59,17 @@ async def policy(uow: UnitOfWork) -> PolicyInput:
     return PolicyInput.model_validate(await current_policy(uow))
 
 
+async def rules_now(uow: UnitOfWork, policy: PolicyInput) -> dict[str, Any]:
+    """Return what sets the rules to what they are now."""
+    return {"policy": PolicyInput.model_validate(await current_policy(uow))}
+
+
 @operation(
     scope="order:manage",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="aftersales.set_policy",
+    restore=rules_now,
     examples=(
         "set the return window to {return_window_days} days",
         "allow one change per order",

@@ -3,7 +3,7 @@ ledger books the liability with every issue and expiry made here.
 """
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -221,12 +221,25 @@ async def grant(
     return view(row)
 
 
+async def switched_on(uow: UnitOfWork, account_id: UUID) -> dict[str, Any] | None:
+    """Return what switches a credit on again once it is off, if it is on."""
+    is_active = (await credit_account.access(uow, account_id)).is_active
+    return {"account_id": account_id} if is_active else None
+
+
+async def switched_off(uow: UnitOfWork, account_id: UUID) -> dict[str, Any] | None:
+    """Return what switches a credit off again once it is on, if it is off."""
+    is_active = (await credit_account.access(uow, account_id)).is_active
+    return None if is_active else {"account_id": account_id}
+
+
 @operation(
     domain="credit",
     scope="payment:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="credit.activate",
+    restore=switched_on,
     examples=(
         "deactivate gift card {account_id}",
         "block the gift card {account_id}",
@@ -254,6 +267,7 @@ async def deactivate(uow: UnitOfWork, account_id: UUID) -> CreditView:
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="credit.deactivate",
+    restore=switched_off,
     examples=(
         "activate gift card {account_id}",
         "unblock the gift card {account_id}",

@@ -166,6 +166,32 @@ async def readjusted(
     return {"sku": sku, "location": location, "delta": -delta, "reason": back}
 
 
+async def received(
+    uow: UnitOfWork, sku: str, location: str, quantity: int, reason: str = ""
+) -> dict[str, Any]:
+    """Return the adjustment that takes a receipt back, whatever else has moved since."""
+    return await readjusted(uow, sku, location, quantity, reason or "a receipt")
+
+
+async def sold_as(uow: UnitOfWork, sku: str, **_: Any) -> dict[str, Any]:
+    """Return what sets the policy of a SKU to what it is now."""
+    row = await uow.fetchrow(
+        "SELECT policy, backorder_limit, available_on FROM stock_item WHERE sku = $1", sku
+    )
+    return {"sku": sku} | (dict(row) if row is not None else {"policy": StockPolicy.DENY})
+
+
+async def kept_back(uow: UnitOfWork, sku: str, location: str, **_: Any) -> dict[str, Any] | None:
+    """Return what sets the thresholds of a SKU at a location to what they are now."""
+    row = await uow.fetchrow(
+        """SELECT reorder_point, safety_stock FROM stock_level l
+           JOIN location p ON p.id = l.location_id WHERE l.sku = $1 AND p.code = $2""",
+        sku,
+        location,
+    )
+    return {"sku": sku, "location": location, **row} if row is not None else None
+
+
 @operation(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
@@ -214,6 +240,7 @@ async def adjust(
     risk=Risk.REVERSIBLE,
     idempotent=False,
     inverse="inventory.adjust",
+    restore=received,
     domain="inventory",
     examples=(
         "receive {quantity} units of {sku} at {location}",
@@ -299,6 +326,7 @@ async def refuse_bundle(uow: UnitOfWork, sku: str) -> None:
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="inventory.set_policy",
+    restore=sold_as,
     domain="inventory",
     examples=(
         "allow backorders of {sku} up to {backorder_limit}",
@@ -371,6 +399,7 @@ async def set_policy(
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="inventory.set_thresholds",
+    restore=kept_back,
     domain="inventory",
     examples=(
         "set the reorder point of {sku} at {location} to {reorder_point}",

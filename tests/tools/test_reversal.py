@@ -29,6 +29,7 @@ from tools import (
     stock_ledger,
     undo,
 )
+from tools.aftersales import PolicyInput
 from tools.errors import (
     AftersalesLimit,
     Conflict,
@@ -367,3 +368,12 @@ async def test_guesses_at_codes_tell_nothing_before_they_are_counted(customer: D
     for said in (code, "0000-0000-0000-0000-0000"):
         async with customer.begin() as uow:
             assert await credit.unclaimed(uow, said) is not None
+
+
+async def test_what_staff_switched_is_switched_back(customer: Deps, merchant: Deps) -> None:
+    account_id, _ = await card(customer)
+    await undone(merchant, "credit.deactivate", account_id=account_id)
+    await act(merchant, "credit.deactivate", account_id=account_id)
+    await undone(merchant, "credit.activate", account_id=account_id)
+    await shop.rules(customer, return_window_days=14, cancel_reasons=["too late"])
+    await undone(merchant, "aftersales.set_policy", policy=PolicyInput(requests_max=1))

@@ -1,9 +1,11 @@
 """Counts and transfers, taken back: the shelf is as it was, or it is refused."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from db.models.inventory import StockPolicy
 from deps.core import Deps
 from tests import factories
 from tests.reversal import act, at_once, rows, shelves, undone
@@ -212,3 +214,14 @@ async def test_what_has_arrived_whole_is_not_reopened(goods: Deps) -> None:
         await OPERATIONS["transfer.reopen"](goods, transfer_id=transfer_id)
     async with goods.begin() as uow:
         assert (await transfer_back.take_back(uow, transfer_id)).status == "in_transit"
+
+
+async def test_what_was_set_is_set_back(goods: Deps) -> None:
+    await undone(goods, "inventory.receive", sku="MUG", location="HAM", quantity=3)
+    cap: dict[str, Any] = {"sku": "MUG", "policy": StockPolicy.BACKORDER, "backorder_limit": 5}
+    await undone(goods, "inventory.set_policy", **cap)
+    await act(goods, "inventory.set_policy", **cap)
+    await undone(goods, "inventory.set_policy", sku="MUG", policy=StockPolicy.DENY)
+    here: dict[str, Any] = {"sku": "MUG", "location": "HAM"}
+    await undone(goods, "inventory.set_thresholds", **here, safety_stock=4)
+    await undone(goods, "inventory.set_thresholds", **here, safety_stock=1, reorder_point=2)
