@@ -34,6 +34,7 @@ from deps.process import (
 )
 
 ABANDON_TIMEOUT_S = 5.0
+LAUNCH_TRIES_MAX = 20
 RECOVERY_TIMEOUT_S = 10.0  # For how long what a dead server left may keep the next from starting.
 
 # Servers that other processes still use. Kept, so that nobody warns about unwaited children.
@@ -162,17 +163,25 @@ class EmbeddedServer(ABC):
     def _launch(
         self, command: Sequence[str], enter: Callable[[], None] | None, cwd: Path
     ) -> subprocess.Popen[bytes]:
-        with self.log_path.open("ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=cwd,
-                env=own_environment(),
-                start_new_session=True,
-                preexec_fn=enter,
-            )
+        for left in reversed(range(LAUNCH_TRIES_MAX)):
+            with self.log_path.open("ab") as log, contextlib.suppress(subprocess.SubprocessError):
+                return subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=cwd,
+                    env=own_environment(),
+                    start_new_session=True,
+                    preexec_fn=enter,
+                )
+            # The kernel refused what `enter` asks for, though it allows it: so it is short of it.
+            if left:
+                time.sleep(POLL_S)
+        raise EmbeddedError(
+            f"{self.name} could not be started as another user.",
+            "Start as an ordinary user, or let this one make user namespaces.",
+        )
 
     def _wait_until_ready(self, command: Callable[[], subprocess.Popen[bytes]]) -> None:
         # The first attempts after a crash may be refused while orphaned backends still hold the

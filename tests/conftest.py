@@ -106,7 +106,14 @@ async def database_url(clones: Clones) -> AsyncGenerator[str, None]:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(_env_file=None, rate_limits=False, database_pool_size=30)
+    """Of a shop in which nothing is given up because the machine is busy with other things."""
+    return Settings(
+        _env_file=None,
+        rate_limits=False,
+        database_pool_size=30,
+        statement_timeout_ms=60_000,
+        lock_timeout_ms=60_000,
+    )
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 The programs are the real ones behind shell scripts, named by `PG_BIN`, or the kernel stops them.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deps import embedded
+from deps import embedded, embedded_postgres, process
 from deps.embedded import EmbeddedServer
 from deps.embedded_postgres import EmbeddedPostgres
 from deps.embedded_valkey import EmbeddedValkey
@@ -196,6 +197,28 @@ def test_a_place_that_belongs_to_someone_else_is_refused(tmp_path: Path) -> None
         assert not (place / "data").exists()
     finally:
         shutil.rmtree(place)
+
+
+@needs_root
+def test_a_kernel_that_is_short_of_namespaces_is_asked_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+
+    def enter() -> None:  # In the forked child, so that only a file remembers.
+        with asked.open("a") as file:
+            file.write(".")
+        if len(asked.read_text()) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        process.enter_user_namespace()
+
+    monkeypatch.setattr(embedded_postgres, "enter_user_namespace", enter)
+    with EmbeddedPostgres(home, fast=True) as server:
+        assert server.is_ready()
+    asked.unlink()
+    monkeypatch.setattr(embedded, "LAUNCH_TRIES_MAX", 2)
+    with pytest.raises(EmbeddedError, match="could not be started as another user"):
+        EmbeddedPostgres(home, fast=True).start()
 
 
 @needs_root

@@ -92,11 +92,13 @@ async def test_failed_statement_dooms_its_transaction(deps: Deps, table: None) -
     assert await deps.hot.fetchval("SELECT count(*) FROM hot") == 0
 
 
-async def test_limits_are_those_of_the_engine(deps: Deps) -> None:
+async def test_limits_are_those_that_are_set(database_url: str) -> None:
+    pool = await HotPool.open(database_url, Settings(_env_file=None))
     shown = {
-        name: await deps.hot.fetchval("SELECT current_setting($1)", name)
+        name: await pool.fetchval("SELECT current_setting($1)", name)
         for name in ("statement_timeout", "lock_timeout", "jit", "application_name")
     }
+    await pool.aclose()
     assert shown == {
         "statement_timeout": "10s",
         "lock_timeout": "5s",
