@@ -9,11 +9,11 @@ import pytest
 
 from deps.core import Deps
 from deps.hot import HotPool
-from deps.scripted import ScriptedGateway
+from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.databases import connection_to
 from tools import checkout, inventory
-from tools.errors import OutOfStock
+from tools.errors import OutOfStock, PaymentDeclined
 from tools.invariant import check
 
 # What differs between two like sales: names, numbers and whoever they are of.
@@ -140,14 +140,21 @@ async def _written(deps: Deps, order_id: UUID) -> list[str]:
     return sorted(written)
 
 
-async def test_the_usual_path_writes_what_the_long_one_does(deps: Deps) -> None:
+async def test_the_usual_path_writes_what_the_long_one_does(
+    deps: Deps, gateway: ScriptedGateway
+) -> None:
     await factories.product(deps, "MUG", price=1250)
     await factories.product(deps, "BOWL", price=900)
+    gateway.script.append(Fault.DECLINE)
+    with pytest.raises(PaymentDeclined):
+        await _sale(deps, Watched(deps.hot), "token-of-who-is-declined-00000000004")
     short, long = Watched(deps.hot), Watched(deps.hot, is_refused=True)
     driven = await _sale(deps, long, "token-of-who-takes-the-long-path-22")
     usual = await _sale(deps, short, "token-of-who-takes-the-usual-path-1")
     assert short.answers == [True, True]
     assert await _written(deps, usual) == await _written(deps, driven)
+    failed = "SELECT count(*) FROM payment_attempt WHERE state <> 'succeeded'"
+    assert await deps.hot.fetchval(failed) == 1, "an attempt of another order was changed"
     assert await check(deps) == []
 
 
