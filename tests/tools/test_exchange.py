@@ -16,6 +16,7 @@ from tests import factories
 from tests.tools.test_return import exchanged, to, units
 from tools import credit_desk, exchange, exchange_view, fulfillment, invariant
 from tools.errors import (
+    AftersalesLimit,
     IdempotencyMismatch,
     IllegalTransition,
     InsufficientCredit,
@@ -106,6 +107,20 @@ async def test_one_id_is_one_exchange_and_no_other(customer: Deps, merchant: Dep
     assert (event["removed"], event["added"]) == ({"LAMP-OAK": 1}, {"LAMP-STEEL": 1})
 
 
+async def test_only_what_was_delivered_lately_is_exchanged(customer: Deps) -> None:
+    await shop.lamp(customer)
+    waiting = await shop.ordered(customer, oak=1)
+    with pytest.raises(IllegalTransition):
+        await exchanged(customer, waiting.number, CHEAPER)
+    placed = await shop.delivered(customer, oak=2)
+    with pytest.raises(AftersalesLimit, match="30 days"):
+        await exchanged(factories.later(customer, days=31), placed.number, CHEAPER)
+    async with customer.begin() as uow:
+        with pytest.raises(InvalidInput):
+            await exchange.preview_request(uow, placed.number, CHEAPER, reason="x" * 501)
+    assert (await exchanged(factories.later(customer, days=29), placed.number, CHEAPER)).id
+
+
 async def test_the_parcel_says_what_was_sent_instead(customer: Deps, merchant: Deps) -> None:
     await shop.lamp(customer)
     placed = await shop.delivered(customer, oak=2, MUG=1)
@@ -114,8 +129,14 @@ async def test_the_parcel_says_what_was_sent_instead(customer: Deps, merchant: D
     await exchange.receive(merchant, asked.id, tracking_number=" T-2 ", carrier=" DHL ")
     async with customer.begin() as uow:
         parcel = (await fulfillment.parcels(uow, placed.number))[-1]
+        told = "SELECT payload FROM outbox WHERE type = ANY($1) ORDER BY seq"
+        rows = await uow.fetch(told, ["ExchangeReceived", "ExchangeCompleted"])
     assert (parcel.tracking_number, parcel.carrier) == ("T-2", "DHL")
     assert [(line.sku, line.quantity) for line in parcel.lines] == [("LAMP-STEEL", 2)]
+    received, completed = [row["payload"] for row in rows]
+    assert received["restocked"] == {"LAMP-OAK": 2}
+    assert completed["difference_amount"] == asked.difference_amount == -6_800
+    assert completed["total_amount"] == placed.total_amount - 6_800
 
 
 async def test_more_is_not_restocked_than_was_sent_back(customer: Deps, merchant: Deps) -> None:
