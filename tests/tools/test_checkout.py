@@ -342,6 +342,9 @@ async def test_what_is_missing_is_named_and_nothing_is_held(guest: Deps) -> None
         await cart.add(uow, opened.id, "MUG")
     with pytest.raises(CheckoutIncomplete) as refused:
         await checkout.complete(guest, opened.id, payment_method="tok_visa")
+    async with guest.begin() as uow:
+        with pytest.raises(CheckoutIncomplete):
+            await checkout.preview_buy(uow)
     fields = {problem["field"] for problem in refused.value.extra["problems"]}
     assert fields == {"email", "shipping_address", "shipping_method"}
     assert await counters(guest) == (3, 0, 0)
@@ -456,6 +459,8 @@ async def test_cancelling_gives_stock_and_money_back_once(
     async with merchant.begin() as uow:
         balances = {b.account: b.balance_amount for b in await payment.balances(uow)}
         (paid,) = await payment.list_for_order(uow, placed.number)
+        told = [event.type for event in await order.timeline(uow, placed.number)]
+    assert told.count("OrderCancelled") == 1
     assert balances["clearing"] == 0
     assert sum(balances.values()) == 0
     assert paid.refunded_amount == paid.captured_amount
