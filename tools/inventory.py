@@ -215,6 +215,18 @@ async def lock(uow: UnitOfWork, skus: Sequence[str]) -> None:
     )
 
 
+async def spare(uow: UnitOfWork, location_id: UUID, skus: Sequence[str]) -> dict[str, int]:
+    """Lock SKUs; return how many units of each a location has that are not promised."""
+    await lock(uow, skus)
+    rows = await uow.fetch(
+        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
+           WHERE location_id = $1 AND sku = ANY($2)""",
+        location_id,
+        list(skus),
+    )
+    return {row["sku"]: row["spare"] for row in rows}
+
+
 async def _let_go(uow: UnitOfWork, order_id: OrderId, kind: str) -> bool:
     return bool(
         await uow.fetchval(

@@ -421,14 +421,7 @@ async def _correct(
     Raises:
         Conflict: Fewer units would be there than are promised.
     """
-    await inventory.lock(uow, list(corrections))
-    rows = await uow.fetch(
-        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
-           WHERE location_id = $1 AND sku = ANY($2)""",
-        found.location_id,
-        list(corrections),
-    )
-    spare = {row["sku"]: row["spare"] for row in rows}
+    spare = await inventory.spare(uow, found.location_id, list(corrections))
     short = [sku for sku, change in corrections.items() if spare.get(sku, 0) + change < 0]
     if short:
         few = ", ".join(short)

@@ -32,6 +32,7 @@ from tools.transfer_step import (
     ReceivedUnits,
     arrivals,
     become,
+    leaving,
     locked,
     outstanding,
     refuse_repeated,
@@ -155,13 +156,9 @@ async def ship(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
     if found.status is not TransferStatus.DRAFT:
         raise IllegalTransition("transfer", found.status, TransferStatus.IN_TRANSIT)
     become(found, TransferStatus.IN_TRANSIT)
-    await refuse_short(uow, found.source_id, {line.sku: line.quantity for line in lines})
-    moves = []
-    for line in lines:
-        out, coming = MovementKind.TRANSFER_OUT, MovementKind.TRANSFER_IN
-        moves.append(Move(line.sku, found.source_id, out, on_hand=-line.quantity))
-        moves.append(Move(line.sku, found.target_id, coming, incoming=line.quantity))
-    await append(uow, moves, found.id)
+    sent = {line.sku: line.quantity for line in lines}
+    await refuse_short(uow, found.source_id, sent)
+    await append(uow, leaving(found, sent), found.id)
     found.shipped_at = uow.now
     view = await get(uow, transfer_id)
     uow.publish(
@@ -169,7 +166,7 @@ async def ship(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
             transfer_id=found.id,
             source=view.source,
             target=view.target,
-            units={line.sku: line.quantity for line in lines},
+            units=sent,
         )
     )
     return view

@@ -6,7 +6,7 @@ from db.models.inventory import MovementKind
 from db.models.transfer import StockTransferLine, TransferStatus
 from deps.core import UnitOfWork
 from tools import idempotency, inventory, transfer, transfer_step
-from tools.errors import IllegalTransition, InvalidInput, NotFound
+from tools.errors import IllegalTransition, InvalidInput
 from tools.registry import Risk, operation
 from tools.reversal import TransferArrivalTakenBack, TransferReopened
 from tools.stock_ledger import Move, append
@@ -85,13 +85,8 @@ def _wrong(
     """Pair what did not happen with what is written down; refuse what is not."""
     if not lines:
         raise InvalidInput("Nothing has arrived yet.", field="lines")
-    transfer_step.refuse_repeated([line.sku for line in lines])
-    by_sku = {line.sku: line for line in sent}
     pairs = []
-    for units in lines:
-        line = by_sku.get(units.sku)
-        if line is None:
-            raise NotFound(f"{units.sku} is not part of the transfer.", field="lines")
+    for line, units in transfer_step.paired(sent, lines):
         is_within = units.received <= line.received and units.lost <= line.lost
         if not is_within or not units.received + units.lost:
             raise InvalidInput(
@@ -138,12 +133,7 @@ async def reopen(uow: UnitOfWork, transfer_id: UUID) -> TransferView:
     transfer_step.become(found, TransferStatus.IN_TRANSIT if was_sent else TransferStatus.DRAFT)
     sent = {line.sku: line.returned for line in lines if line.returned}
     await transfer_step.refuse_short(uow, found.source_id, sent)
-    moves = []
-    for sku, units in sent.items():
-        out, coming = MovementKind.TRANSFER_OUT, MovementKind.TRANSFER_IN
-        moves.append(Move(sku, found.source_id, out, on_hand=-units))
-        moves.append(Move(sku, found.target_id, coming, incoming=units))
-    await append(uow, moves, found.id)
+    await append(uow, transfer_step.leaving(found, sent), found.id)
     for line in lines:
         line.returned = 0
     found.finished_at = None

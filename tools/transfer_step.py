@@ -1,14 +1,14 @@
 """What every step of a transfer rests on: its lock, its states, what is outstanding, and what would
 take the step back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 from sqlmodel import col, select
 
-from db.models.inventory import Location
+from db.models.inventory import Location, MovementKind
 from db.models.transfer import (
     TRANSFER_TRANSITIONS,
     StockTransfer,
@@ -19,6 +19,7 @@ from deps.core import UnitOfWork
 from tools import inventory
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.registry import FromResult
+from tools.stock_ledger import Move
 
 LINES_MAX: Final = 200
 QUANTITY_MAX: Final = 1_000_000
@@ -56,14 +57,7 @@ async def refuse_short(uow: UnitOfWork, location_id: UUID, units: Mapping[str, i
     Raises:
         Conflict: It has too few that are not promised; `extra` says of what, and how many.
     """
-    await inventory.lock(uow, list(units))
-    rows = await uow.fetch(
-        """SELECT sku, on_hand - reserved - allocated AS spare FROM stock_level
-           WHERE location_id = $1 AND sku = ANY($2)""",
-        location_id,
-        list(units),
-    )
-    spare = {row["sku"]: row["spare"] for row in rows}
+    spare = await inventory.spare(uow, location_id, list(units))
     for sku, quantity in units.items():
         if spare.get(sku, 0) < quantity:
             place = await uow.session.get_one(Location, location_id)
@@ -74,23 +68,38 @@ async def refuse_short(uow: UnitOfWork, location_id: UUID, units: Mapping[str, i
             )
 
 
+def leaving(found: StockTransfer, units: Mapping[str, int]) -> list[Move]:
+    """Return what takes `units` by SKU off the source's shelf and announces them at the target."""
+    moves = []
+    for sku, n in units.items():
+        moves.append(Move(sku, found.source_id, MovementKind.TRANSFER_OUT, on_hand=-n))
+        moves.append(Move(sku, found.target_id, MovementKind.TRANSFER_IN, incoming=n))
+    return moves
+
+
+def paired(
+    sent: Sequence[StockTransferLine], lines: Sequence[ReceivedUnits]
+) -> Iterator[tuple[StockTransferLine, ReceivedUnits]]:
+    """Pair what is said of a transfer with its lines.
+
+    Raises:
+        InvalidInput: No lines, too many, or a SKU twice.
+        NotFound: A SKU that is not of the transfer.
+    """
+    refuse_repeated([line.sku for line in lines])
+    by_sku = {line.sku: line for line in sent}
+    for units in lines:
+        if units.sku not in by_sku:
+            raise NotFound(f"{units.sku} is not part of the transfer.", field="lines")
+        yield by_sku[units.sku], units
+
+
 def arrivals(
     sent: Sequence[StockTransferLine], lines: Sequence[ReceivedUnits] | None
 ) -> list[tuple[StockTransferLine, ReceivedUnits]]:
     """Pair what arrived with what was sent; refuse what cannot have."""
-    if lines is None:
-        lines = [
-            ReceivedUnits(sku=line.sku, received=outstanding(line))
-            for line in sent
-            if outstanding(line)
-        ]
-    refuse_repeated([line.sku for line in lines])
-    by_sku = {line.sku: line for line in sent}
     pairs = []
-    for units in lines:
-        if units.sku not in by_sku:
-            raise NotFound(f"{units.sku} is not part of the transfer.", field="lines")
-        line = by_sku[units.sku]
+    for line, units in paired(sent, due(sent) if lines is None else lines):
         if not 0 < units.received + units.lost <= outstanding(line):
             raise InvalidInput(
                 f"{outstanding(line)} units of {units.sku} are outstanding.", field="lines"
@@ -143,13 +152,7 @@ async def arriving(
 ) -> dict[str, Any] | None:
     """Return what takes back the arrival of `lines`, or of all that is outstanding."""
     sent = await _lines(uow, transfer_id)
-    if lines is None:
-        lines = [
-            ReceivedUnits(sku=line.sku, received=outstanding(line))
-            for line in sent
-            if outstanding(line)
-        ]
-    return _units(transfer_id, sent, lines)
+    return _units(transfer_id, sent, due(sent) if lines is None else lines)
 
 
 async def arrived(
@@ -158,6 +161,15 @@ async def arrived(
     """Return what books in again what `lines` take back, or all that has arrived."""
     sent = await _lines(uow, transfer_id)
     return _units(transfer_id, sent, there(sent) if lines is None else lines)
+
+
+def due(sent: Sequence[StockTransferLine]) -> list[ReceivedUnits]:
+    """Return what is outstanding, as if all of it arrived."""
+    return [
+        ReceivedUnits(sku=line.sku, received=outstanding(line))
+        for line in sent
+        if outstanding(line)
+    ]
 
 
 def there(sent: Sequence[StockTransferLine]) -> list[ReceivedUnits]:
