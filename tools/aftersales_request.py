@@ -103,6 +103,14 @@ async def state_of(
     return found.state
 
 
+async def argument_in(
+    uow: UnitOfWork, model: type[Request], name: str, request_id: UUID, state: RequestState
+) -> dict[str, Any] | None:
+    """Return a request's id as the argument `name` of what undoes a step, if it is in `state`."""
+    known = await state_of(uow, model, request_id)
+    return {name: request_id} if known is state else None
+
+
 def refuse_other_lines(
     asked: Sequence[OrderReturnLine | OrderExchangeLine],
     now: Sequence[OrderReturnLine | OrderExchangeLine],

@@ -81,8 +81,10 @@ async def asked(
 
 async def waiting(uow: UnitOfWork, exchange_id: UUID) -> dict[str, Any] | None:
     """Return what reopens an exchange once it is withdrawn, if it still waits for its parcel."""
-    known = await aftersales_request.state_of(uow, OrderExchange, exchange_id)
-    return {"exchange_id": exchange_id} if known is RequestState.REQUESTED else None
+    state = RequestState.REQUESTED
+    return await aftersales_request.argument_in(
+        uow, OrderExchange, "exchange_id", exchange_id, state
+    )
 
 
 @operation(

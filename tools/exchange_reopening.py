@@ -35,8 +35,10 @@ async def preview_reopen(uow: UnitOfWork, exchange_id: UUID) -> ExchangePreview:
 
 async def withdrawn(uow: UnitOfWork, exchange_id: UUID) -> dict[str, Any] | None:
     """Return what withdraws an exchange again once it is reopened, if it is withdrawn."""
-    known = await aftersales_request.state_of(uow, OrderExchange, exchange_id)
-    return {"exchange_id": exchange_id} if known is RequestState.CANCELLED else None
+    state = RequestState.CANCELLED
+    return await aftersales_request.argument_in(
+        uow, OrderExchange, "exchange_id", exchange_id, state
+    )
 
 
 @operation(

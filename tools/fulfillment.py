@@ -70,16 +70,12 @@ async def parcels(uow: UnitOfWork, number: int) -> list[ParcelView]:
 
 async def to_send(uow: UnitOfWork, number: int, **_: Any) -> dict[str, Any] | None:
     """Return what takes a shipment back once it is made, if it is not yet."""
-    of = await order.access(uow, number)
-    is_here = of.fulfillment_status is FulfillmentStatus.UNFULFILLED
-    return {"number": number} if is_here else None
+    return await _in(uow, number, FulfillmentStatus.UNFULFILLED)
 
 
 async def on_its_way(uow: UnitOfWork, number: int) -> dict[str, Any] | None:
     """Return what takes a delivery back once it is made, if the parcel has just left."""
-    of = await order.access(uow, number)
-    has_left = of.fulfillment_status is FulfillmentStatus.FULFILLED
-    return {"number": number} if has_left else None
+    return await _in(uow, number, FulfillmentStatus.FULFILLED)
 
 
 async def sent_as(uow: UnitOfWork, number: int) -> dict[str, Any] | None:
@@ -99,9 +95,12 @@ async def sent_as(uow: UnitOfWork, number: int) -> dict[str, Any] | None:
 
 async def arrived(uow: UnitOfWork, number: int) -> dict[str, Any] | None:
     """Return what delivers an order again, if it is delivered."""
+    return await _in(uow, number, FulfillmentStatus.DELIVERED)
+
+
+async def _in(uow: UnitOfWork, number: int, status: FulfillmentStatus) -> dict[str, Any] | None:
     of = await order.access(uow, number)
-    is_there = of.fulfillment_status is FulfillmentStatus.DELIVERED
-    return {"number": number} if is_there else None
+    return {"number": number} if of.fulfillment_status is status else None
 
 
 @operation(

@@ -101,17 +101,14 @@ async def asked(uow: UnitOfWork, return_id: UUID | None = None, **_: Any) -> dic
 
 async def waiting(uow: UnitOfWork, return_id: UUID) -> dict[str, Any] | None:
     """Return what reopens a return once it is withdrawn, if it still waits for its parcel."""
-    return await _in(uow, return_id, RequestState.REQUESTED)
+    state = RequestState.REQUESTED
+    return await aftersales_request.argument_in(uow, OrderReturn, "return_id", return_id, state)
 
 
 async def withdrawn(uow: UnitOfWork, return_id: UUID) -> dict[str, Any] | None:
     """Return what withdraws a return again once it is reopened, if it is withdrawn."""
-    return await _in(uow, return_id, RequestState.CANCELLED)
-
-
-async def _in(uow: UnitOfWork, return_id: UUID, state: RequestState) -> dict[str, Any] | None:
-    known = await aftersales_request.state_of(uow, OrderReturn, return_id)
-    return {"return_id": return_id} if known is state else None
+    state = RequestState.CANCELLED
+    return await aftersales_request.argument_in(uow, OrderReturn, "return_id", return_id, state)
 
 
 @operation(
