@@ -163,7 +163,7 @@ class EmbeddedServer(ABC):
     def _launch(
         self, command: Sequence[str], enter: Callable[[], None] | None, cwd: Path
     ) -> subprocess.Popen[bytes]:
-        for left in reversed(range(LAUNCH_TRIES_MAX)):
+        for _ in range(LAUNCH_TRIES_MAX):
             with self.log_path.open("ab") as log, contextlib.suppress(subprocess.SubprocessError):
                 return subprocess.Popen(
                     command,
@@ -176,8 +176,7 @@ class EmbeddedServer(ABC):
                     preexec_fn=enter,
                 )
             # The kernel refused what `enter` asks for, though it allows it: so it is short of it.
-            if left:
-                time.sleep(POLL_S)
+            time.sleep(POLL_S)
         raise EmbeddedError(
             f"{self.name} could not be started as another user.",
             "Start as an ordinary user, or let this one make user namespaces.",
