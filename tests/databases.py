@@ -104,10 +104,9 @@ class Clones:
                 if await connection.fetchval(_ROWS.format(table)) != rows:
                     return False
             used = {row["name"]: row["bytes"] for row in await connection.fetch(_USED)}
-            large = [table for table, size in used.items() if size > LARGE_BYTES]
-            small = [table for table in used if table not in self._seeds and table not in large]
-            if any(table in self._seeds for table in large):
-                return False
+            added = {table: size for table, size in used.items() if table not in self._seeds}
+            large = [table for table, size in added.items() if size > LARGE_BYTES]
+            small = [table for table in added if table not in large]
             # No triggers: what is only ever added to cannot be deleted otherwise.
             empty = [f"DELETE FROM {table}" for table in small]
             if large:

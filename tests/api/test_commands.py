@@ -10,16 +10,14 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-import asyncpg
 import pytest
-from sqlalchemy import make_url
 
 from api import doctor, processes
 from api.doctor import Finding
 from api.servers import CommandFailed
 from deps.core import Deps
 from deps.settings import Settings
-from tests import factories
+from tests import databases, factories
 from tests.processes import kept_logging
 from tools import delivery
 from tools.invariant import INVARIANTS
@@ -39,12 +37,8 @@ def settings(database_url: str, valkey: object, tmp_path: Path) -> Settings:
 
 
 async def execute(url: str, sql: str) -> None:
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = await asyncpg.connect(plain)
-    try:
+    async with databases.connection_to(url) as connection:
         await connection.execute(sql)
-    finally:
-        await connection.close()
 
 
 CSV = """\
@@ -188,12 +182,10 @@ async def test_migrations_go_down_and_up(settings: Settings) -> None:
 async def test_migrations_make_what_the_models_say(settings: Settings) -> None:
     assert "up and down" in await processes.check_migrations(settings)
     async with asyncio.timeout(10):
-        url = make_url(str(settings.database_url)).set(drivername="postgresql")
-        connection = await asyncpg.connect(url.render_as_string(hide_password=False))
-        left = await connection.fetch(
-            "SELECT datname FROM pg_database WHERE datname LIKE 'shopkeeper_scratch_%'"
-        )
-        await connection.close()
+        async with databases.connection_to(str(settings.database_url)) as connection:
+            left = await connection.fetch(
+                "SELECT datname FROM pg_database WHERE datname LIKE 'shopkeeper_scratch_%'"
+            )
     assert left == []
 
 

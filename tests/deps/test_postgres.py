@@ -2,13 +2,13 @@
 
 import asyncio
 
-import asyncpg
 import pytest
 from sqlalchemy import make_url
 
 from deps import postgres
 from deps.embedded_postgres import EmbeddedPostgres
 from deps.postgres import DatabaseUnavailable, MigrationError
+from tests import databases
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,7 @@ async def test_an_unknown_revision_leaves_the_schema_alone(database_url: str) ->
 
 
 async def test_a_schema_that_the_models_do_not_declare_is_found(database_url: str) -> None:
-    plain = make_url(database_url).set(drivername="postgresql")
-    connection = await asyncpg.connect(plain.render_as_string(hide_password=False))
-    await connection.execute("ALTER TABLE orders ADD COLUMN colour text")
-    await connection.close()
+    async with databases.connection_to(database_url) as connection:
+        await connection.execute("ALTER TABLE orders ADD COLUMN colour text")
     with pytest.raises(MigrationError, match="colour"):
         await postgres.check(database_url)

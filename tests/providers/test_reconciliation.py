@@ -224,31 +224,34 @@ async def test_what_another_provider_brought_is_not_missing(
     assert await found(staff, await run(staff)) == []
 
 
-async def test_one_wrong_refund_leaves_the_other_paired(
-    staff: Deps, stripe_account: StripeServer
-) -> None:
+async def sold_and_refunded(
+    staff: Deps, stripe_account: StripeServer, reported: str
+) -> list[tuple[str, str, str, str, str, str]]:
+    """Sell, refund 7.00 and 3.00; return the lines of a report that has `reported` for the 7.00."""
     reference = await sold(staff, stripe_account)
     for amount in (700, 300):
         stripe_account.refund_by_hand(reference, amount)
     await hear(factories.later(staff, days=-2), stripe_account)
-    charge = ("txn_a", "29.90", "0.69", "charge", "ch_1", reference)
-    right = ("txn_c", "-3.00", "0.00", "refund", "re_2", reference)
-    wrong = ("txn_b", "-5.00", "0.00", "refund", "re_1", reference)
-    done = await run(staff, report=report_of(charge, wrong, right))
+    return [
+        ("txn_a", "29.90", "0.69", "charge", "ch_1", reference),
+        ("txn_b", reported, "0.00", "refund", "re_1", reference),
+        ("txn_c", "-3.00", "0.00", "refund", "re_2", reference),
+    ]
+
+
+async def test_one_wrong_refund_leaves_the_other_paired(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    report = report_of(*await sold_and_refunded(staff, stripe_account, "-5.00"))
+    done = await run(staff, report=report)
     assert (done.matched_count, await found(staff, done)) == (2, [("amount", 700, 500)])
 
 
 async def test_a_refund_in_another_currency_leaves_the_other_paired(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    reference = await sold(staff, stripe_account)
-    for amount in (700, 300):
-        stripe_account.refund_by_hand(reference, amount)
-    await hear(factories.later(staff, days=-2), stripe_account)
-    charge = ("txn_a", "29.90", "0.69", "charge", "ch_1", reference)
-    right = ("txn_c", "-3.00", "0.00", "refund", "re_2", reference)
-    wrong = ("txn_b", "-7.00", "0.00", "refund", "re_1", reference)
-    report = report_of(charge, wrong, right).replace("eur,-7.00", "usd,-7.00")
+    told = report_of(*await sold_and_refunded(staff, stripe_account, "-7.00"))
+    report = told.replace("eur,-7.00", "usd,-7.00")
     done = await run(staff, report=report)
     assert (done.matched_count, await found(staff, done)) == (2, [("currency", None, -700)])
 
