@@ -179,9 +179,18 @@ async def _add_part(
     )
     if account_id is None:
         await _number(uow, part, tender)
-        if method is None and tender.provider == payment.CREDIT_PROVIDER:
-            await credit_account.prolong(uow, UUID(tender.method_token))
+    await _let_live(uow, part, tender)
     uow.session.add(part)
+
+
+async def _let_live(uow: UnitOfWork, part: RefundPart, tender: Payment) -> None:
+    """Let the credit that a part goes to live long enough for the money to be spent."""
+    account_id = part.credit_account_id
+    is_given_back = account_id is None and part.method_id is None
+    if is_given_back and tender.provider == payment.CREDIT_PROVIDER:
+        account_id = UUID(tender.method_token)
+    if account_id is not None:
+        await credit_account.prolong(uow, account_id)
 
 
 async def _number(uow: UnitOfWork, part: RefundPart, tender: Payment) -> None:
@@ -261,6 +270,7 @@ async def reopen(uow: UnitOfWork, refund_id: UUID, to: Target = "original") -> R
         part.method_id = method.id if method else None
         if account_id is None:
             await _number(uow, part, tender)
+        await _let_live(uow, part, tender)
     whole.state, whole.finished_at = RefundState.PENDING, None
     await uow.session.flush()
     return whole

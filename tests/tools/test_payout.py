@@ -12,7 +12,7 @@ from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
-from tools import credit_tender, payment, refund, refund_process
+from tools import credit_desk, credit_tender, order_edit, payment, refund, refund_process
 from tools.checkout import complete
 from tools.errors import InvalidInput, Unavailable
 from tools.invariant import check
@@ -180,3 +180,46 @@ async def test_one_id_is_one_refund_to_one_method(
     assert await start(customer, placed, other, refund_id=mine) == mine
     with pytest.raises(InvalidInput, match="another refund"):
         await start(customer, placed, third, refund_id=mine)
+
+
+async def lapsing(deps: Deps, method: UUID) -> UUID:
+    """Let a gift card lapse tomorrow; return its account."""
+    tomorrow = factories.later(deps, days=1).clock()
+    await deps.hot.execute("UPDATE credit_account SET expires_at = $1", tomorrow)
+    async with deps.begin() as uow:
+        account = (await uow.session.get_one(StoredMethod, method)).credit_account_id
+    assert account is not None
+    return account
+
+
+async def lives_days(deps: Deps, account: UUID) -> int:
+    assert await credit_desk.expire_due(factories.later(deps, days=89)) == 0
+    until = await deps.hot.fetchval("SELECT expires_at FROM credit_account WHERE id = $1", account)
+    return int((until - deps.clock()).days)
+
+
+async def test_a_refused_payout_goes_back_to_a_gift_card_that_lives_on(customer: Deps) -> None:
+    await shop.lamp(customer)
+    present, bad = await shop.gift_card(customer, 30_000), await shop.card(customer, "tok_declined")
+    placed = await shop.ordered(customer, oak=1)
+    await order_edit.modify_payment(customer, placed.number, present)
+    account = await lapsing(customer, present)
+    failed = await paid_out(customer, placed, bad)
+    async with customer.begin() as uow:
+        await refund.reopen(uow, failed.id)
+    await refund_process.drive(customer, failed.id)
+    assert await shop.balance(customer, present) == 30_000 - placed.total_amount + 700
+    assert await lives_days(customer, account) == 90
+
+
+async def test_a_gift_card_that_is_chosen_for_the_money_lives_on(
+    customer: Deps, placed: OrderView
+) -> None:
+    present = await shop.gift_card(customer, 300)
+    account = await lapsing(customer, present)
+    async with customer.begin() as uow:
+        of = await uow.session.get_one(Order, placed.id)
+        made = await refund.request(uow, of, reason="it broke", amount=700, to=account)
+    await refund_process.drive(customer, made.id)
+    assert await shop.balance(customer, present) == 1_000
+    assert await lives_days(customer, account) == 90
