@@ -9,6 +9,7 @@ import pytest
 
 from deps.core import Deps
 from deps.hot import HotPool
+from deps.postgres import set_json_codecs
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.databases import connection_to
@@ -45,12 +46,12 @@ _OF_ITSELF = {"id", "seq", "secret_sha256", "guest_secret_sha256", "trace_id"}
 
 
 TAX = 50
-# Where `checkout_prepare` is told the tax and the discount.
-TAXED = slice(7, 9)
+# Where `checkout_prepare` is told whose cart it is, the order, what is added, and the tenders.
+SECRET, PREPARED, SHIPPING, TAXED, TENDERS = 2, 5, 6, slice(7, 9), 10
 
 
 class Watched:
-    """The pool of a shop, and what its checkouts were answered.
+    """The pool of a shop, and what its checkouts were answered once the order was prepared.
 
     Every order gets a tax, and as much of a discount.
     """
@@ -64,6 +65,7 @@ class Watched:
         if "checkout_prepare" in sql:
             taxed = list(args)
             taxed[TAXED] = [TAX, TAX]
+            await self.before("checkout_prepare", sql, tuple(taxed))
             return await self.pool.fetchval(sql, *taxed)
         if name is None:
             return await self.pool.fetchval(sql, *args)
@@ -80,6 +82,9 @@ class Watched:
         return getattr(self.pool, name)
 
 
+CHANGED = {"refusal": "changed"}
+
+
 class Doubting(Watched):
     """Try each call on rows that are not as usual first; then they are as they were."""
 
@@ -88,33 +93,50 @@ class Doubting(Watched):
         self.url, self.doubts = url, doubts
 
     async def before(self, name: str, sql: str, args: tuple[Any, ...]) -> None:
+        is_prepared = name != "checkout_prepare"
+        order_id, refusal = (args[0], False) if is_prepared else (args[PREPARED], CHANGED)
         async with connection_to(self.url) as connection:
-            for doubt in self.doubts[name]:
+            await set_json_codecs(connection)
+            for doubt in self.doubts.get(name, []):
                 transaction = connection.transaction()
                 await transaction.start()
                 await connection.execute(doubt)
-                rows = await _left(connection, args[0])
-                assert await connection.fetchval(sql, *args) is False, doubt
-                assert await _left(connection, args[0]) == rows, doubt
+                rows = await _left(connection, order_id)
+                assert await connection.fetchval(sql, *args) == refusal, doubt
+                assert await _left(connection, order_id) == rows, doubt
                 await transaction.rollback()
+            if not is_prepared:
+                unpaid = [*args[:TENDERS], [], *args[TENDERS + 1 :]]
+                assert await connection.fetchval(sql, *unpaid) == CHANGED
+                strange = [*args[:SECRET], "another's", *args[SECRET + 1 :]]
+                assert await connection.fetchval(sql, *strange) == {"refusal": "not_found"}
+                dearer = [*args[:SHIPPING], args[SHIPPING] + 1, *args[SHIPPING + 1 :]]
+                with pytest.raises(asyncpg.RaiseError, match="do not bring the total"):
+                    await connection.fetchval(sql, *dearer)
+            closed = "SELECT count(*) FROM cart WHERE status = 'completing'"
+            assert await connection.fetchval(closed) == is_prepared, "carts that are paid for"
 
 
 class Outrun(Watched):
-    """While the card is authorised the hold lapses, and another buys what it held."""
+    """Before a step another buys the same: before there is a hold, or while the card is authorised
+    and the hold lapses.
+    """
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, step: str) -> None:
         super().__init__(deps.hot)
+        self.step = step
         self.later = factories.later(deps, minutes=20)
 
     async def before(self, name: str, sql: str, args: tuple[Any, ...]) -> None:
-        assert name == "checkout_confirm"
-        assert await inventory.expire_due(self.later) == 1
+        if name != self.step:
+            return
+        assert await inventory.expire_due(self.later) == (name == "checkout_confirm")
         other = factories.guest(self.later, "token-of-who-buys-it-in-between-3")
         await factories.placed_order(other, MUG=2, BOWL=1)
 
 
-async def _left(connection: "asyncpg.Connection[Any]", order_id: UUID) -> list[tuple[str, str]]:
-    return sorted((row["of"], row["row"]) for row in await connection.fetch(_ROWS, order_id))
+async def _left(connection: "asyncpg.Connection[Any]", order_id: UUID) -> list[str]:
+    return sorted(f"{row['of']} {row['row']}" for row in await connection.fetch(_ROWS, order_id))
 
 
 async def _sale(deps: Deps, pool: Watched, token: str) -> UUID:
@@ -167,6 +189,13 @@ async def test_rows_that_are_not_as_usual_are_left_to_the_long_path(
         deps.hot,
         database_url,
         {
+            "checkout_prepare": [
+                "UPDATE cart SET status = 'merged'",
+                "UPDATE cart SET version = version + 1",
+                "UPDATE variant SET price_amount = price_amount + 1 WHERE sku = 'BOWL'",
+                "UPDATE variant SET is_active = false WHERE sku = 'BOWL'",
+                "UPDATE product SET status = 'archived' WHERE handle = 'bowl-handle'",
+            ],
             "checkout_confirm": [
                 "UPDATE orders SET status = 'cancelled'",
                 "UPDATE orders SET payment_status = 'requires_action'",
@@ -187,14 +216,39 @@ async def test_rows_that_are_not_as_usual_are_left_to_the_long_path(
     assert pool.answers == [True, True]
 
 
+@pytest.mark.parametrize("step", ["checkout_prepare", "checkout_confirm"])
 async def test_what_was_sold_in_between_is_not_sold_again(
-    deps: Deps, gateway: ScriptedGateway
+    deps: Deps, gateway: ScriptedGateway, step: str
 ) -> None:
     await factories.product(deps, "MUG", price=1250, stock=2)
     await factories.product(deps, "BOWL", price=900, stock=1)
-    pool = Outrun(deps)
+    pool = Outrun(deps, step)
     with pytest.raises(OutOfStock):
         await _sale(deps, pool, "token-of-who-takes-the-usual-path-1")
     assert pool.answers == []
     assert len(gateway.charges) == 1
     assert await check(pool.later) == []
+
+
+async def test_a_cart_that_was_bought_is_answered_with_its_order(guest: Deps) -> None:
+    await factories.product(guest, "MUG", price=1250)
+    filled = await factories.filled_cart(guest, MUG=2)
+    bought = await checkout.complete(guest, filled.id, payment_method="tok_visa")
+    assert await checkout.complete(guest, filled.id, payment_method="tok_visa") == bought
+    assert await guest.hot.fetchval("SELECT count(*) FROM orders") == 1
+
+
+async def test_what_was_ordered_and_held_is_told(guest: Deps) -> None:
+    for sku in ("MUG", "BOWL"):
+        await factories.product(guest, sku, price=1250)
+    order = await factories.placed_order(guest, MUG=2, BOWL=1)
+    rows = await guest.hot.fetch(
+        """SELECT type, aggregate_type, payload FROM outbox WHERE aggregate_id = $1
+           ORDER BY aggregate_seq LIMIT 2""",
+        order.id,
+    )
+    ordered = {"order_id": str(order.id), "total_amount": order.total_amount, "currency": "EUR"}
+    assert [tuple(row) for row in rows] == [
+        ("OrderCreated", "order", ordered),
+        ("StockReserved", "order", {"order_id": str(order.id), "units": {"MUG": 2, "BOWL": 1}}),
+    ]
