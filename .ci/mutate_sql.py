@@ -87,7 +87,8 @@ class Mutant:
     """`statements` make it out of the template. `touches` is the table or the function, also of a
     trigger.
 
-    A rule is what refuses: a constraint, an index, a trigger and its function.
+    A rule is what refuses: a constraint, an index, a trigger and its function. `undo`, of a
+    function, makes it the template again.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Mutant:
     is_rule: bool
     statements: tuple[str, ...]
     shown: str
+    undo: str = ""
 
 
 @dataclass
@@ -276,17 +278,20 @@ def _mutants_of(found: Any) -> Iterator[Mutant]:
             is_rule,
             (drop, *statements) if of else statements,
             f"line {mutant.line}: {mutant.before}  ->  {mutant.after}",
+            "" if of else text,
         )
 
 
 def _try_all(server: EmbeddedPostgres, heard: Heard, mutants: list[Mutant]) -> int:
     began = time.monotonic()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    unchanged = replace(mutants[0], statements=())
-    assert asyncio.run(_is_put_in(server, unchanged))
+    before = unchanged = replace(mutants[0], statements=(), undo="")
+    assert asyncio.run(_is_put_in(server, unchanged, None))
     assert _verdict(heard, unchanged) == "survived", "without a mutant"
     for mutant in mutants:
-        if not asyncio.run(_is_put_in(server, mutant)):
+        is_put_in = asyncio.run(_is_put_in(server, mutant, before))
+        before = mutant
+        if not is_put_in:
             continue
         verdict = _verdict(heard, mutant)
         counts[mutant.name.partition(":")[0]][verdict] += 1
@@ -301,11 +306,14 @@ def _try_all(server: EmbeddedPostgres, heard: Heard, mutants: list[Mutant]) -> i
     return 0
 
 
-async def _is_put_in(server: EmbeddedPostgres, mutant: Mutant) -> bool:
+async def _is_put_in(server: EmbeddedPostgres, mutant: Mutant, before: Mutant | None) -> bool:
     """Make the mutant's template; false if PostgreSQL does not take it."""
-    await postgres.drop_database(server.dsn(MUTANT))
-    await postgres.clone_database(server.dsn(MUTANT), TEMPLATE)
+    if before is None or not before.undo:
+        await postgres.drop_database(server.dsn(MUTANT))
+        await postgres.clone_database(server.dsn(MUTANT), TEMPLATE)
     async with connection_to(server.dsn(MUTANT)) as connection:
+        if before is not None and before.undo:
+            await connection.execute(before.undo)
         try:
             for statement in mutant.statements:
                 await connection.execute(statement)
