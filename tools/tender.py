@@ -12,8 +12,9 @@ from db.models.payment import MethodKind, Payment, StoredMethod
 from db.models.refund import RefundKind
 from db.types import OrderId, PaymentId
 from deps.core import UnitOfWork
-from tools import aftersales, credit_account, refund
+from tools import aftersales, credit_account, payment, refund
 from tools.errors import InsufficientCredit, InvalidInput, NotFound
+from tools.refund_plan import refundable
 
 
 async def settling_method(
@@ -120,17 +121,19 @@ async def give_back(
 
     Args:
         method_id: None, or one that paid: back the way it came, the chosen one first. A credit is
-            topped up. Any other is paid out to; whether that is allowed was decided before.
+            topped up. Any other is paid out to; whether that is allowed was decided before. One
+            that has got back all it paid meanwhile is such another only where the policy allows it.
         amount: What the order costs less since an edit; else give `lines`.
     """
     to: refund.Target = "original"
     first: list[PaymentId] = []
     method = await uow.session.get(StoredMethod, method_id) if method_id else None
     if method is not None:
-        tenders = await holding_tenders(uow, OrderId(of.id))
-        first = [PaymentId(tender.id) for tender in tenders if paid_with(tender, method)]
+        tenders = await payment.read_tenders(uow, OrderId(of.id))
+        paid = [t for t in tenders if t.captured_amount and paid_with(t, method)]
+        first = [PaymentId(tender.id) for tender in paid if refundable(tender)]
         if not first:
-            to = method if method.credit_account_id is None else method.credit_account_id
+            to = await _instead(uow, method, has_paid=bool(paid))
     made = await refund.request(
         uow,
         of,
@@ -142,3 +145,12 @@ async def give_back(
         kind=RefundKind.REFUND if amount is None else RefundKind.ADJUSTMENT,
     )
     return made.id
+
+
+async def _instead(uow: UnitOfWork, method: StoredMethod, *, has_paid: bool) -> refund.Target:
+    """Say where money goes that a chosen method did not bring, or has got back already."""
+    if method.credit_account_id is not None:
+        return method.credit_account_id
+    if has_paid and not (await aftersales.current_policy(uow)).refunds_to_any_method:
+        return "original"
+    return method

@@ -14,12 +14,15 @@ from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
 from tools import (
+    checkout,
+    credit_tender,
     exchange,
     exchange_view,
     fulfillment,
     invariant,
     inventory,
     order,
+    refund_desk,
     refund_process,
     return_,
 )
@@ -171,6 +174,32 @@ async def test_the_money_may_go_to_ones_own_gift_card_but_to_no_other_card(
     await return_.receive(merchant, asked.id)
 
     assert await shop.balance(customer, present) == 6600
+    assert await invariant.check(customer) == []
+
+
+@pytest.mark.parametrize("pays_out", [False, True])
+async def test_a_card_that_got_back_what_it_paid_gets_what_credit_paid_only_where_that_is_allowed(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway, pays_out: bool
+) -> None:
+    await shop.lamp(customer)
+    await shop.rules(customer, refunds_to_any_method=pays_out)
+    card, present = await shop.card(customer), await shop.gift_card(customer, 5_000)
+    filled = await factories.filled_cart(customer, **{"LAMP-STEEL": 1})
+    await credit_tender.choose(customer, filled.id, codes=[], uses_account=True)
+    placed = await checkout.complete(customer, filled.id, payment_method=shop.CARD)
+    async with merchant.begin() as uow:
+        await fulfillment.ship(uow, placed.number, "T-1", "DHL")
+    async with merchant.begin() as uow:
+        await fulfillment.deliver(uow, placed.number)
+    asked = await returned(customer, placed.number, method=card)
+    by_card = placed.total_amount - 5_000
+    await refund_desk.request(merchant, placed.number, "late", by_card)
+
+    done = await return_.receive(merchant, asked.id)
+
+    assert done.state is RequestState.COMPLETED
+    assert list(gateway.paid_out.values()) == ([5_000] if pays_out else [])
+    assert await shop.balance(customer, present) == (0 if pays_out else 5_000)
     assert await invariant.check(customer) == []
 
 
