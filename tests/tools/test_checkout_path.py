@@ -14,7 +14,7 @@ from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.databases import connection_to
 from tools import checkout, inventory
-from tools.errors import OutOfStock, PaymentDeclined
+from tools.errors import Conflict, OutOfStock, PaymentDeclined
 from tools.invariant import check
 
 # What differs between two like sales: names, numbers and whoever they are of.
@@ -135,6 +135,19 @@ class Outrun(Watched):
         await factories.placed_order(other, MUG=2, BOWL=1)
 
 
+class Restless(Watched):
+    """Change the cart as often as is said, each time just before it is bought."""
+
+    def __init__(self, pool: HotPool, times: int) -> None:
+        super().__init__(pool)
+        self.times = times
+
+    async def before(self, name: str, sql: str, args: tuple[Any, ...]) -> None:
+        if name == "checkout_prepare" and self.times:
+            self.times -= 1
+            await self.pool.execute("UPDATE cart SET version = version + 1 WHERE status = 'open'")
+
+
 async def _left(connection: "asyncpg.Connection[Any]", order_id: UUID) -> list[str]:
     return sorted(f"{row['of']} {row['row']}" for row in await connection.fetch(_ROWS, order_id))
 
@@ -228,6 +241,22 @@ async def test_what_was_sold_in_between_is_not_sold_again(
     assert pool.answers == []
     assert len(gateway.charges) == 1
     assert await check(pool.later) == []
+
+
+async def test_a_cart_that_changes_at_every_look_is_not_bought_until_it_rests(
+    deps: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(deps, "MUG", price=1250)
+    await factories.product(deps, "BOWL", price=900)
+    always = Restless(deps.hot, checkout.READS_MAX)
+    with pytest.raises(Conflict, match="keeps changing"):
+        await _sale(deps, always, "token-of-who-cannot-make-up-his-mind")
+    assert (always.times, gateway.calls) == (0, 0)
+    assert await deps.hot.fetchval("SELECT count(*) FROM orders") == 0
+    assert await inventory.expire_due(factories.later(deps, days=1)) == 0, "nothing was held"
+    rests = Restless(deps.hot, checkout.READS_MAX - 1)
+    await _sale(deps, rests, "token-of-who-rests-at-the-last-look-5")
+    assert rests.answers == [True, True]
 
 
 async def test_a_cart_that_was_bought_is_answered_with_its_order(guest: Deps) -> None:

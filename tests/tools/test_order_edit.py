@@ -389,6 +389,11 @@ async def test_cancel_reasons_may_be_limited(customer: Deps) -> None:
 
     with pytest.raises(InvalidInput, match="reason must be one of"):
         await checkout.cancel(customer, placed.number, "just because")
+    async with customer.begin() as uow:
+        with pytest.raises(InvalidInput, match="reason must be one of"):
+            await checkout.preview_cancel(uow, placed.number, "just because")
+        shown = await checkout.preview_cancel(uow, placed.number, "ordered by mistake")
+    assert (shown.number, shown.status) == (placed.number, "placed")
     await checkout.cancel(customer, placed.number, "ordered by mistake")
 
 
