@@ -371,6 +371,38 @@ async def test_what_a_change_waits_for_the_order_waits_for(shop: Shop) -> None:
     assert await check(shop.deps) == []
 
 
+async def test_a_changed_bundle_is_what_it_is_now_and_its_parts_go_to_who_waits(
+    shop: Shop,
+) -> None:
+    for name in ("BOX", "SET"):
+        await factories.product(shop.deps, name, title=name.title(), stock=0)
+    await define(shop, "BOX", TEA=1)
+    await define(shop, "SET", MUG=2, TEA=1)
+    other = await shop.reserve(SET=1)
+    order_id = await shop.reserve(BOX=1, SET=1)
+    await shop.step("allocate", order_id)
+    await define(shop, "SET", MUG=1, TEA=2)
+    await swap(shop, order_id, {"SET": 1}, SET=1)
+
+    async def consists(of: OrderId) -> list[str]:
+        async with shop.deps.begin() as uow:
+            parts = await uow.fetch(
+                """SELECT bundle_sku || ' ' || part_sku || ' ' || quantity AS part
+                   FROM reservation_bundle WHERE reservation_id = $1 ORDER BY 1""",
+                of,
+            )
+        return [row["part"] for row in parts]
+
+    assert await consists(order_id) == ["BOX TEA 1", "SET MUG 1", "SET TEA 2"]
+    assert await consists(other) == ["SET MUG 2", "SET TEA 1"]
+    assert await shop.has(order_id) == (
+        "allocated",
+        ["MUG ROT 1", "TEA HAM 3"],
+        ["MUG 0 no more"],
+    )
+    assert await check(shop.deps) == []
+
+
 async def test_an_exchange_ships_the_new_and_forgets_the_old_that_left(shop: Shop) -> None:
     order_id = await shop.reserve(MUG=3, TEA=1)
     for name in ("allocate", "ship"):
