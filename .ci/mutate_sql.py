@@ -87,8 +87,8 @@ class Mutant:
     """`statements` make it out of the template. `touches` is the table or the function, also of a
     trigger.
 
-    A rule is what refuses: a constraint, an index, a trigger and its function. `undo`, of a
-    function, makes it the template again.
+    A rule is what refuses: a constraint, an index, a trigger and a function of one that raises.
+    `undo`, of a function, makes it the template again.
     """
 
     name: str
@@ -258,7 +258,7 @@ def _add_inner(heard: Heard, objects: list[Any]) -> None:
 def _mutants_of(found: Any) -> Iterator[Mutant]:
     kind, name, of, text = found["kind"], found["name"], found["of"], found["text"]
     full = f"{of}.{name}" if of else name
-    is_rule = bool(of) or "RETURNS trigger" in text
+    is_rule = bool(of) or ("RETURNS trigger" in text and "RAISE" in text)
     begin = 0
     make, drop = "", f"DROP {kind} {name}" + (f" ON {of}" if kind == "TRIGGER" else "")
     if kind == "FUNCTION":
