@@ -318,13 +318,15 @@ async def submit_evidence(deps: Deps, dispute_id: UUID, evidence: dict[str, str]
     kept = _checked(evidence)
     async with deps.begin() as uow:
         row = await access(uow, dispute_id, lock=True)
-        if row.evidence != kept or row.evidence_submitted_at is None:
+        is_sent = row.evidence_submitted_at is not None
+        # The bank may say that it has what we sent, though its answer to us was lost.
+        is_there = is_sent or row.state is DisputeState.UNDER_REVIEW
+        if row.evidence != kept or not is_there:
             _check_waits(row)
             # Before the call: a repetition after a timeout must send the same.
             if row.evidence and row.evidence != kept:
                 raise Conflict("Other evidence is on its way; send the same again.")
             row.evidence, row.updated_at = kept, uow.now
-        is_sent = row.evidence_submitted_at is not None
     if not is_sent:
         source = truth.provider_named(deps, row.provider)
         try:

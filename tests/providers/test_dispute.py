@@ -42,6 +42,13 @@ async def only(deps: Deps) -> Dispute:
         return (await uow.session.exec(select(Dispute))).one()
 
 
+def move(account: StripeServer, theirs: str, amount: int) -> None:
+    """Let the bank take money, or return it, once more."""
+    dispute = account.disputes[theirs]
+    account.book("dispute", amount, 0, dispute["currency"], dispute)
+    dispute["balance_transactions"].append(dict(account.ledger[-1]))
+
+
 async def events(deps: Deps) -> list[str]:
     async with deps.begin() as uow:
         rows = await uow.session.exec(
@@ -127,6 +134,139 @@ async def test_disputes_are_for_staff(
     assert (answer.status_code, answer.json()["state"]) == (200, "under_review")
     timeline = (await stripe_client.get(f"/v1/orders/{number}/timeline", headers=headers)).json()
     assert "Evidence was sent to the bank." in [entry["summary"] for entry in timeline]
+
+
+async def test_evidence_whose_receipt_was_lost_may_be_sent_again_though_the_bank_has_it(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    ours, theirs = await disputed(staff, stripe_account)
+    stripe_account.faults.script.append(Fault.ERROR_AFTER)
+    with pytest.raises(Unavailable, match="send the same again"):
+        await dispute.submit_evidence(staff, ours, EVIDENCE)
+    await hear(staff, stripe_account)
+    assert (await only(staff)).state is DisputeState.UNDER_REVIEW
+    with pytest.raises(Conflict, match="takes no evidence"):
+        await dispute.submit_evidence(staff, ours, {"text": "something else"})
+    again = await dispute.submit_evidence(staff, ours, EVIDENCE)
+    assert again.evidence_submitted_at == staff.clock()
+    details = stripe_account.disputes[theirs]["evidence_details"]
+    assert details["submission_count"] == 1
+    assert await events(staff) == ["DisputeOpened", "DisputeEvidenceSubmitted"]
+
+
+async def test_the_books_follow_whatever_the_bank_does_next(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    _, theirs = await disputed(staff, stripe_account)
+    row = await only(staff)
+    assert (row.amount, row.withdrawn_amount, row.moves, row.closed_at) == (2990, 2990, 1, None)
+    assert row.evidence_due_at is not None
+    stripe_account.close_dispute(theirs, "won")
+    for late in (staff, factories.later(staff, days=1)):
+        assert await dispute.settle(late, "stripe", theirs)
+    row = await only(staff)
+    assert (row.withdrawn_amount, row.moves, row.closed_at) == (0, 2, staff.clock())
+    move(stripe_account, theirs, -2000)
+    stripe_account.disputes[theirs]["status"] = "needs_response"
+    assert await dispute.settle(staff, "stripe", theirs)
+    row = await only(staff)
+    assert (row.withdrawn_amount, row.moves, row.closed_at) == (2000, 3, None)
+    books = await balances(staff)
+    assert (books["clearing"], books["disputes"]) == (990, 2000)
+    stripe_account.close_dispute(theirs, "lost")
+    assert await dispute.settle(staff, "stripe", theirs)
+    assert await events(staff) == ["DisputeOpened", "DisputeWon", "DisputeLost"]
+    assert await check(staff) == []
+
+
+@pytest.mark.parametrize(
+    ("moved", "currency", "said"),
+    [
+        (-1, "eur", "A dispute over 2990 holds back 2991"),
+        (2991, "eur", "A dispute over 2990 holds back -1"),
+        (0, "usd", "The dispute is in USD, the payment in EUR"),
+    ],
+)
+async def test_what_cannot_be_true_is_left_to_a_person(
+    staff: Deps, stripe_account: StripeServer, moved: int, currency: str, said: str
+) -> None:
+    await factories.product(staff, "MUG", price=1250, stock=50)
+    placed = await buy(factories.guest(staff))
+    theirs = stripe_account.open_dispute(await reference_of(staff, placed.id))
+    move(stripe_account, theirs, moved)
+    stripe_account.disputes[theirs]["currency"] = currency
+    with pytest.raises(Conflict, match=said):
+        await dispute.settle(staff, "stripe", theirs)
+    assert await events(staff) == []
+    assert "disputes" not in await balances(staff)
+
+
+async def test_a_dispute_of_what_is_not_ours_is_not_ours(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    ours, theirs = await disputed(staff, stripe_account)
+    with pytest.raises(Conflict, match="does not know the dispute du_none"):
+        await dispute.settle(staff, "stripe", "du_none")
+    for reference in ("pi_of_another_shop", None):
+        stripe_account.disputes["du_other"] = stripe_account.disputes[theirs] | {
+            "id": "du_other",
+            "payment_intent": reference,
+        }
+        assert not await dispute.settle(staff, "stripe", "du_other")
+    assert (await only(staff)).id == ours
+
+
+async def test_evidence_is_checked_before_it_is_sent_and_says_who_sent_it(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    ours, theirs = await disputed(staff, stripe_account)
+    sent = {"text": " " + "x" * 19_997 + " ", "carrier": "DHL", "customer_name": " "}
+    async with staff.begin() as uow:
+        with pytest.raises(InvalidInput, match="20000 characters at most"):
+            await dispute.preview_submit_evidence(uow, ours, sent | {"carrier": "DHL."})
+        with pytest.raises(InvalidInput, match="Evidence may have: ") as refused:
+            await dispute.preview_submit_evidence(uow, ours, sent | {"secret": "x"})
+        shown = await dispute.preview_submit_evidence(uow, ours, sent)
+    assert refused.value.field == "evidence.secret"
+    assert shown.evidence == {"text": "x" * 19_997, "carrier": "DHL"}
+    assert (shown.dispute.id, shown.dispute.allowed_actions) == (ours, ["submit_evidence"])
+    assert stripe_account.disputes[theirs]["evidence"] == {}
+    done = await dispute.submit_evidence(staff, ours, sent)
+    assert (done.evidence, done.evidence_submitted_at) == (shown.evidence, staff.clock())
+    assert (await only(staff)).submitted_by == staff.actor.user_id
+    for evidence in (EVIDENCE, {"text": "x"}):
+        with pytest.raises(Conflict) as waits:
+            await dispute.submit_evidence(staff, ours, evidence)
+        assert waits.value.extra["current"] == "under_review"
+    async with staff.begin() as uow:
+        with pytest.raises(Conflict):
+            await dispute.preview_submit_evidence(uow, ours, sent)
+
+
+async def test_disputes_are_listed_by_state_and_order(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    first, _ = await disputed(staff, stripe_account)
+    placed = await buy(factories.guest(staff))
+    theirs = stripe_account.open_dispute(await reference_of(staff, placed.id))
+    stripe_account.close_dispute(theirs, "lost")
+    await hear(staff, stripe_account)
+    async with staff.begin() as uow:
+        both = [item.id for item in (await dispute.list_disputes(uow)).items]
+        assert (len(both), both[1]) == (2, first)
+        for state, ids in ((DisputeState.LOST, both[:1]), (DisputeState.WON, [])):
+            listed = await dispute.list_disputes(uow, state)
+            assert [item.id for item in listed.items] == ids
+        (of,) = (await dispute.list_disputes(uow, number=placed.number)).items
+        assert (of.id, of.order_number) == (both[0], placed.number)
+        page = await dispute.list_disputes(uow, limit=1)
+        rest = await dispute.list_disputes(uow, limit=1, cursor=page.next_cursor)
+        assert [item.id for item in page.items + rest.items] == both
+        assert (await dispute.get(uow, first)).id == first
+    async with (await factories.user(staff)).begin() as uow:
+        for dispute_id in (first, uuid4()):
+            with pytest.raises(NotFound, match="No such dispute"):
+                await dispute.get(uow, dispute_id)
 
 
 @pytest.mark.parametrize(
