@@ -101,9 +101,14 @@ async def test_only_the_ledgers_move_what_they_count(sold: "asyncpg.Connection[A
 
 async def test_a_ledger_transaction_balances_when_it_commits(database_url: str) -> None:
     async with connection_to(database_url) as connection:
-        booked = await connection.fetchval("SELECT uuidv7()")
+        booked, other = [await connection.fetchval("SELECT uuidv7()") for _ in range(2)]
         clearing = (booked, "clearing", 100, "EUR")
-        for rest in ([], [(booked, "revenue", -100, "USD")], [(booked, "revenue", -99, "EUR")]):
+        for rest in (
+            [],
+            [(booked, "revenue", -100, "USD")],
+            [(booked, "revenue", -99, "EUR")],
+            [(other, "revenue", -100, "EUR")],
+        ):
             with pytest.raises(asyncpg.RaiseError, match="does not balance"):
                 await connection.executemany(_BOOK, [clearing, *rest])
         await connection.executemany(_BOOK, [clearing, (booked, "revenue", -100, "EUR")])

@@ -123,6 +123,31 @@ async def test_a_decline_stays_one_under_its_key(deps: Deps, credits: Gateway, c
     assert await balance(deps, card) == (10_000, 0)
 
 
+async def test_every_refusal_stays_one_under_its_key(
+    deps: Deps, credits: Gateway, card: str
+) -> None:
+    hold = (await credits.authorize(key("authorize"), eur(100), card)).reference
+    calls: dict[str, Callable[[str], Awaitable[Outcome]]] = {
+        "authorize": lambda same: credits.authorize(same, eur(10_001), card),
+        "capture": lambda same: credits.capture(same, hold, eur(101)),
+        "refund": lambda same: credits.refund(same, hold, eur(1)),
+        "void": lambda same: credits.void(same, str(UUID(int=7))),
+    }
+    for kind, call in calls.items():
+        same = key(kind)
+        first = await call(same)
+        assert not first.approved, kind
+        assert await call(same) == first, kind
+    assert await balance(deps, card) == (10_000, 100)
+
+
+async def test_the_last_cent_of_a_hold_is_released(deps: Deps, credits: Gateway, card: str) -> None:
+    hold = (await credits.authorize(key("authorize"), eur(100), card)).reference
+    await credits.capture(key("capture"), hold, eur(99), is_final=False)
+    assert (await credits.void(key("void"), hold)).approved
+    assert await balance(deps, card) == (9_901, 0)
+
+
 async def test_a_key_with_another_amount_is_a_bug(credits: Gateway, card: str) -> None:
     same = key("authorize")
     await credits.authorize(same, eur(100), card)

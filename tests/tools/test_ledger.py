@@ -58,7 +58,7 @@ async def test_a_balance_before_any_closing(deps: Deps) -> None:
 
 async def test_balances_are_the_same_with_closed_days_and_without(deps: Deps) -> None:
     for day, amount, currency in ((1, 500, "EUR"), (2, -200, "EUR"), (5, 70, "USD"), (6, 1, "EUR")):
-        await book(on_day(deps, day), amount, currency)
+        await book(on_day(deps, day, hour=0), amount, currency)
     without = await balances(deps)
     assert without[("clearing", "EUR")] == 301
     assert await ledger.close_days(on_day(deps, 3)) == 2
