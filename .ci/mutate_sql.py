@@ -134,6 +134,7 @@ class Heard:
                 named not in self.source[test],
                 named.partition("_")[0] not in test.partition("::")[0],
                 named not in _text_of(test.partition("::")[0]),
+                named.partition("_")[0] not in test.partition("::")[0],
                 self.seconds[test],
             ),
         ):

@@ -12,7 +12,7 @@ from db.models.inventory import StockPolicy
 from db.types import OrderId, new_id
 from deps.core import Deps
 from tests import factories
-from tools import bundle, inventory, reallocation, stock
+from tools import bundle, inventory, location, reallocation, stock
 from tools.bundle import BundlePartInput
 from tools.errors import Conflict, OutOfStock
 from tools.invariant import check
@@ -419,4 +419,62 @@ async def test_an_exchange_ships_the_new_and_forgets_the_old_that_left(shop: Sho
         "ship TEA HAM here-2 sold-2",
     )
     assert await shop.has(order_id) == ("shipped", ["MUG ROT 1", "TEA HAM 3"], [])
+    assert await check(shop.deps) == []
+
+
+async def test_every_crossing_is_told_once_and_nothing_else(merchant: Deps) -> None:
+    product_id = await factories.product(merchant, "MUG", stock=0)
+    shop = Shop(merchant)
+    seen = 0
+
+    async def told() -> list[tuple[str, str, int]]:
+        nonlocal seen
+        async with shop.deps.begin() as uow:
+            item = await uow.fetchval("SELECT id FROM stock_item WHERE sku = 'MUG'")
+            rows = await uow.fetch(
+                """SELECT * FROM outbox WHERE aggregate_type = 'stock' AND aggregate_id = $1
+                   AND aggregate_seq > $2 AND schema_version = 1 ORDER BY aggregate_seq""",
+                item,
+                seen,
+            )
+        found = []
+        for row in rows:
+            seen += 1
+            assert (row["actor_id"], row["actor_role"]) == (merchant.actor.user_id, "system")
+            assert (row["aggregate_seq"], row["occurred_at"]) == (seen, NOW)
+            payload = dict(row["payload"])
+            found.append((row["type"], payload.pop("location"), payload.pop("available")))
+            assert payload == {"stock_id": str(item), "product_id": str(product_id), "sku": "MUG"}
+        return found
+
+    await factories.receive(shop.deps, "TEA", 1)
+    await shop.receive("MUG", "HAM", 3)
+    assert await told() == [], "what is new is not back"
+    async with shop.deps.begin() as uow:
+        await stock.set_thresholds(uow, "MUG", "HAM", reorder_point=1)
+        await location.save(uow, "ROT", name="Rotterdam", priority=9)
+        await location.save(uow, "OLD", name="The old barn", is_active=False)
+    await shop.reserve(MUG=2)
+    assert await told() == [("StockLow", "HAM", 1)]
+    last = await shop.reserve(MUG=1)
+    assert await told() == [("SoldOut", "", 0)]
+    await shop.step("release", last, reason="no more")
+    assert await told() == [("BackInStock", "", 1)]
+    await shop.receive("MUG", "HAM", 1)
+    await shop.receive("MUG", "OLD", 9)
+    assert await told() == []
+    await shop.reserve(MUG=1)
+    assert await told() == [("StockLow", "HAM", 1)]
+    await shop.receive("MUG", "ROT", 2)
+    await shop.reserve(MUG=2)
+    assert await told() == []
+    await shop.reserve(MUG=1)
+    assert await told() == [("SoldOut", "", 0)]
+    async with shop.deps.begin() as uow:
+        await stock.set_policy(uow, "MUG", StockPolicy.BACKORDER, 3)
+    await shop.reserve(MUG=2)
+    await shop.receive("MUG", "HAM", 1)
+    assert await told() == []
+    await shop.receive("MUG", "HAM", 3)
+    assert await told() == [("BackInStock", "", 2)]
     assert await check(shop.deps) == []
