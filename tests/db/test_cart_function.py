@@ -1,0 +1,259 @@
+"""What the functions of carts do and refuse, called by themselves, and that they leave others."""
+
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from db.types import new_id
+from deps.core import Deps
+from deps.postgres import set_json_codecs
+from tests import factories
+from tests.databases import connection_to
+
+NOW: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LINES_MAX, QUANTITY_MAX = 3, 10
+CARTS: Final = """
+    SELECT c.*, (SELECT jsonb_object_agg(sku, quantity) FROM cart_line
+                 WHERE cart_id = c.id) AS holds
+    FROM cart c ORDER BY c.id
+"""
+
+
+class Carts:
+    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
+        self.connection = connection
+        self.at = NOW
+
+    async def open(self, secret: str = "ours", /, **units: int) -> UUID:
+        cart_id = new_id()
+        await self.connection.execute(
+            "SELECT cart_open($1, NULL, $2, 'EUR', $3)", cart_id, secret, self.at
+        )
+        for sku, quantity in units.items():
+            self.at += timedelta(seconds=1)
+            await self.connection.execute(
+                "INSERT INTO cart_line VALUES ($1, $2, $3, $4)", cart_id, sku, quantity, self.at
+            )
+        return cart_id
+
+    async def put(
+        self, cart_id: UUID, sku: str, quantity: int, *, adds: bool = False, secret: str = "ours"
+    ) -> str | dict[str, int]:
+        """Return the refusal, or what the cart holds in its order."""
+        self.at += timedelta(seconds=1)
+        answer = await self.connection.fetchval(
+            "SELECT cart_put($1, NULL, $2, $3, $4, $5, $6, $7, $8)",
+            *(cart_id, secret, sku, quantity, adds, LINES_MAX, QUANTITY_MAX, self.at),
+        )
+        return answer.get("refusal") or {line["sku"]: line["quantity"] for line in answer["lines"]}
+
+    async def describe(self, cart_id: UUID, secret: str = "ours", **details: Any) -> Any:
+        names = ("email", "address", "method")
+        return await self.connection.fetchval(
+            "SELECT cart_describe($1, NULL, $2, $3, $4, $5, $6)",
+            *(cart_id, secret, *(details.get(name) for name in names), self.at),
+        )
+
+    async def merge(self, into: UUID, source: UUID) -> None:
+        await self.connection.execute(
+            "SELECT cart_merge($1, $2, $3, $4, $5)", into, source, LINES_MAX, QUANTITY_MAX, self.at
+        )
+
+    async def rows(self) -> dict[UUID, dict[str, Any]]:
+        return {row["id"]: dict(row) for row in await self.connection.fetch(CARTS)}
+
+
+@pytest.fixture
+async def carts(deps: Deps, database_url: str) -> AsyncGenerator[Carts, None]:
+    for sku in ("MUG", "TEA", "POT", "CUP"):
+        await factories.product(deps, sku, title=sku.title(), price=500)
+    async with connection_to(database_url) as connection:
+        await set_json_codecs(connection)
+        yield Carts(connection)
+
+
+async def test_a_line_is_put_added_to_and_taken_out_and_other_carts_are_left(carts: Carts) -> None:
+    other = await carts.open("theirs", MUG=4, CUP=1)
+    cart_id = await carts.open()
+    before = (await carts.rows())[other]
+    opened = (await carts.rows())[cart_id]
+    assert (opened["status"], opened["version"], opened["currency"]) == ("open", 1, "EUR")
+    assert await carts.put(cart_id, "TEA", 2, adds=True) == {"TEA": 2}
+    assert await carts.put(cart_id, "MUG", 1) == {"TEA": 2, "MUG": 1}
+    assert await carts.put(cart_id, "TEA", 3, adds=True) == {"TEA": 5, "MUG": 1}
+    assert await carts.put(cart_id, "TEA", 1) == {"TEA": 1, "MUG": 1}
+    assert await carts.put(cart_id, "TEA", 0) == {"MUG": 1}
+    assert await carts.put(cart_id, "CUP", 0) == {"MUG": 1}
+    rows = await carts.rows()
+    assert (rows[cart_id]["version"], rows[cart_id]["updated_at"]) == (7, carts.at)
+    assert rows[cart_id]["holds"] == {"MUG": 1}
+    assert rows[other] == before
+
+
+async def test_a_line_is_put_up_to_the_limits_and_not_beyond(carts: Carts) -> None:
+    cart_id = await carts.open(MUG=9)
+    await carts.open("theirs", CUP=1)
+    assert await carts.put(cart_id, "MUG", 2, adds=True) == "quantity"
+    assert await carts.put(cart_id, "MUG", -1) == "quantity"
+    assert await carts.put(cart_id, "MUG", 1, adds=True) == {"MUG": 10}
+    assert await carts.put(cart_id, "TEA", 10) == {"MUG": 10, "TEA": 10}
+    assert await carts.put(cart_id, "POT", 1) == {"MUG": 10, "TEA": 10, "POT": 1}
+    assert await carts.put(cart_id, "CUP", 1) == "too_many_lines"
+    assert await carts.put(cart_id, "POT", 2) == {"MUG": 10, "TEA": 10, "POT": 2}
+    assert (await carts.rows())[cart_id]["holds"] == {"MUG": 10, "TEA": 10, "POT": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ("UPDATE variant SET is_active = false WHERE sku = 'MUG'", "not_on_sale"),
+        ("UPDATE product SET status = 'draft' WHERE handle = 'mug-handle'", "not_on_sale"),
+        ("UPDATE variant SET currency = 'USD' WHERE sku = 'MUG'", "currency"),
+        ("UPDATE cart SET status = 'completed'", "closed"),
+        ("UPDATE cart SET secret_sha256 = 'theirs'", "not_found"),
+        ("UPDATE cart SET secret_sha256 = NULL", "not_found"),
+    ],
+)
+async def test_what_is_not_on_sale_and_a_cart_that_is_not_open_is_refused(
+    carts: Carts, change: str, refusal: str
+) -> None:
+    cart_id = await carts.open(TEA=1)
+    assert await carts.put(cart_id, "NONE", 1) == "not_on_sale"
+    await carts.connection.execute(change)
+    before = await carts.rows()
+    assert await carts.put(cart_id, "MUG", 1) == refusal
+    if refusal in ("closed", "not_found"):
+        assert await carts.describe(cart_id, email="ada@example.com") == {"refusal": refusal}
+    assert await carts.rows() == before
+
+
+async def test_a_cart_is_its_customer_s_and_no_longer_the_secret_s(
+    carts: Carts, customer: Deps
+) -> None:
+    cart_id, user_id = await carts.open(), customer.actor.user_id
+    is_of = "SELECT cart_is_of(c, $2, $3) FROM cart c WHERE id = $1"
+    for is_customers in (False, True):
+        if is_customers:
+            await carts.connection.execute("UPDATE cart SET customer_id = $1", user_id)
+        for who, secret, expected in (
+            (user_id, None, is_customers),
+            (user_id, "theirs", is_customers),
+            (None, "ours", not is_customers),
+            (None, "theirs", False),
+            (None, None, False),
+            (new_id(), None, False),
+        ):
+            found = await carts.connection.fetchval(is_of, cart_id, who, secret)
+            assert found is expected, (is_customers, who, secret)
+
+
+async def test_each_detail_is_kept_until_it_is_said_anew(carts: Carts) -> None:
+    other, cart_id = await carts.open("theirs"), await carts.open(MUG=1)
+    before = (await carts.rows())[other]
+    home, office = {"city": "Hamburg"}, {"city": "Bremen"}
+    await carts.describe(cart_id, email="a@example.com", address=home, method="standard")
+    await carts.describe(cart_id)
+    for changed in ({"email": "b@example.com"}, {"address": office}, {"method": "express"}):
+        answer = await carts.describe(cart_id, **changed)
+    assert [line["sku"] for line in answer["lines"]] == ["MUG"]
+    row = (await carts.rows())[cart_id]
+    details = (row["email"], row["shipping_address"], row["shipping_method"])
+    assert details == ("b@example.com", office, "express")
+    assert (row["version"], row["updated_at"]) == (6, carts.at)
+    assert answer["cart"].items() >= {"version": 6, "email": "b@example.com"}.items()
+    assert (await carts.rows())[other] == before
+
+
+async def test_lines_are_shown_as_they_were_added_with_what_they_cost(carts: Carts) -> None:
+    await carts.open("theirs", MUG=1)
+    cart_id = await carts.open(TEA=2, POT=1, CUP=1, MUG=3)
+    for change in (
+        "UPDATE variant SET title = 'Green' WHERE sku = 'TEA'",
+        "UPDATE variant SET is_active = false WHERE sku = 'POT'",
+        "UPDATE product SET status = 'archived' WHERE handle = 'cup-handle'",
+    ):
+        await carts.connection.execute(change)
+    lines = await carts.connection.fetchval("SELECT cart_lines($1, $2)", cart_id, NOW)
+    assert [
+        (x["sku"], x["title"], x["quantity"], x["unit_price_amount"], x["on_sale"], x["available"])
+        for x in lines
+    ] == [
+        ("TEA", "Tea – Green", 2, 500, True, 10),
+        ("POT", "Pot", 1, 500, False, 10),
+        ("CUP", "Cup", 1, 500, False, 10),
+        ("MUG", "Mug", 3, 500, True, 10),
+    ]
+    assert await carts.connection.fetchval("SELECT cart_lines($1, $2)", new_id(), NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("into", "source", "merged"),
+    [
+        ({"MUG": 3}, {"MUG": 4, "TEA": 2}, {"MUG": 7, "TEA": 2}),
+        ({"MUG": 3}, {"MUG": 8}, {"MUG": 10}),
+        ({}, {"MUG": 1, "TEA": 2, "POT": 3, "CUP": 4}, {"MUG": 1, "TEA": 2, "POT": 3}),
+        ({"MUG": 1, "TEA": 1}, {"CUP": 1, "POT": 1, "TEA": 1}, {"MUG": 1, "TEA": 2, "CUP": 1}),
+        ({"MUG": 1, "TEA": 1, "POT": 1}, {"CUP": 1, "POT": 2}, {"MUG": 1, "TEA": 1, "POT": 3}),
+        (
+            {"MUG": 1, "TEA": 1, "POT": 1, "CUP": 1},
+            {"NEW": 1},
+            {"MUG": 1, "TEA": 1, "POT": 1, "CUP": 1},
+        ),
+    ],
+)
+async def test_carts_merge_up_to_the_limits_and_what_both_hold_first(
+    carts: Carts, deps: Deps, into: dict[str, int], source: dict[str, int], merged: dict[str, int]
+) -> None:
+    await factories.product(deps, "NEW", title="New")
+    other = await carts.open("theirs", MUG=9, TEA=9)
+    source_id, into_id = await carts.open(**source), await carts.open(**into)
+    before = await carts.rows()
+    await carts.merge(into_id, source_id)
+    after = await carts.rows()
+    assert after[into_id]["holds"] == merged
+    assert (after[into_id]["status"], after[into_id]["version"]) == ("open", 2)
+    assert (after[source_id]["status"], after[source_id]["holds"]) == ("merged", source)
+    assert after[other] == before[other]
+
+
+async def test_a_merged_cart_says_what_the_other_does_not(carts: Carts) -> None:
+    account = """
+        INSERT INTO credit_account (id, kind, code_last4, currency, balance_amount, held_amount,
+                                    is_active, created_at)
+        VALUES (uuidv7(), 'gift_card', '', 'EUR', 0, 0, true, now()) RETURNING id
+    """
+    first, second, third = [await carts.connection.fetchval(account) for _ in range(3)]
+    other = await carts.open("theirs")
+    full, empty = await carts.open(), await carts.open()
+    home, office = {"city": "Hamburg"}, {"city": "Bremen"}
+    await carts.describe(full, email="a@example.com", address=home, method="standard")
+    await carts.describe(other, "theirs", email="x@example.com", address=office, method="express")
+    for cart_id, account_id, seen in (
+        (full, first, 100),
+        (full, second, 200),
+        (empty, second, 150),
+        (other, third, 300),
+    ):
+        await carts.connection.execute(
+            "INSERT INTO cart_credit VALUES ($1, $2, $3)", cart_id, account_id, seen
+        )
+    before = await carts.rows()
+    await carts.merge(empty, full)
+    rows = await carts.rows()
+    details = ("email", "shipping_address", "shipping_method")
+    assert [rows[empty][name] for name in details] == ["a@example.com", home, "standard"]
+    chosen = await carts.connection.fetch(
+        "SELECT account_id, seen_amount FROM cart_credit WHERE cart_id = $1 ORDER BY seen_amount",
+        empty,
+    )
+    assert [tuple(row) for row in chosen] == [(first, 100), (second, 150)]
+    assert rows[other] == before[other]
+    third_cart = await carts.open()
+    await carts.describe(third_cart, email="c@example.com", address=office, method="express")
+    await carts.merge(empty, third_cart)
+    rows = await carts.rows()
+    assert [rows[empty][name] for name in details] == ["a@example.com", home, "standard"]
