@@ -2,20 +2,22 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from db.models.inventory import MovementKind
+from db.models.inventory import MovementKind, StockPolicy
 from db.models.stock_count import CountStatus
 from db.types import OrderId, new_id
 from deps.core import SYSTEM, Deps
 from tests import factories
-from tools import inventory, stock, stock_count, stock_ledger
+from tools import inventory, location, stock, stock_count, stock_ledger, transfer
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.invariant import check
 from tools.page import ByTime
+from tools.transfer import TransferUnits
 
 
 def on_day(deps: Deps, day: int, hour: int = 12) -> Deps:
@@ -163,6 +165,78 @@ async def test_lost_rows_are_rebuilt_too(merchant: Deps) -> None:
         assert (await stock_ledger.rebuild(uow)).is_changed
         assert (await inventory.levels(uow, "MUG")).available == 10
     assert await check(merchant) == []
+
+
+async def _stored(deps: Deps) -> tuple[list[Any], list[Any]]:
+    async with deps.begin() as uow:
+        levels = await uow.fetch(
+            """SELECT l.sku, p.code, on_hand, reserved, allocated, incoming, safety_stock
+               FROM stock_level l JOIN location p ON p.id = l.location_id ORDER BY 1, 2"""
+        )
+        items = await uow.fetch("SELECT sku, free, backordered FROM stock_item ORDER BY 1")
+    return [tuple(row) for row in levels], [tuple(row) for row in items]
+
+
+async def test_each_counter_that_is_wrong_is_named_and_no_other_is_changed(merchant: Deps) -> None:
+    for sku in ("MUG", "TEA", "POT", "CUP", "NEW"):
+        await factories.product(merchant, sku, title=sku.title(), stock=0 if sku == "NEW" else 9)
+        if sku != "NEW":
+            await factories.receive(merchant, sku, 7, "ROT")
+    await factories.receive(merchant, "POT", 4, "OLD")
+    async with merchant.begin() as uow:
+        await location.save(uow, "OLD", is_active=False)
+        await stock.set_thresholds(uow, "MUG", "HAM", safety_stock=1)
+        await stock.set_thresholds(uow, "CUP", "HAM", safety_stock=99)
+        for sku in ("MUG", "TEA"):
+            await stock.set_policy(uow, sku, StockPolicy.BACKORDER, 50)
+        sold, held = OrderId(new_id()), OrderId(new_id())
+        await inventory.reserve(uow, order_id=sold, units={"MUG": 10, "CUP": 2})
+        await inventory.allocate(uow, order_id=sold)
+        await inventory.reserve(uow, order_id=held, units={"MUG": 9, "TEA": 20, "POT": 3})
+        moved = [TransferUnits(sku="CUP", quantity=3), TransferUnits(sku="POT", quantity=1)]
+        sent = await transfer.create(uow, "ROT", "HAM", moved)
+        await transfer.ship(uow, sent.id)
+    assert await check(merchant) == []
+    levels, items = await _stored(merchant)
+    async with merchant.begin() as uow:
+        for damage in (
+            "SET LOCAL session_replication_role = replica",
+            """UPDATE stock_level SET on_hand = on_hand + 40, reserved = reserved + 1,
+                                      allocated = allocated + 2, incoming = incoming + 3
+               WHERE sku = 'CUP' AND location_id = (SELECT id FROM location WHERE code = 'HAM')""",
+            """DELETE FROM stock_level
+               WHERE sku = 'POT' AND location_id = (SELECT id FROM location WHERE code = 'ROT')""",
+            "UPDATE stock_item SET free = 5, backordered = backordered + 6 WHERE sku = 'TEA'",
+            "DELETE FROM stock_item WHERE sku = 'POT'",
+            """INSERT INTO stock_level (sku, location_id, on_hand, reserved, allocated,
+                                        reorder_point)
+               SELECT 'NEW', id, 8, 0, 0, 0 FROM location WHERE code = 'ROT'""",
+            "INSERT INTO stock_item (sku, free) VALUES ('NEW', 2)",
+        ):
+            await uow.fetch(damage)
+    async with merchant.begin() as uow:
+        dry = await stock_ledger.rebuild(uow, is_dry_run=True)
+    assert [(d.sku, d.location, d.counter, d.stored, d.ledger) for d in dry.differences] == [
+        ("CUP", "HAM", "allocated", 2, 0),
+        ("CUP", "HAM", "incoming", 6, 3),
+        ("CUP", "HAM", "on_hand", 49, 9),
+        ("CUP", "HAM", "reserved", 1, 0),
+        ("NEW", "ROT", "on_hand", 8, 0),
+        ("NEW", None, "free", 2, 0),
+        ("POT", "ROT", "on_hand", 0, 6),
+        ("POT", None, "free", 0, 12),
+        ("TEA", None, "backordered", 10, 4),
+        ("TEA", None, "free", 5, 0),
+    ]
+    async with merchant.begin() as uow:
+        assert (await stock_ledger.rebuild(uow)).is_changed
+    after, rebuilt = await _stored(merchant)
+    assert [row for row in after if row[0] != "NEW"] == levels
+    assert [row for row in rebuilt if row[0] != "NEW"] == items
+    assert [row for row in after + rebuilt if row[0] == "NEW"] == [
+        ("NEW", "ROT", 0, 0, 0, 0, 0),
+        ("NEW", 0, 0),
+    ]
 
 
 @pytest.mark.parametrize(
