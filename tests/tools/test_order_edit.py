@@ -279,10 +279,14 @@ async def test_a_gift_card_must_cover_the_difference(customer: Deps) -> None:
     present = await shop.gift_card(customer, 3399)
     placed = await shop.ordered(customer, steel=1)
 
-    with pytest.raises(InsufficientCredit):
+    with pytest.raises(InsufficientCredit) as refused:
         await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), present)
 
+    assert refused.value.extra == {"required_amount": 3400, "available_amount": 3399}
     assert await shop.balance(customer, present) == 3399
+    enough = await shop.gift_card(customer, 3400)
+    await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), enough)
+    assert await shop.balance(customer, enough) == 0
 
 
 async def test_another_persons_order_and_method_do_not_exist(customer: Deps) -> None:
