@@ -145,6 +145,19 @@ async def test_a_hold_takes_what_is_here_and_waits_for_the_rest(shop: Shop) -> N
     assert await check(shop.deps) == []
 
 
+async def test_as_many_are_promised_as_may_be_and_what_never_came_is_named(shop: Shop) -> None:
+    await factories.product(shop.deps, "NEW", title="New", stock=0)
+    with pytest.raises(OutOfStock) as refused:
+        await shop.reserve(MUG=1, NEW=1, TEA=1)
+    assert refused.value.extra["sku"] == "NEW"
+    order_id = await shop.reserve(MUG=4 + 9)
+    assert await shop.has(order_id) == ("held", ["MUG HAM 2", "MUG ROT 2"], ["MUG 9"])
+    with pytest.raises(OutOfStock) as refused:
+        await shop.reserve(MUG=1, TEA=1)
+    assert refused.value.extra["sku"] == "MUG"
+    assert await check(shop.deps) == []
+
+
 async def test_what_arrives_goes_to_who_waits_and_what_was_paid_for_is_sold(shop: Shop) -> None:
     order_id = await shop.reserve(MUG=6, TEA=2)
     await shop.moved(order_id)
