@@ -3,16 +3,14 @@
 Text is routed by a model; a structured request names its operation and needs none.
 """
 
-import functools
 import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, TypeAdapter
-from pydantic_ai import Agent, AgentRun, RunContext, ToolOutput, UsageLimits
+from pydantic import TypeAdapter
+from pydantic_ai import Agent, UsageLimits
 from pydantic_ai.conversation import Conversation, ConversationTypeAdapter
 from pydantic_ai.exceptions import (
     AgentRunError,
@@ -35,7 +33,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 
-from agents import budget
+from agents import budget, routing
 from agents.base import (
     CARD_KINDS,
     NOTICE,
@@ -43,12 +41,12 @@ from agents.base import (
     ToolAnswer,
     call_operation,
     operation_named,
-    prompt,
 )
-from agents.domains import AGENTS, Domain, domain_of
+from agents.domains import AGENTS
 from agents.model import model_for
 from agents.planner_context import fact
-from agents.streaming import Words
+from agents.routing import Reason, Wish
+from agents.streaming import Overheard, Words
 from deps import untrusted
 from deps.core import Deps
 from tools import agent_run, spend
@@ -58,58 +56,21 @@ from tools.errors import NotFound, TooManyRequests, Unavailable
 from tools.registry import OPERATIONS
 from tools.spend import Spent
 
-WISHES_MAX = 3
 # Older turns are forgotten by the model; the transcript keeps what people saw.
 HISTORY_TURNS_MAX = 20
 
 _USAGE = TypeAdapter(RunUsage)
-
-Reason = Literal["ok", "small_talk", "out_of_scope", "not_allowed", "declined"]
-
-
-class Wish(BaseModel):
-    domain: Domain
-    text: str = Field(min_length=1, max_length=4000, description="The person's words for it.")
-
-
-class Route(BaseModel):
-    wishes: list[Wish] = Field(max_length=WISHES_MAX, description="Empty when no desk fits.")
-    reason: Reason = "ok"
-
-
-coordinator: Agent[Deps, Route] = Agent(
-    deps_type=Deps, name="coordinator", output_type=ToolOutput(Route), retries=2
-)
-
-
-@coordinator.instructions
-async def _desks(ctx: RunContext[Deps]) -> str:
-    desks = _desks_of(ctx.deps.actor.scopes)
-    return prompt("coordinator", shop=ctx.deps.settings.shop_name, wishes=WISHES_MAX, desks=desks)
-
-
-@functools.lru_cache(maxsize=64)
-def _desks_of(scopes: frozenset[str]) -> str:
-    lines = [
-        f"- {domain.value}: " + "; ".join(op.examples[0] for op in operations)
-        for domain in Domain
-        if (
-            operations := [
-                op
-                for _, op in sorted(OPERATIONS.items())
-                if domain_of(op) is domain and op.scope in scopes
-            ]
-        )
-    ]
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
     """Something to show: `name` is the event, `data` its fields."""
 
-    name: Literal["route", "text", "tool", "card", "approval"]
+    name: Literal["route", "text", "tool", "card", "approval", "error"]
     data: dict[str, Any]
+
+
+Tell = Callable[[Said], None]
 
 
 @dataclass(slots=True)
@@ -158,11 +119,11 @@ def begin(state: Mapping[str, Any], conversation_id: UUID) -> Turn:
     return Turn(conversation=conversation, messages=[], usage=RunUsage())
 
 
-async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenerator[Said, None]:
+async def answer(deps: Deps, model: Model, text: str, turn: Turn, tell: Tell) -> None:
     """Route `text` and run the agents it is for, telling what happens as it happens.
 
     Words are given out as they come, figures only after they were checked: see `Words`.
-    `turn` holds what to persist, also when the caller stops listening.
+    `turn` holds what to persist, also when it is cancelled.
 
     Raises:
         TooManyRequests: The turn or the conversation is out of budget.
@@ -176,23 +137,20 @@ async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenera
     limits = budget.limits(used)
     await spend.take(deps)
     try:
-        routed = await coordinator.run(
-            text, deps=deps, model=model_for(deps.settings, "coordinator", model),
-            message_history=history, usage_limits=limits, usage=used + turn.usage,
-            conversation_id=turn.conversation.conversation_id,
+        routed = await routing.route(
+            deps, model_for(deps.settings, "coordinator", model), text, history, limits,
+            used + turn.usage,
         )  # fmt: skip
-        turn.cost_micros += budget.cost_micros(routed.new_messages())
+        turn.cost_micros += budget.cost_micros(routed.answers)
         turn.usage = budget.spent(routed.usage, used, turn.cost_micros)
-        route = routed.output
+        route = routed.route
         if not route.wishes:
-            for said in _decline(deps, turn, text, route.reason):
-                yield said
+            tell(_decline(deps, turn, text, route.reason))
             return
         for wish in route.wishes:
             budget.check_cost(turn.usage)
-            yield Said("route", {"domain": wish.domain.value})
-            async for said in _serve(deps, model, wish, turn, limits):
-                yield said
+            tell(Said("route", {"domain": wish.domain.value}))
+            await _serve(deps, model, wish, turn, limits, tell)
     except UsageLimitExceeded as error:
         raise TooManyRequests("That took too many steps; please ask for less at once.") from error
     except (ModelAPIError, AgentRunError, FallbackExceptionGroup) as error:
@@ -203,41 +161,38 @@ async def answer(deps: Deps, model: Model, text: str, turn: Turn) -> AsyncGenera
 
 
 async def _serve(
-    deps: Deps, model: Model, wish: Wish, turn: Turn, limits: UsageLimits
-) -> AsyncGenerator[Said, None]:
+    deps: Deps, model: Model, wish: Wish, turn: Turn, limits: UsageLimits, tell: Tell
+) -> None:
     used = turn.conversation.usage
     deps = agent_run.within(deps, route=wish.domain.value)
     history = [*turn.conversation.messages, *turn.messages]
     asked = ModelRequest(parts=[UserPromptPart(wish.text)])
     words = Words([*history, asked], deps.settings.currency)
     before = f"{turn.text}\n\n" if turn.text else ""
+
+    def hear(event: AgentStreamEvent) -> None:
+        for _, is_anew in words.hear(event):
+            tell(_words(turn, before + words.before, words.shown, is_anew))
+        for said in _told(event):
+            tell(said)
+
     async with AGENTS[wish.domain].iter(
-        wish.text, deps=deps, model=model_for(deps.settings, wish.domain.value, model),
+        wish.text, deps=deps,
+        model=Overheard(model_for(deps.settings, wish.domain.value, model), hear),
         message_history=history, usage_limits=limits, usage=used + turn.usage,
         conversation_id=turn.conversation.conversation_id,
     ) as run:  # fmt: skip
-        async with aclosing(_events(run)) as events:
-            async for event in events:
-                for _, is_anew in words.hear(event):
-                    yield _words(turn, before + words.before, words.shown, is_anew)
-                for said in _told(event):
-                    yield said
+        async for node in run:
+            if Agent.is_call_tools_node(node):
+                async with node.stream(run.ctx) as calls:
+                    async for event in calls:
+                        hear(event)
         assert run.result is not None
         turn.messages.extend(run.result.new_messages())
         turn.cost_micros += budget.cost_micros(run.result.new_messages())
         turn.usage = budget.spent(run.result.usage, used, turn.cost_micros)
         for _, is_anew in words.finish(run.result.output):
-            yield _words(turn, before + words.before, words.shown, is_anew)
-
-
-async def _events(run: AgentRun[Deps, str]) -> AsyncGenerator[AgentStreamEvent, None]:
-    """Yield what happens in a run, as it happens and in this task: `run_stream_events` has a task
-    of its own, and a queue between the two that each event goes through."""
-    async for node in run:
-        if Agent.is_model_request_node(node) or Agent.is_call_tools_node(node):
-            async with node.stream(run.ctx) as events:
-                async for event in events:
-                    yield event
+            tell(_words(turn, before + words.before, words.shown, is_anew))
 
 
 def _told(event: AgentStreamEvent) -> list[Said]:
@@ -278,14 +233,14 @@ def _result(part: Any) -> list[Said]:
     return [done]
 
 
-def _decline(deps: Deps, turn: Turn, text: str, reason: Reason) -> list[Said]:
+def _decline(deps: Deps, turn: Turn, text: str, reason: Reason) -> Said:
     reply = _small_talk(text) if reason == "small_talk" else None
     reply = reply or f"{_OPENINGS[reason]} {capabilities(deps)}"
     turn.messages += [
         ModelRequest(parts=[UserPromptPart(text)]),
         ModelResponse(parts=[TextPart(reply)]),
     ]
-    return [_words(turn, "", reply, is_anew=False)]
+    return _words(turn, "", reply, is_anew=False)
 
 
 _OPENINGS: Mapping[Reason, str] = {

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agents import coordinator
+from agents.coordinator import Said
 from agents.model import choose_model
 from db.models.chat import TurnState
 from deps import background
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 
 TURN_TIMEOUT_S: Final = 90.0
 RUNNING_MAX: Final = 500
-# Words arrive faster than it is worth a commit each.
+# Words arrive faster than it is worth a commit each, and a short turn ends before its first is due.
+FLUSH_AFTER_S: Final = 0.04
 FLUSH_EVERY_S: Final = 0.08
 BEAT_S: Final = 5.0
 # How long a follower trusts that it would have been woken.
@@ -72,9 +74,9 @@ class Run:
     # are not all there are.
     has_gap: bool = False
 
-    def add(self, name: str, data: dict[str, Any]) -> None:
-        self.answer.take(name, data)
-        self.pending.append((name, data))
+    def add(self, said: Said) -> None:
+        self.answer.take(said.name, said.data)
+        self.pending.append((said.name, said.data))
         self.added.set()
 
     def take(self) -> list[tuple[str, dict[str, Any]]]:
@@ -290,10 +292,8 @@ class Runner:
     ) -> tuple[TurnState, DomainError | None]:
         chosen = model or choose_model(deps.settings, deps.actor)
         try:
-            answering = aclosing(coordinator.answer(deps, chosen, said, turn))
-            async with asyncio.timeout(TURN_TIMEOUT_S), answering as events:
-                async for shown in events:
-                    run.add(shown.name, shown.data)
+            async with asyncio.timeout(TURN_TIMEOUT_S):
+                await coordinator.answer(deps, chosen, said, turn, run.add)
             return TurnState.DONE, None
         except DomainError as error:
             return TurnState.FAILED, error
@@ -311,8 +311,9 @@ class Runner:
     async def _write(self, deps: Deps, run: Run) -> None:
         while True:
             await run.added.wait()
+            await asyncio.sleep(FLUSH_AFTER_S)
             await asyncio.shield(self._flush(deps, run))
-            await asyncio.sleep(FLUSH_EVERY_S)
+            await asyncio.sleep(FLUSH_EVERY_S - FLUSH_AFTER_S)
 
     async def _flush(self, deps: Deps, run: Run) -> None:
         conversation_id = run.begun.conversation_id
@@ -344,7 +345,7 @@ class Runner:
     ) -> None:
         if failure is not None:
             log.warning("chat turn failed: %s", failure.error_code())
-            run.add("error", {"code": failure.error_code(), "detail": str(failure)})
+            run.add(Said("error", {"code": failure.error_code(), "detail": str(failure)}))
         note = _NOTES.get(state, "") if failure is None else str(failure)
         parts = (run.answer.text, note)
         answer = replace(run.answer, text="\n\n".join(part for part in parts if part))

@@ -25,6 +25,7 @@ from sqlmodel import col, select
 
 from agents import budget, coordinator
 from agents import domains as _domains  # noqa: F401  Registers every operation.
+from agents.coordinator import Said
 from agents.model import choose_model
 from db.models.agent import AgentCall, CallOutcome
 from deps import telemetry
@@ -190,15 +191,13 @@ async def _turn(deps: Deps, conversation_id: UUID, said: str, before: Record) ->
     async with deps.begin() as uow:
         state = dict((await conversations.access(uow, conversation_id)).state)
     turn = coordinator.begin(state, conversation_id)
-    record = Record()
+    record, model = Record(), choose_model(deps.settings, deps.actor)
+    told: list[Said] = []
     try:
-        async for told in coordinator.answer(
-            deps, choose_model(deps.settings, deps.actor), said, turn
-        ):
-            if told.name == "approval":
-                record.approvals.append(told.data["operation"])
+        await coordinator.answer(deps, model, said, turn, told.append)
     except DomainError as error:
         record.reply = str(error)
+    record.approvals = [tell.data["operation"] for tell in told if tell.name == "approval"]
     await coordinator.persist(deps, conversation_id, turn, [])
     record.reply = turn.text or record.reply
     record.requests = before.requests + turn.usage.requests

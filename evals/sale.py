@@ -15,6 +15,7 @@ from pydantic_evals import Case, Dataset
 from pydantic_evals.evaluators import Evaluator, EvaluatorContext
 
 from agents import coordinator
+from agents.coordinator import Said
 from agents.model import choose_model
 from deps import security
 from deps.core import ROLE_SCOPES, Actor, Deps
@@ -62,7 +63,10 @@ async def _say(deps: Deps, conversation_id: UUID, text: str, sale: Sale) -> UUID
     async with deps.begin() as uow:
         row = await conversations.access(uow, conversation_id)
     turn, waiting = coordinator.begin(row.state, conversation_id), None
-    async for said in coordinator.answer(deps, choose_model(deps.settings, deps.actor), text, turn):
+    told: list[Said] = []
+    model = choose_model(deps.settings, deps.actor)
+    await coordinator.answer(deps, model, text, turn, told.append)
+    for said in told:
         if said.name == "card":
             sale.cards.append(said.data["kind"])
         elif said.name == "approval":

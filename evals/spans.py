@@ -20,7 +20,7 @@ from tools.registry import OPERATIONS, Risk
 
 _ANY_TOOL: SpanQuery = {
     "has_attributes": {"gen_ai.operation.name": "execute_tool"},
-    "some_ancestor_has": {"name_matches_regex": "invoke_agent (?!coordinator)"},
+    "some_ancestor_has": {"name_matches_regex": "invoke_agent"},
 }
 _SQL: SpanQuery = {"has_attribute_keys": ["db.query.text"]}
 

@@ -19,6 +19,7 @@ from sqlalchemy import text
 from agents import coordinator
 from agents.base import call_operation
 from agents.budget import TURN_REQUESTS_MAX, TURN_TOOL_CALLS_MAX
+from agents.coordinator import Said
 from agents.runner import Runner
 from db.types import new_id
 from deps import untrusted
@@ -241,9 +242,12 @@ async def _asked(
     async with deps.begin() as uow:
         conversation_id = (await conversation.start(uow, "")).id
     turn = coordinator.begin({}, conversation_id)
-    async for said in coordinator.answer(deps, model, words, turn):
+
+    def note(said: Said) -> None:
         if calls is not None and said.name == "tool" and said.data["status"] == "done":
             calls.append(said.data["name"])
+
+    await coordinator.answer(deps, model, words, turn, note)
 
 
 async def spoofed(shop: World) -> Found:

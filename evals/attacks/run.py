@@ -18,6 +18,7 @@ from pydantic_ai.models import Model
 
 from agents import coordinator
 from agents.base import tool_name
+from agents.coordinator import Said
 from deps.core import Deps
 from evals.attacks import bounds, probes, rows, world
 from evals.attacks import payloads as dress
@@ -58,13 +59,15 @@ async def say(
         conversation_id = (await conversation.start(uow, title[:200])).id
     turn, talk = coordinator.begin({}, conversation_id), Talk()
     turn.conversation.messages = list(history or [])
+    told: list[Said] = []
     with suppress(DomainError):
-        async for said in coordinator.answer(deps, model, text, turn):
-            talk.shown += json.dumps(said.data, default=str, ensure_ascii=False)
-            if said.name == "approval":
-                talk.waiting.append(UUID(str(said.data["action_id"])))
-            elif said.name == "tool" and said.data["status"] == "done":
-                talk.done.append(said.data["name"])
+        await coordinator.answer(deps, model, text, turn, told.append)
+    for said in told:
+        talk.shown += json.dumps(said.data, default=str, ensure_ascii=False)
+        if said.name == "approval":
+            talk.waiting.append(UUID(str(said.data["action_id"])))
+        elif said.name == "tool" and said.data["status"] == "done":
+            talk.done.append(said.data["name"])
     talk.text = turn.text
     return talk
 

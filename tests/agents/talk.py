@@ -47,7 +47,8 @@ class Talk:
             self.conversation_id, state = row.id, dict(row.state)
         turn = coordinator.begin(state, self.conversation_id)
         model = self.model or choose_model(self.deps.settings, self.deps.actor)
-        events = [said async for said in coordinator.answer(self.deps, model, text, turn)]
+        events: list[Said] = []
+        await coordinator.answer(self.deps, model, text, turn, events.append)
         entry = {"role": "assistant", "text": turn.text}
         await coordinator.persist(self.deps, self.conversation_id, turn, [entry])
         return Reply(turn.text, events)
