@@ -1,5 +1,6 @@
 """Routing: one request to a model; an answer that is no route is sent back, a few times."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ STRANGE = {"wishes": [{"domain": "kitchen", "text": "mugs"}]}
 class Told(list[list[ModelMessage]]):
     """A model that gives `answers` in turn; what it was told at each."""
 
-    def __init__(self, *answers: list[ModelResponsePart]) -> None:
+    def __init__(self, *answers: Sequence[ModelResponsePart]) -> None:
         self._answers = iter(answers)
         self.model = FunctionModel(self._answer)
 
@@ -37,7 +38,7 @@ class Told(list[list[ModelMessage]]):
         assert [tool.name for tool in info.output_tools] == ["final_result"]
         assert not info.allow_text_output
         self.append(list(messages))
-        return ModelResponse(parts=next(self._answers))
+        return ModelResponse(parts=list(next(self._answers)))
 
     async def asked(self, deps: Deps, limits: UsageLimits | None = None) -> Routed:
         return await routing.route(
