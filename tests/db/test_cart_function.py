@@ -241,9 +241,11 @@ async def test_a_merged_cart_says_what_the_other_does_not(carts: Carts) -> None:
         await carts.connection.execute(
             "INSERT INTO cart_credit VALUES ($1, $2, $3)", cart_id, account_id, seen
         )
+    await carts.connection.execute("UPDATE cart SET uses_credit = true WHERE id = $1", full)
     before = await carts.rows()
     await carts.merge(empty, full)
     rows = await carts.rows()
+    assert (rows[empty]["uses_credit"], rows[other]["uses_credit"]) == (True, False)
     details = ("email", "shipping_address", "shipping_method")
     assert [rows[empty][name] for name in details] == ["a@example.com", home, "standard"]
     chosen = await carts.connection.fetch(
@@ -256,4 +258,5 @@ async def test_a_merged_cart_says_what_the_other_does_not(carts: Carts) -> None:
     await carts.describe(third_cart, email="c@example.com", address=office, method="express")
     await carts.merge(empty, third_cart)
     rows = await carts.rows()
+    assert rows[empty]["uses_credit"]
     assert [rows[empty][name] for name in details] == ["a@example.com", home, "standard"]

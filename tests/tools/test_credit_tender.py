@@ -167,6 +167,22 @@ async def test_one_cart_s_credit_is_no_other_cart_s(
     assert (await seen(guest, paid.cart_id)).credit_amount == 1_000
 
 
+async def test_a_card_chosen_before_signing_in_pays_the_cart_that_was_there(
+    guest: Deps, customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    _, code = await issue(merchant, 1_000)
+    await factories.filled_cart(customer, MUG=1)
+    await chosen(guest, code)
+    secret = guest.actor.guest_secret_sha256
+    buyer = customer.acting_as(replace(customer.actor, guest_secret_sha256=secret))
+    async with buyer.begin() as uow:
+        merged = await cart.current(uow)
+    assert (await seen(buyer, merged.id)).payable_amount == 5_000
+    bought = await checkout.complete(buyer, merged.id, payment_method="tok_visa")
+    assert bought.total_amount == 6_000
+    assert sum(gateway.charges.values()) == 5_000
+
+
 async def test_one_s_own_credit_in_conversation(
     guest: Deps, customer: Deps, merchant: Deps
 ) -> None:
