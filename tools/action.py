@@ -17,6 +17,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 from pydantic_core import to_jsonable_python
+from sqlalchemy import ColumnElement, and_, false, or_
 from sqlmodel import col, func, select, update
 
 from db.models.agent import AgentCall, CallOutcome
@@ -228,12 +229,16 @@ def _asked(actor: Actor, row: PendingAction) -> bool:
     return actor.key is not None and row.actor_id == actor.key
 
 
+def _decides(actor: Actor) -> bool:
+    return actor.role in (Role.MERCHANT, Role.ADMIN)
+
+
 def _may_decide_for(actor: Actor, row: PendingAction) -> bool:
     """Whether `actor` is staff who may run the operation, for a colleague who may not alone."""
     operation = OPERATIONS.get(row.operation)
     return (
         operation is not None
-        and actor.role in (Role.MERCHANT, Role.ADMIN)
+        and _decides(actor)
         and actor.key != row.actor_id
         and cap.is_staff(row.actor_role)
         and (row.approver is Approver.OTHER or row.refund_amount > 0)
@@ -251,19 +256,29 @@ async def waiting(uow: UnitOfWork) -> list[ActionView]:
         select(PendingAction)
         .where(PendingAction.status == ActionStatus.PENDING)
         .where(col(PendingAction.expires_at) > uow.now)
+        .where(or_(_own(uow.actor), _of_colleagues(uow.actor)))
         .order_by(col(PendingAction.id))
-        .limit(10 * WAITING_MAX)
+        .limit(WAITING_MAX)
     )
-    mine = [
-        row
-        for row in rows
-        if (
-            _asked(uow.actor, row)
-            if row.approver is Approver.ASKER
-            else _may_decide_for(uow.actor, row)
-        )
-    ]
-    return [_view(row) for row in mine[:WAITING_MAX]]
+    return [_view(row) for row in rows]
+
+
+def _own(actor: Actor) -> ColumnElement[bool]:
+    return and_(PendingAction.approver == Approver.ASKER, col(PendingAction.actor_id) == actor.key)
+
+
+def _of_colleagues(actor: Actor) -> ColumnElement[bool]:
+    """Say in SQL what `_may_decide_for` says of one action that its asker may not decide alone."""
+    if not _decides(actor):
+        return false()
+    return and_(
+        col(PendingAction.approver) == Approver.OTHER,
+        col(PendingAction.actor_id).is_distinct_from(actor.key),
+        col(PendingAction.actor_role).in_(cap.STAFF),
+        col(PendingAction.operation).in_(
+            [key for key, operation in OPERATIONS.items() if actor.may(operation.scope)]
+        ),
+    )
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from tools.errors import Forbidden, LimitReached
 from tools.rehearsal import Effects
 
 WINDOW = timedelta(hours=24)
-_STAFF = (Role.MERCHANT.value, Role.ADMIN.value, Role.SYSTEM.value)
+STAFF = (Role.MERCHANT.value, Role.ADMIN.value, Role.SYSTEM.value)
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('agent refunds', 7))")
 _SPENT = text("""
@@ -30,7 +30,7 @@ _OLD_PRICES = text("SELECT sku, price_amount FROM variant WHERE sku = ANY (:skus
 
 
 def is_staff(role: str) -> bool:
-    return role in _STAFF
+    return role in STAFF
 
 
 async def check_refunds(uow: UnitOfWork, action: PendingAction, *, is_other: bool) -> None:
@@ -57,7 +57,7 @@ async def check_refunds(uow: UnitOfWork, action: PendingAction, *, is_other: boo
                 "since": uow.now - WINDOW,
                 "id": action.id,
                 "currency": action.currency,
-                "staff": list(_STAFF),
+                "staff": list(STAFF),
             },
         )
     ).one()

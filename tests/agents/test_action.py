@@ -8,7 +8,7 @@ import pytest
 from sqlmodel import col, update
 
 from db.models.conversation import ActionStatus, PendingAction
-from deps.core import Deps
+from deps.core import Actor, Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
 from tools import action, cart
@@ -90,6 +90,23 @@ async def test_a_changed_cart_is_not_what_was_approved(
         await action.approve(guest, shown.id)
     assert refused.value.error_code() == "state_changed"
     assert gateway.calls == 0
+
+
+async def test_what_waits_for_others_hides_nothing_of_ones_own(deps: Deps, guest: Deps) -> None:
+    await filled(deps, guest)
+    first = await proposed(guest)
+    async with deps.begin() as uow:
+        await uow.fetch(
+            """INSERT INTO pending_action
+               SELECT (jsonb_populate_record(p, jsonb_build_object(
+                   'id', uuidv7(), 'actor_id', gen_random_uuid()))).*
+               FROM pending_action p, generate_series(1, 600)"""
+        )
+    last = await proposed(guest)
+    async with guest.begin() as uow:
+        assert [shown.id for shown in await action.waiting(uow)] == [first.id, last.id]
+    async with guest.acting_as(Actor(scopes=guest.actor.scopes)).begin() as uow:
+        assert await action.waiting(uow) == []
 
 
 async def test_expired_is_refused(deps: Deps, guest: Deps, gateway: ScriptedGateway) -> None:
