@@ -264,7 +264,8 @@ async def waiting(uow: UnitOfWork) -> list[ActionView]:
 
 
 def _own(actor: Actor) -> ColumnElement[bool]:
-    return and_(PendingAction.approver == Approver.ASKER, col(PendingAction.actor_id) == actor.key)
+    own = col(PendingAction.approver) == Approver.ASKER
+    return and_(own, col(PendingAction.actor_id) == actor.key)
 
 
 def _of_colleagues(actor: Actor) -> ColumnElement[bool]:

@@ -15,8 +15,9 @@ from tools import action, cart
 from tools.action import ACTION_TTL, EXECUTION_LEASE, ActionView
 from tools.errors import Conflict, DomainError, Forbidden, InvalidInput, NotFound
 from tools.registry import OPERATIONS
+from tools.surface import load_operations
 
-import tools.checkout  # noqa: F401, isort: skip  Registers the operation.
+load_operations()
 
 BUY = "checkout.buy"
 
