@@ -132,9 +132,9 @@ class Heard:
                 -kills[test],
                 test not in first,
                 named not in self.source[test],
+                named.partition("_")[2] not in self.source[test],
                 named.partition("_")[0] not in test.partition("::")[0],
                 named not in _text_of(test.partition("::")[0]),
-                named.partition("_")[0] not in test.partition("::")[0],
                 self.seconds[test],
             ),
         ):

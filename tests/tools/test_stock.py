@@ -379,6 +379,10 @@ async def test_an_order_ships_from_where_it_is_nearest_to(merchant: Deps) -> Non
     await replace_rules(merchant, Rule(kind=RuleKind.NEAREST))
     order = await factories.placed_order(factories.guest(merchant), MUG=1)
     assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
+    async with merchant.begin() as uow:  # Also when it is taken anew.
+        await inventory.release(uow, order_id=OrderId(order.id), reason="too late")
+        await inventory.allocate(uow, order_id=OrderId(order.id))
+    assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
 
 
 async def test_fewest_splits_looks_at_the_whole_order(merchant: Deps) -> None:

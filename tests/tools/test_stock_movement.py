@@ -276,7 +276,11 @@ async def test_only_a_hold_that_is_due_expires(shop: Shop) -> None:
 
 
 async def test_what_was_let_go_is_taken_anew_from_what_is_left(shop: Shop) -> None:
-    order_id = await shop.reserve(MUG=6, TEA=2)
+    await factories.product(shop.deps, "POT", title="Pot", stock=0)
+    async with shop.deps.begin() as uow:
+        await stock.set_policy(uow, "POT", StockPolicy.BACKORDER, 9, DUE)
+    waiting = await shop.reserve(POT=2)
+    order_id = await shop.reserve(MUG=5, TEA=2)
     await shop.step("release", order_id, reason="too late")
     had = await shop.has(order_id)
     await shop.reserve(MUG=3)
@@ -289,26 +293,27 @@ async def test_what_was_let_go_is_taken_anew_from_what_is_left(shop: Shop) -> No
     await shop.step("release", rival, reason="no more")
     await shop.step("allocate", order_id)
     assert await shop.moved(order_id) == [
-        "backorder MUG nowhere owed+5",
+        "backorder MUG nowhere owed+4",
         "reserve MUG ROT held+1",
         "reserve TEA HAM held+2",
         "allocate MUG ROT held-1 sold+1",
         "allocate TEA HAM held-2 sold+2",
     ]
-    assert await shop.has(order_id) == ("allocated", ["MUG ROT 1", "TEA HAM 2"], ["MUG 5"])
+    assert await shop.has(order_id) == ("allocated", ["MUG ROT 1", "TEA HAM 2"], ["MUG 4"])
+    assert await shop.has(waiting) == ("held", [], ["POT 2"])
     assert await shop.has(shop.other) == OTHERS
+    with pytest.raises(asyncpg.RaiseError, match="never reserved"):
+        await shop.step("allocate", OrderId(new_id()))
     assert await check(shop.deps) == []
 
 
 async def test_who_pays_after_the_hold_lapsed_gets_what_came_meanwhile(shop: Shop) -> None:
     order_id = await shop.reserve(MUG=6)
-    other = await shop.reserve(MUG=1)
     shop.deps = factories.later(shop.deps, minutes=15)
     await shop.receive("MUG", "HAM", 2)
     assert await shop.has(order_id) == ("held", ["MUG HAM 2", "MUG ROT 2"], ["MUG 2"])
     await shop.step("allocate", order_id)
     assert await shop.has(order_id) == ("allocated", ["MUG HAM 4", "MUG ROT 2"], ["MUG 0 no more"])
-    assert await shop.has(other) == ("held", [], ["MUG 1"])
     assert await check(shop.deps) == []
 
 
