@@ -1,9 +1,7 @@
 """What every step with stock writes: each movement, what an order has, what is told of it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import asyncpg
 import pytest
@@ -12,114 +10,10 @@ from db.models.inventory import StockPolicy
 from db.types import OrderId, new_id
 from deps.core import Deps
 from tests import factories
-from tools import bundle, inventory, location, reallocation, stock
-from tools.bundle import BundlePartInput
+from tests.stockroom import DUE, NOW, OTHERS, Shop
+from tools import inventory, location, stock
 from tools.errors import Conflict, OutOfStock
 from tools.invariant import check
-
-# The deltas of a movement by the words used here.
-COUNTERS = {
-    "on_hand_delta": "here",
-    "reserved_delta": "held",
-    "allocated_delta": "sold",
-    "incoming_delta": "coming",
-    "backordered_delta": "owed",
-}
-DUE = date(2026, 3, 31)
-NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
-
-
-class Shop:
-    """Three mugs in HAM, two in ROT and up to nine promised; nine teas in HAM.
-
-    `other` is an order that has a mug and a tea all the time, as nobody does anything with it.
-    """
-
-    other: OrderId
-
-    def __init__(self, deps: Deps) -> None:
-        self.deps = replace(deps, clock=lambda: NOW)
-        self.seen: dict[OrderId, int] = {}
-
-    async def open(self) -> None:
-        await factories.product(self.deps, "MUG", stock=3)
-        await factories.receive(self.deps, "MUG", 2, "ROT")
-        await factories.product(self.deps, "TEA", title="Tea", stock=9)
-        async with self.deps.begin() as uow:
-            await stock.set_policy(uow, "MUG", StockPolicy.BACKORDER, 9, DUE)
-        self.other = await self.reserve(MUG=1, TEA=1)
-
-    async def reserve(self, **units: int) -> OrderId:
-        order_id = OrderId(new_id())
-        async with self.deps.begin() as uow:
-            await inventory.reserve(uow, order_id=order_id, units=units)
-        return order_id
-
-    async def receive(self, sku: str, location: str, units: int) -> None:
-        async with self.deps.begin() as uow:
-            await stock.receive(uow, sku, location, units)
-
-    async def step(self, name: str, order_id: OrderId, **more: Any) -> None:
-        async with self.deps.begin() as uow:
-            await getattr(inventory, name)(uow, order_id=order_id, **more)
-
-    async def moved(self, order_id: OrderId) -> list[str]:
-        """Say what moved for an order since the last look, all of it by us and now."""
-        async with self.deps.begin() as uow:
-            rows = await uow.fetch(
-                """SELECT m.*, p.code FROM stock_movement m
-                   LEFT JOIN location p ON p.id = m.location_id
-                   WHERE m.reference_id = $1 AND m.id > $2 ORDER BY m.id""",
-                order_id,
-                self.seen.get(order_id, 0),
-            )
-        for row in rows:
-            assert (row["actor_id"], row["occurred_at"]) == (
-                self.deps.actor.user_id,
-                self.deps.clock(),
-            )
-            self.seen[order_id] = row["id"]
-        return [_said(row) for row in rows]
-
-    async def has(self, order_id: OrderId) -> tuple[str, list[str], list[str]]:
-        """Say how an order stands, what it has and what it waits for."""
-        async with self.deps.begin() as uow:
-            status = await uow.fetchval("SELECT status FROM reservation WHERE id = $1", order_id)
-            lines = await uow.fetch(
-                """SELECT l.sku || ' ' || p.code || ' ' || l.quantity AS line
-                   FROM reservation_line l JOIN location p ON p.id = l.location_id
-                   WHERE l.reservation_id = $1 ORDER BY 1""",
-                order_id,
-            )
-            owed = await uow.fetch(
-                "SELECT * FROM backorder WHERE reservation_id = $1 ORDER BY sku", order_id
-            )
-        waits = []
-        for row in owed:
-            assert row["promised_for"] == DUE
-            waits.append(f"{row['sku']} {row['quantity']}{'' if row['is_open'] else ' no more'}")
-        return status, [row["line"] for row in lines], waits
-
-    async def told(self, order_id: OrderId) -> list[tuple[int, int]]:
-        """Return units that came and units still owed, as it was told."""
-        async with self.deps.begin() as uow:
-            rows = await uow.fetch(
-                """SELECT * FROM outbox WHERE type = 'BackorderFilled' AND aggregate_id = $1
-                   AND aggregate_type = 'order' AND schema_version = 1 ORDER BY seq""",
-                order_id,
-            )
-        found = []
-        for row in rows:
-            assert (row["actor_id"], row["actor_role"]) == (self.deps.actor.user_id, "system")
-            told = dict(row["payload"])
-            found.append((told.pop("quantity"), told.pop("open_quantity")))
-            assert told == {"order_id": str(order_id), "sku": "MUG"}
-        return found
-
-
-def _said(row: Mapping[str, Any]) -> str:
-    deltas = [f"{word}{row[name]:+}" for name, word in COUNTERS.items() if row[name]]
-    return " ".join([row["kind"], row["sku"], row["code"] or "nowhere", *deltas])
 
 
 @pytest.fixture
@@ -127,9 +21,6 @@ async def shop(merchant: Deps) -> Shop:
     shop = Shop(merchant)
     await shop.open()
     return shop
-
-
-OTHERS: tuple[str, list[str], list[str]] = ("held", ["MUG HAM 1", "TEA HAM 1"], [])
 
 
 async def test_a_hold_takes_what_is_here_and_waits_for_the_rest(shop: Shop) -> None:
@@ -309,6 +200,7 @@ async def test_what_was_let_go_is_taken_anew_from_what_is_left(shop: Shop) -> No
 
 async def test_who_pays_after_the_hold_lapsed_gets_what_came_meanwhile(shop: Shop) -> None:
     order_id = await shop.reserve(MUG=6)
+    await shop.step("allocate", shop.other)
     shop.deps = factories.later(shop.deps, minutes=15)
     await shop.receive("MUG", "HAM", 2)
     assert await shop.has(order_id) == ("held", ["MUG HAM 2", "MUG ROT 2"], ["MUG 2"])
@@ -317,20 +209,14 @@ async def test_who_pays_after_the_hold_lapsed_gets_what_came_meanwhile(shop: Sho
     assert await check(shop.deps) == []
 
 
-async def define(shop: Shop, name: str, **parts: int) -> None:
-    units = [BundlePartInput(sku=sku, quantity=quantity) for sku, quantity in parts.items()]
-    async with shop.deps.begin() as uow:
-        await bundle.define(uow, name, units)
-
-
 async def test_the_bundle_whose_part_is_short_is_named_and_none_of_another_order(
     shop: Shop,
 ) -> None:
     for name in ("ABOX", "MUGS", "SET"):
         await factories.product(shop.deps, name, title=name.title(), stock=0)
-    await define(shop, "ABOX", TEA=1)
-    await define(shop, "MUGS", MUG=2)
-    await define(shop, "SET", MUG=1, TEA=2)
+    await shop.define("ABOX", TEA=1)
+    await shop.define("MUGS", MUG=2)
+    await shop.define("SET", MUG=1, TEA=2)
     await shop.reserve(ABOX=1)
     order_id = await shop.reserve(MUGS=1, SET=1)
     assert (await shop.has(order_id))[1] == ["MUG HAM 2", "MUG ROT 1", "TEA HAM 2"]
@@ -342,102 +228,6 @@ async def test_the_bundle_whose_part_is_short_is_named_and_none_of_another_order
     with pytest.raises(OutOfStock) as refused:
         await shop.reserve(MUGS=1, SET=1)
     assert refused.value.extra["sku"] == "SET"
-
-
-async def swap(shop: Shop, order_id: OrderId, removed: dict[str, int], **added: int) -> None:
-    change_id = await shop.reserve(**added)
-    async with shop.deps.begin() as uow:
-        await reallocation.swap(
-            uow, order_id=order_id, change_id=change_id, removed=removed, added=added
-        )
-    async with shop.deps.begin() as uow:
-        left = "SELECT count(*) FROM reservation WHERE id = $1"
-        assert await uow.fetchval(left, change_id) == 0
-
-
-async def test_a_change_gives_up_what_is_owed_first_and_is_inherited(shop: Shop) -> None:
-    order_id = await shop.reserve(MUG=6, TEA=2)
-    await shop.step("allocate", order_id)
-    await shop.moved(order_id)
-    with pytest.raises(asyncpg.RaiseError, match="too few units"):
-        await swap(shop, order_id, {"MUG": 7}, TEA=1)
-    assert await shop.moved(order_id) == []
-    await swap(shop, order_id, {"MUG": 3, "TEA": 1}, MUG=1, TEA=3)
-    assert await shop.moved(order_id) == [
-        "release MUG nowhere owed-2",
-        "deallocate MUG HAM sold-1",
-        "deallocate TEA HAM sold-1",
-        "fill MUG HAM sold+1 owed-1",
-    ]
-    lines = ["MUG HAM 2", "MUG ROT 2", "TEA HAM 4"]
-    assert await shop.has(order_id) == ("allocated", lines, ["MUG 0 no more"])
-    assert await shop.has(shop.other) == OTHERS
-    await swap(shop, order_id, {"MUG": 3}, TEA=1)
-    assert await shop.has(order_id) == ("allocated", ["MUG ROT 1", "TEA HAM 5"], ["MUG 0 no more"])
-    assert await check(shop.deps) == []
-
-
-async def test_what_a_change_waits_for_the_order_waits_for(shop: Shop) -> None:
-    order_id = await shop.reserve(TEA=2)
-    await shop.step("allocate", order_id)
-    waiting = await shop.reserve(MUG=5)
-    await swap(shop, order_id, {"TEA": 1}, MUG=2)
-    assert await shop.has(order_id) == ("allocated", ["TEA HAM 1"], ["MUG 2"])
-    assert await shop.has(waiting) == ("held", ["MUG HAM 2", "MUG ROT 2"], ["MUG 1"])
-    await swap(shop, order_id, {"MUG": 1}, MUG=3)
-    assert await shop.has(order_id) == ("allocated", ["TEA HAM 1"], ["MUG 4"])
-    assert await check(shop.deps) == []
-
-
-async def test_a_changed_bundle_is_what_it_is_now_and_its_parts_go_to_who_waits(
-    shop: Shop,
-) -> None:
-    for name in ("BOX", "SET"):
-        await factories.product(shop.deps, name, title=name.title(), stock=0)
-    await define(shop, "BOX", TEA=1)
-    await define(shop, "SET", MUG=2, TEA=1)
-    other = await shop.reserve(SET=1)
-    order_id = await shop.reserve(BOX=1, SET=1)
-    await shop.step("allocate", order_id)
-    await define(shop, "SET", MUG=1, TEA=2)
-    await swap(shop, order_id, {"SET": 1}, SET=1)
-
-    async def consists(of: OrderId) -> list[str]:
-        async with shop.deps.begin() as uow:
-            parts = await uow.fetch(
-                """SELECT bundle_sku || ' ' || part_sku || ' ' || quantity AS part
-                   FROM reservation_bundle WHERE reservation_id = $1 ORDER BY 1""",
-                of,
-            )
-        return [row["part"] for row in parts]
-
-    assert await consists(order_id) == ["BOX TEA 1", "SET MUG 1", "SET TEA 2"]
-    assert await consists(other) == ["SET MUG 2", "SET TEA 1"]
-    assert await shop.has(order_id) == (
-        "allocated",
-        ["MUG ROT 1", "TEA HAM 3"],
-        ["MUG 0 no more"],
-    )
-    assert await check(shop.deps) == []
-
-
-async def test_an_exchange_ships_the_new_and_forgets_the_old_that_left(shop: Shop) -> None:
-    order_id = await shop.reserve(MUG=3, TEA=1)
-    for name in ("allocate", "ship"):
-        await shop.step(name, order_id)
-    change_id = await shop.reserve(TEA=2)
-    await shop.step("allocate", change_id)
-    await shop.moved(order_id)
-    async with shop.deps.begin() as uow:
-        await reallocation.swap_shipped(
-            uow, order_id=order_id, change_id=change_id, removed={"MUG": 2}
-        )
-    assert (await shop.moved(order_id), (await shop.moved(change_id))[-1]) == (
-        [],
-        "ship TEA HAM here-2 sold-2",
-    )
-    assert await shop.has(order_id) == ("shipped", ["MUG ROT 1", "TEA HAM 3"], [])
-    assert await check(shop.deps) == []
 
 
 async def test_every_crossing_is_told_once_and_nothing_else(merchant: Deps) -> None:
