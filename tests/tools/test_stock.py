@@ -385,6 +385,21 @@ async def test_an_order_ships_from_where_it_is_nearest_to(merchant: Deps) -> Non
     assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
 
 
+async def test_who_waited_is_served_from_where_it_is_nearest_to(merchant: Deps) -> None:
+    await _places(merchant)
+    async with merchant.begin() as uow:
+        await location.save(uow, "MAD", priority=0)
+    await replace_rules(merchant, Rule(kind=RuleKind.NEAREST))
+    await set_policy(merchant, "backorder", 5)
+    await reserve(merchant, MUG=12)
+    orders = [await factories.placed_order(factories.guest(merchant), MUG=1) for _ in range(2)]
+    for code in ("MAD", "HAM"):
+        await factories.receive(merchant, "MUG", 2, code)
+    assert await inventory.fill_due(merchant) == 2
+    for order in orders:
+        assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
+
+
 async def test_fewest_splits_looks_at_the_whole_order(merchant: Deps) -> None:
     await _places(merchant)
     splits = Rule(kind=RuleKind.FEWEST_SPLITS)
