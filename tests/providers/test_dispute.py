@@ -1,6 +1,7 @@
 """Disputes: the books follow what the provider holds back, and evidence is sent once."""
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import httpx
@@ -11,11 +12,12 @@ from db.models.dispute import Dispute, DisputeState
 from db.models.outbox import OutboxMessage
 from db.models.user import Role
 from deps.core import Deps
+from deps.stripe_desk import Stripe
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
-from tests.providers.server import Fault
+from tests.providers.server import Fault, free_port
 from tests.providers.shop import balances, buy, hear, reference_of
-from tests.providers.stripe_server import StripeServer
+from tests.providers.stripe_server import SECRET_KEY, WEBHOOK_SECRET, StripeServer
 from tools import dispute, method
 from tools.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tools.invariant import check
@@ -214,6 +216,44 @@ async def test_a_dispute_of_what_is_not_ours_is_not_ours(
         }
         assert not await dispute.settle(staff, "stripe", "du_other")
     assert (await only(staff)).id == ours
+    await staff.hot.execute("""
+        INSERT INTO dispute SELECT (jsonb_populate_record(d, jsonb_build_object(
+            'id', uuidv7(), 'provider', 'paypal', 'state', 'lost'))).* FROM dispute d
+    """)
+    assert await dispute.settle(staff, "stripe", theirs), "another provider may use the same id"
+    states = await staff.hot.fetch("SELECT provider, state FROM dispute ORDER BY provider")
+    assert [tuple(row) for row in states] == [("paypal", "lost"), ("stripe", "needs_response")]
+
+
+async def test_a_provider_that_does_not_answer_is_asked_later(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    _, theirs = await disputed(staff, stripe_account)
+    gone = Stripe(
+        SECRET_KEY,
+        webhook_secret=WEBHOOK_SECRET,
+        api_base=f"http://127.0.0.1:{free_port()}",
+        timeout_s=1,
+        retries=0,
+    )
+    silent = replace(staff, gateways={**staff.gateways, "stripe": gone})
+    with pytest.raises(Unavailable, match="stripe did not answer"):
+        await dispute.settle(silent, "stripe", theirs)
+    await gone.aclose()
+
+
+async def test_evidence_that_never_arrived_is_not_taken_for_sent(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    ours, theirs = await disputed(staff, stripe_account)
+    stripe_account.faults.script.append(Fault.ERROR_BEFORE)
+    with pytest.raises(Unavailable):
+        await dispute.submit_evidence(staff, ours, EVIDENCE)
+    stripe_account.close_dispute(theirs, "lost")
+    await hear(staff, stripe_account)
+    with pytest.raises(Conflict, match="lost and takes no evidence"):
+        await dispute.submit_evidence(staff, ours, EVIDENCE)
+    assert (await only(staff)).evidence_submitted_at is None
 
 
 async def test_evidence_is_checked_before_it_is_sent_and_says_who_sent_it(
@@ -241,6 +281,12 @@ async def test_evidence_is_checked_before_it_is_sent_and_says_who_sent_it(
     async with staff.begin() as uow:
         with pytest.raises(Conflict):
             await dispute.preview_submit_evidence(uow, ours, sent)
+    for status in ("needs_response", "won"):
+        stripe_account.disputes[theirs]["status"] = status
+        assert await dispute.settle(staff, "stripe", theirs)
+        again = await dispute.submit_evidence(staff, ours, sent)
+        assert (again.state.value, again.allowed_actions) == (status, [])
+    assert stripe_account.disputes[theirs]["evidence_details"]["submission_count"] == 1
 
 
 async def test_disputes_are_listed_by_state_and_order(
@@ -251,6 +297,7 @@ async def test_disputes_are_listed_by_state_and_order(
     theirs = stripe_account.open_dispute(await reference_of(staff, placed.id))
     stripe_account.close_dispute(theirs, "lost")
     await hear(staff, stripe_account)
+    assert await events(staff) == ["DisputeOpened", "DisputeOpened", "DisputeLost"]
     async with staff.begin() as uow:
         both = [item.id for item in (await dispute.list_disputes(uow)).items]
         assert (len(both), both[1]) == (2, first)

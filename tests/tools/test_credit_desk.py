@@ -148,6 +148,7 @@ async def test_what_is_left_of_a_card_lapses_at_its_moment_but_for_what_is_held(
     held = await gateway.authorize(f"{new_id()}:authorize:1", Money(300, "EUR"), str(card))
     assert held.approved
     assert await credit_desk.expire_due(factories.later(merchant, days=9, hours=23)) == 0
+    assert (await movements(merchant))[0] == (f"issue:{card}", 1_000, "issued")
     due = factories.later(merchant, days=10)
     assert await credit_desk.expire_due(due) == 1
     assert await credit_desk.expire_due(due) == 0
