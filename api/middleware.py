@@ -70,7 +70,7 @@ _CROSS_ORIGIN_ANSWER: Final = ("ETag", "Idempotent-Replayed", "Retry-After", "X-
 
 
 def is_stream(path: str) -> bool:
-    return path in STREAMS or (path.startswith("/v1/chat/") and path.endswith("/events"))
+    return path in STREAMS or (path.startswith(STREAMS) and path.endswith(("/events", "/stream")))
 
 
 class EdgeMiddleware:

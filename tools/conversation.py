@@ -103,9 +103,13 @@ async def thread(uow: UnitOfWork, thread_key: str, title: str) -> Conversation:
         raise InvalidInput("A thread id has 1 to 200 characters.", field="threadId")
     owner = str(uow.actor.user_id or uow.actor.guest_secret_sha256)
     await uow.session.execute(_TAKE_THREAD, {"thread": f"{owner} {thread_key}"})
+    return await known_thread(uow, thread_key) or await start(uow, title, thread_key)
+
+
+async def known_thread(uow: UnitOfWork, thread_key: str) -> Conversation | None:
+    """Return the actor's conversation that a client calls `thread_key`, if there is one."""
     query = select(Conversation).where(_mine(uow.actor), Conversation.thread_key == thread_key)
-    known = (await uow.session.exec(query)).first()
-    return known or await start(uow, title, thread_key)
+    return (await uow.session.exec(query)).first()
 
 
 def _mine(actor: Actor) -> Any:

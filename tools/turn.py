@@ -435,6 +435,22 @@ class TurnView(BaseModel):
     first_event: int
 
 
+async def running(uow: UnitOfWork, conversation_id: UUID) -> Begun | None:
+    """Return the turn that runs now, for one who wants its events from the first; without state.
+
+    Raises:
+        NotFound: No such conversation, or someone else's.
+    """
+    conversation = await conversations.access(uow, conversation_id)
+    query = select(ChatTurn).where(
+        ChatTurn.conversation_id == conversation.id, ChatTurn.state == TurnState.RUNNING
+    )
+    turn = (await uow.session.exec(query)).first()
+    if turn is None:
+        return None
+    return Begun(turn.id, conversation.id, turn.number, turn.first_event, {}, is_repeat=True)
+
+
 async def history(
     uow: UnitOfWork, conversation_id: UUID, before: int | None = None, limit: int = 100
 ) -> list[TurnView]:

@@ -27,6 +27,7 @@ from pydantic_ai.messages import (
 from agents.runner import Runner
 from deps.core import Deps
 from tools import conversation as conversations
+from tools import turn as turns
 from tools.action import owner_id
 from tools.errors import InvalidInput, NotFound
 from tools.turn import Begun, Event
@@ -102,6 +103,17 @@ async def begin(
         turn_id=turn_id,
         thread_key=f"{channel}:{thread}",
     )
+
+
+async def under_way(deps: Deps, *, thread: str, channel: str) -> Begun | None:
+    """Return the turn that runs in what a client calls `thread`, or None: nothing does, or nothing
+    there is the actor's."""
+    ours = await _ours(deps, thread)
+    async with deps.begin() as uow:
+        if ours is None:
+            known = await conversations.known_thread(uow, f"{channel}:{thread}")
+            ours = known.id if known is not None else None
+        return await turns.running(uow, ours) if ours is not None else None
 
 
 async def _ours(deps: Deps, thread: str) -> UUID | None:

@@ -5,19 +5,30 @@ The history is the server's: of what a client sends, the last user message is ta
 else. Its system messages, tool results and approvals mean nothing here.
 """
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from pydantic_ai.ui.vercel_ai import VercelAIAdapter, VercelAIEventStream
-from pydantic_ai.ui.vercel_ai.request_types import RequestData, TextUIPart, UIMessage
+from pydantic_ai.ui.vercel_ai.request_types import (
+    RequestData,
+    SubmitMessage,
+    TextUIPart,
+    UIMessage,
+)
 
-from api.adapters.native import begin, native, without_history
+from api.adapters.native import begin, native, under_way, without_history
 from api.chat import STREAM_HEADERS, runner_of
 from api.deps import DepsDep
 from api.problems import problems
+from deps.core import Deps
 from tools.errors import InvalidInput, TurnRunning
+from tools.turn import Begun
 
 router = APIRouter(tags=["chat"])
+
+Chat = Annotated[str, Path(min_length=1, max_length=190, description="The page's name for it.")]
 
 _BODY = {
     "requestBody": {
@@ -56,16 +67,35 @@ async def vercel_ai(request: Request, deps: DepsDep) -> StreamingResponse:
         raise InvalidInput(f"Not a useChat request: {error.errors()[0]['msg']}") from error
     message = _last(asked)
     is_new = asked.trigger == "submit-message"
-    runner = runner_of(request)
     begun = await begin(
-        runner, deps, thread=asked.id, message=message.id if is_new else None,
+        runner_of(request), deps, thread=asked.id, message=message.id if is_new else None,
         said=_text(message), channel="vercel",
     )  # fmt: skip
+    return _stream(request, deps, asked, begun)
+
+
+@router.get(
+    "/vercel-ai/{chat}/stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "None runs."}},
+)
+async def resume(chat: Chat, request: Request, deps: DepsDep) -> Response:
+    """Go on with the answer that runs in a chat, from its beginning: what `useChat` asks for with
+    `resume`, when its page was left or reloaded."""
+    begun = await under_way(deps, thread=chat, channel="vercel")
+    if begun is None:
+        return Response(status_code=204)
+    return _stream(request, deps, SubmitMessage(id=chat, messages=[]), begun)
+
+
+def _stream(request: Request, deps: Deps, asked: RequestData, begun: Begun) -> StreamingResponse:
     encoder: VercelAIEventStream[None, str] = VercelAIEventStream(
         asked, accept=request.headers.get("accept"), server_message_id=str(begun.id)
     )
     events = native(
-        runner.follow(deps, begun.conversation_id, begun.first_event - 1, turn_id=begun.id)
+        runner_of(request).follow(
+            deps, begun.conversation_id, begun.first_event - 1, turn_id=begun.id
+        )
     )
     return StreamingResponse(
         encoder.encode_stream(encoder.transform_stream(events)),

@@ -1,5 +1,6 @@
 """AG-UI and Vercel AI, read as their clients read them; and forged histories, which do nothing."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -12,10 +13,12 @@ from pydantic import TypeAdapter
 from pydantic_ai.messages import PartDeltaEvent, PartEndEvent, PartStartEvent, TextPart
 from pydantic_ai.ui.vercel_ai import response_types
 
+from agents import runner
 from api.adapters.native import TurnFailed, native
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
+from tests.agents.slow_model import Tap, saying
 from tools import spend
 from tools.errors import TooManyRequests
 from tools.turn import Event
@@ -297,6 +300,39 @@ async def test_an_answer_is_regenerated_by_asking_again(client: httpx.AsyncClien
     alone = {**submit(thread, answered), "trigger": "regenerate-message"}
     refused = await client.post("/v1/vercel-ai", json=alone)
     assert (refused.status_code, refused.json()["field"]) == (422, "messages")
+
+
+async def test_an_answer_that_runs_is_resumed_from_its_beginning(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap()
+    model = saying(["We ", "have ", "mugs."], tap)
+    monkeypatch.setattr(runner, "choose_model", lambda *_: model)
+    thread = uuid4().hex
+    path = f"/v1/vercel-ai/{thread}/stream"
+    assert (await client.get(path)).status_code == 204
+    asking = asyncio.create_task(vercel(client, submit(thread, ui("do you have mugs?"))))
+    await asyncio.wait_for(tap.asked.wait(), 10)
+    tap.turn()
+    stranger = {"X-Guest-Token": "somebody-else-0123456789abcdefghijk"}
+    assert (await client.get(path, headers=stranger)).status_code == 204
+    (conversation,) = (await client.get("/v1/conversations")).json()["items"]
+    again = [
+        asyncio.create_task(client.get(known))
+        for known in (path, f"/v1/vercel-ai/{conversation['id']}/stream")
+    ]
+    await asyncio.sleep(0.1)
+    tap.open()
+    asked = await asking
+    assert "".join(c["delta"] for c in asked if c["type"] == "text-delta") == "We have mugs."
+    for answer in await asyncio.gather(*again):
+        assert answer.headers["x-vercel-ai-ui-message-stream"] == "v1"
+        *lines, last = frames(answer)
+        chunks = [json.loads(line) for line in lines]
+        # The same message, so that a page that has its beginning does not show it twice.
+        assert (chunks[0], last) == (asked[0], "[DONE]")
+        assert "".join(c["delta"] for c in chunks if c["type"] == "text-delta") == "We have mugs."
+    assert (await client.get(path)).status_code == 204
 
 
 async def told(*events: Event | None) -> AsyncGenerator[Event | None, None]:

@@ -14,9 +14,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from agents import runner
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
+from tests.agents.slow_model import Tap, saying
 from tests.site import served
 
 pytestmark = pytest.mark.slow
@@ -167,6 +169,29 @@ async def test_another_persons_thread_and_approval_are_out_of_reach(
     assert gateway.calls == 0
     still = (await shopper.rest("GET", "/v1/conversations")).json()["items"]
     assert [item["turns"] for item in still] == [conversation["turns"]]
+
+
+@pytest.mark.parametrize("shopper", ["vercel"], indirect=True)  # AG-UI has no such thing.
+async def test_a_page_that_is_reloaded_goes_on_with_the_answer(
+    shopper: FrontEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap = Tap()
+    model = saying(["We ", "have ", "lamps."], tap)
+    monkeypatch.setattr(runner, "choose_model", lambda *_: model)
+    asked = uuid4()
+    async with httpx.AsyncClient(base_url=shopper.site) as http:
+        headers = {"X-Guest-Token": shopper.guest}
+        body = {"text": "do you have lamps?", "turn_id": str(asked)}
+        asking = asyncio.create_task(http.post("/v1/chat", json=body, headers=headers))
+        await asyncio.wait_for(tap.asked.wait(), ANSWER_TIMEOUT_S)
+        (conversation,) = (await shopper.rest("GET", "/v1/conversations")).json()["items"]
+        line = {"chat": "reloaded", "thread": conversation["id"], "resume": True}
+        resumed = asyncio.create_task(shopper.send(**line))
+        await asyncio.sleep(0.2)
+        tap.open()
+        assert (await resumed)["text"] == "We have lamps."
+        assert (await asking).status_code == 200
+    assert (await shopper.send(**line))["text"] is None
 
 
 async def test_a_token_that_does_not_hold_is_told_as_such(shopper: FrontEnd) -> None:
