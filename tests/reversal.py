@@ -20,7 +20,8 @@ from tools.surface import load_operations
 
 load_operations()
 
-# Tables of state, and the columns that say when and by whom it was last written.
+# Tables of state, or what of them is in force, and the columns that say when and by whom it was
+# last written.
 STATE = {
     "stock_level": "",
     "stock_item": "",
@@ -39,6 +40,14 @@ STATE = {
     "order_exchange": "",
     "order_exchange_line": "",
     "credit_account": "",
+    "cart": "version updated_at",
+    "cart_line": "added_at",
+    "(SELECT * FROM cart_credit WHERE is_chosen)": "",
+    "(SELECT * FROM stored_method WHERE removed_at IS NULL)": "",
+    "bundle_part": "",
+    "location": "id",
+    "stock_rule": "id",
+    "postal_area": "",
     "handover": "claimed_by resolved_at",
 }
 

@@ -7,10 +7,10 @@ import calendar
 import re
 from datetime import date, datetime
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select, update
 
@@ -22,7 +22,7 @@ from deps.gateway import GatewayTimeout
 from deps.provider import MethodDeclined, MethodTruth, MethodVault
 from tools.errors import Conflict, InvalidInput, NotFound, Unauthenticated, Unavailable
 from tools.events import MethodRemoved, MethodStored
-from tools.registry import Risk, operation
+from tools.registry import FromResult, Risk, operation
 
 METHODS_MAX: Final = 20
 TOKEN_LENGTH_MAX: Final = 200
@@ -46,6 +46,13 @@ class MethodView(BaseModel):
     expires_on: date | None
     is_default: bool
     created_at: datetime
+
+
+class MethodBefore(BaseModel):
+    """What adding a method found: which ones were kept already, and which was the default."""
+
+    kept_ids: list[UUID] = Field(max_length=METHODS_MAX)
+    default_id: UUID | None
 
 
 def has_card_number(text: str) -> bool:
@@ -157,11 +164,23 @@ async def list_methods(uow: UnitOfWork) -> list[MethodView]:
     return [MethodView.model_validate(row) for row in await _listed(uow)]
 
 
+async def kept_now(uow: UnitOfWork, **_: Any) -> dict[str, Any]:
+    """Return what takes a method away that is added, and makes the default the one it is now.
+
+    Only the provider knows which method a token stands for, so it names all that are kept already.
+    """
+    rows = await _listed(uow)
+    default_id = next((row.id for row in rows if row.is_default), None)
+    before = {"kept_ids": sorted(row.id for row in rows), "default_id": default_id}
+    return {"method_id": FromResult("id"), "before": before}
+
+
 @operation(
     scope="profile:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="method.remove",
+    restore=kept_now,
     examples=(
         "save the payment method {token}",
         "add my card {token}",
@@ -270,16 +289,23 @@ async def _make_default(uow: UnitOfWork, method_id: UUID) -> None:
     )
 
 
+async def default_now(uow: UnitOfWork, **_: Any) -> dict[str, Any] | None:
+    """Return what makes the method that is the default now the default again, if one is."""
+    default_id = next((row.id for row in await _listed(uow) if row.is_default), None)
+    return {"method_id": default_id} if default_id is not None else None
+
+
 @operation(
     scope="profile:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="method.set_default",
+    restore=default_now,
     examples=(
         "make {method_id} my default payment method",
         "use {method_id} by default",
         "set my default card to {method_id}",
-        "pay with {method_id} from now on",
+        "always pay with {method_id} from now on",
     ),
 )
 async def set_default(uow: UnitOfWork, method_id: UUID) -> MethodView:
@@ -300,7 +326,9 @@ async def set_default(uow: UnitOfWork, method_id: UUID) -> MethodView:
     return MethodView.model_validate(row)
 
 
-async def preview_remove(uow: UnitOfWork, method_id: UUID) -> MethodView:
+async def preview_remove(
+    uow: UnitOfWork, method_id: UUID, before: MethodBefore | None = None
+) -> MethodView:
     """Say which method `remove` would remove.
 
     Raises:
@@ -321,11 +349,12 @@ async def preview_remove(uow: UnitOfWork, method_id: UUID) -> MethodView:
         "i do not want you to keep {method_id}",
     ),
 )
-async def remove(deps: Deps, method_id: UUID) -> MethodView:
+async def remove(deps: Deps, method_id: UUID, before: MethodBefore | None = None) -> MethodView:
     """Forget a stored method, here and at the provider. Past payments keep what they were.
 
     Args:
         method_id: The stored method's id.
+        before: Leave out: what undoing an addition goes back to.
 
     Raises:
         NotFound: No such method, or it is someone else's, or it is removed already.
@@ -333,8 +362,9 @@ async def remove(deps: Deps, method_id: UUID) -> MethodView:
     """
     async with deps.begin() as uow:
         row = await access(uow, method_id)
+    is_kept = before is not None and method_id in before.kept_ids
     vault = deps.gateways.get(row.provider)
-    if isinstance(vault, MethodVault):
+    if isinstance(vault, MethodVault) and not is_kept:
         try:
             await vault.forget_method(row.token)
         except GatewayTimeout as error:
@@ -343,10 +373,19 @@ async def remove(deps: Deps, method_id: UUID) -> MethodView:
         owner = _owner(uow)
         await uow.session.get_one(User, owner, with_for_update=True)
         row = await access(uow, method_id, lock=True)
-        was_default, row.is_default, row.removed_at = row.is_default, False, uow.now
-        await uow.session.flush()
-        left = await _listed(uow)
-        if was_default and left:
-            await _make_default(uow, left[0].id)
-        uow.publish(MethodRemoved(user_id=owner, method_id=method_id))
+        was_default = row.is_default
+        if not is_kept:
+            row.is_default, row.removed_at = False, uow.now
+            uow.publish(MethodRemoved(user_id=owner, method_id=method_id))
+            await uow.session.flush()
+        if was_default:
+            await _pass_on_default(uow, before.default_id if before is not None else None)
+        await uow.session.refresh(row)
         return MethodView.model_validate(row)
+
+
+async def _pass_on_default(uow: UnitOfWork, method_id: UUID | None) -> None:
+    """Make a kept method the default; without an id, or if it is gone, the newest."""
+    left = [row.id for row in await _listed(uow)]
+    if left:
+        await _make_default(uow, method_id if method_id in left else left[0])

@@ -13,7 +13,8 @@ from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault
 from tests.providers.shop import buy, tender_of
 from tests.providers.stripe_server import StripeServer
-from tools import method
+from tests.reversal import act, rows, undone
+from tools import method, undo
 from tools.errors import (
     Conflict,
     InvalidInput,
@@ -233,3 +234,50 @@ async def test_a_method_of_a_provider_that_was_given_up_is_of_no_use_but_can_be_
     assert not (await method.remove(moved, kept.id)).is_default
     async with moved.begin() as uow:
         assert await method.list_methods(uow) == []
+
+
+async def test_a_method_that_was_added_is_forgotten_and_the_default_is_what_it_was(
+    stripe_shop: Deps, stripe_account: StripeServer
+) -> None:
+    owner = await factories.user(stripe_shop)
+    visa = {"token": "pm_card_visa"}
+    await undone(owner, "method.add", **visa)
+    oldest = await method.add(owner, "pm_card_createDispute")
+    await method.add(owner, "pm_card_mastercard")
+    await undone(owner, "method.add", **visa, is_default=True)
+    kept = await method.add(owner, visa["token"])
+    await undone(owner, "method.add", **visa, is_default=True)
+    await undone(owner, "method.set_default", method_id=str(kept.id))
+    before = await rows(owner)
+    for key, arguments in (("method.add", visa), ("method.set_default", {"method_id": oldest.id})):
+        (step,) = (await undo.undo(owner, await act(owner, key, **arguments))).steps
+        assert (step.is_undone, await rows(owner)) == (True, before), "nothing was changed"
+    run = await act(owner, "method.add", **visa, is_default=True)
+    async with owner.begin() as uow:
+        await method.set_default(uow, oldest.id)
+    (step,) = (await undo.undo(owner, run)).steps
+    assert step.why_not == "It was changed since."
+    assert await rows(owner) == before
+
+
+async def test_a_default_that_is_gone_is_not_put_back(
+    stripe_shop: Deps, stripe_account: StripeServer
+) -> None:
+    owner = await factories.user(stripe_shop)
+    oldest = await method.add(owner, "pm_card_createDispute")
+    added = await act(owner, "method.add", token="pm_card_visa", is_default=True)
+    newest = await method.add(owner, "pm_card_mastercard")
+    chosen = await act(owner, "method.set_default", method_id=newest.id)
+    await method.remove(owner, oldest.id)
+    for run, why in ((chosen, ""), (added, "It was changed since.")):
+        (step,) = (await undo.undo(owner, run)).steps
+        assert (step.is_undone, step.why_not) == (not why, why)
+    async with owner.begin() as uow:
+        listed = await method.list_methods(uow)
+    assert [one.is_default for one in listed] == [True, False]
+    assert newest.id == listed[1].id
+    gone = method.MethodBefore(kept_ids=[newest.id], default_id=oldest.id)
+    await method.remove(owner, listed[0].id, gone)
+    async with owner.begin() as uow:
+        (left,) = await method.list_methods(uow)
+    assert (left.id, left.is_default) == (newest.id, True)
