@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, HotDep, UowDep
 from api.problems import problems
-from tools import cart, checkout
+from tools import cart, cart_delivery, checkout
 from tools.address import Address
 from tools.cart import QUANTITY_MAX, CartView
 from tools.errors import (
@@ -112,6 +112,12 @@ async def set_details(cart_id: UUID, body: DetailsInput, work: HotDep) -> CartVi
         shipping_address=body.shipping_address,
         shipping_method=body.shipping_method,
     )
+
+
+@router.delete("/carts/{cart_id}/details", responses=problems(NotFound, Conflict))
+async def forget_details(cart_id: UUID, uow: UowDep) -> CartView:
+    """Take out where the cart goes and how."""
+    return await cart_delivery.forget_delivery(uow, cart_id)
 
 
 @router.post(

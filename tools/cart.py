@@ -75,6 +75,19 @@ async def access(uow: UnitOfWork, cart_id: UUID, *, lock: bool = False) -> Cart:
     return cart
 
 
+async def editable(uow: UnitOfWork, cart_id: UUID) -> Cart:
+    """Lock a cart of the actor's that is not bought yet.
+
+    Raises:
+        NotFound: No such cart, or someone else's.
+        Conflict: It has been checked out.
+    """
+    of = await access(uow, cart_id, lock=True)
+    if of.status is not CartStatus.OPEN:
+        raise Conflict("This cart has been checked out.", current=of.status.value)
+    return of
+
+
 def _owns(uow: UnitOfWork, cart: Cart) -> bool:
     if cart.customer_id is not None:
         return cart.customer_id == uow.actor.user_id
@@ -105,7 +118,7 @@ async def create(work: Work) -> CartView:
     return _show(document)
 
 
-async def _current(uow: UnitOfWork) -> UUID:
+async def current_id(uow: UnitOfWork) -> UUID:
     """Return the actor's latest open cart, opening one when there is none.
 
     Who has signed in since they shopped as a guest finds the guest's lines in their cart.
@@ -362,13 +375,13 @@ async def set_status(uow: UnitOfWork, cart_id: CartId, status: CartStatus) -> No
 )
 async def current(uow: UnitOfWork) -> CartView:
     """Show the shopper's current cart with totals and what is missing to buy it."""
-    return await view(uow, await _current(uow))
+    return await view(uow, await current_id(uow))
 
 
 async def held(uow: UnitOfWork, sku: str, quantity: int = 0) -> dict[str, Any]:
     """Return what `change_item` takes to bring back the line as it is now."""
     found = "SELECT quantity FROM cart_line WHERE cart_id = $1 AND sku = $2"
-    return {"sku": sku, "quantity": await uow.fetchval(found, await _current(uow), sku) or 0}
+    return {"sku": sku, "quantity": await uow.fetchval(found, await current_id(uow), sku) or 0}
 
 
 @operation(
@@ -395,7 +408,7 @@ async def add_item(uow: UnitOfWork, sku: str, quantity: int = 1) -> CartView:
         NotFound: No such SKU on sale.
         InvalidInput: `quantity` is out of range.
     """
-    return await add(uow, await _current(uow), sku, quantity)
+    return await add(uow, await current_id(uow), sku, quantity)
 
 
 @operation(
@@ -421,7 +434,7 @@ async def change_item(uow: UnitOfWork, sku: str, quantity: int) -> CartView:
         NotFound: No such SKU on sale.
         InvalidInput: `quantity` is out of range.
     """
-    return await set_quantity(uow, await _current(uow), sku, quantity)
+    return await set_quantity(uow, await current_id(uow), sku, quantity)
 
 
 @operation(
@@ -442,62 +455,4 @@ async def remove_item(uow: UnitOfWork, sku: str) -> CartView:
     Args:
         sku: SKU of the variant.
     """
-    return await set_quantity(uow, await _current(uow), sku, 0)
-
-
-@operation(
-    scope="cart:write",
-    risk=Risk.REVERSIBLE,
-    idempotent=True,
-    inverse="cart.deliver_to",
-    examples=(
-        "deliver to {name}, {line1}, {postal_code} {city}, {country_code}, {email}",
-        "ship it to {name}, {line1}, {postal_code} {city}, {country_code} by {shipping_method}",
-        "my address is {name}, {line1}, {postal_code} {city}, {country_code}, email {email}",
-    ),
-)
-async def deliver_to(
-    uow: UnitOfWork,
-    email: str,
-    name: str,
-    line1: str,
-    postal_code: str,
-    city: str,
-    country_code: str,
-    shipping_method: str = "standard",
-) -> CartView:
-    """Say where and how the shopper's current cart is delivered.
-
-    Args:
-        email: Where the confirmation goes.
-        name: Who receives the parcel.
-        line1: Street and number.
-        postal_code: Postal code.
-        city: City.
-        country_code: Two letters, such as DE.
-        shipping_method: standard, express or pickup.
-
-    Raises:
-        InvalidInput: A field breaks a rule.
-    """
-    limits = (("name", name, 200), ("line1", line1, 200), ("city", city, 100))
-    for field, value, limit in (*limits, ("postal_code", postal_code, 20)):
-        if not 1 <= len(value.strip()) <= limit:
-            raise InvalidInput(f"{field} must have 1 to {limit} characters.", field=field)
-    country = country_code.strip().upper()
-    if len(country) != 2 or not country.isascii() or not country.isalpha():
-        raise InvalidInput("country_code must be two letters, such as DE.", field="country_code")
-    address = Address(
-        name=name.strip(),
-        line1=line1.strip(),
-        city=city.strip(),
-        postal_code=postal_code.strip(),
-        country_code=country,
-    )
-    return await set_details(
-        uow,
-        await _current(uow),
-        email=email,
-        shipping_address=address,
-        shipping_method=shipping_method,
-    )
+    return await set_quantity(uow, await current_id(uow), sku, 0)

@@ -20,7 +20,7 @@ from tools.credit import CreditView, view
 from tools.errors import InvalidInput, NotFound
 from tools.events import CreditActivitySet, CreditExpired, CreditIssued
 from tools.page import ByTime, Page, by_id, read_page
-from tools.registry import Risk, operation
+from tools.registry import FromResult, Risk, operation
 from tools.user import normalize_email
 
 AMOUNT_MAX: Final = 10_000_000
@@ -110,12 +110,22 @@ async def preview_issue_gift_card(
     )
 
 
+async def unissued(
+    uow: UnitOfWork, account_id: UUID | None = None, **_: Any
+) -> dict[str, Any] | None:
+    """Return what switches a gift card off once it is issued, if it is not yet."""
+    if account_id is not None and await uow.session.get(CreditAccount, account_id) is not None:
+        return None
+    return {"account_id": FromResult("id")}
+
+
 @operation(
     domain="credit",
     scope="payment:write",
     risk=Risk.MONEY,
     idempotent=True,
     inverse="credit.deactivate",
+    restore=unissued,
     preview=preview_issue_gift_card,
     examples=(
         "issue a gift card over {amount}",

@@ -5,20 +5,20 @@ bears what is left. The shopper saw how much credit there was when they chose it
 at checkout, the purchase is refused rather than charge the card with more than they were shown.
 """
 
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, delete, select, update
+from sqlmodel import col, select, update
 
-from db.models.cart import Cart, CartStatus
+from db.models.cart import Cart
 from db.models.credit import CartCredit, CreditAccount, CreditKind
 from db.types import CartId
 from deps.core import Deps, UnitOfWork
 from tools import cart, credit_account, credit_code, payment
 from tools.cart import CartView, Problem
-from tools.errors import CheckoutIncomplete, Conflict, InvalidInput
+from tools.errors import CheckoutIncomplete, InvalidInput, NotFound
 from tools.payment import Tender
 from tools.registry import Risk, operation
 
@@ -33,6 +33,14 @@ class CreditTender(BaseModel):
     last4: str
     available_amount: int
     amount: int
+
+
+class CreditChoice(BaseModel):
+    """A credit chosen for a cart, and how much of it there was to spend when it was, in minor
+    units."""
+
+    account_id: UUID
+    seen_amount: int = Field(ge=1, lt=2**63)
 
 
 class CartCreditView(BaseModel):
@@ -52,7 +60,7 @@ async def chosen(uow: UnitOfWork, of: Cart, total_amount: int) -> CartCreditView
     rows = await uow.session.exec(
         select(CreditAccount, CartCredit)
         .join(CartCredit, col(CartCredit.account_id) == col(CreditAccount.id))
-        .where(CartCredit.cart_id == of.id)
+        .where(CartCredit.cart_id == of.id, col(CartCredit.is_chosen))
         .order_by(col(CreditAccount.expires_at).nulls_last(), col(CreditAccount.id))
         .execution_options(populate_existing=True)
     )
@@ -124,20 +132,13 @@ async def choose(
     if codes:
         await credit_code.count_lookup(deps, len(codes))
     async with deps.begin() as uow:
-        of = await _editable(uow, cart_id)
+        of = await cart.editable(uow, cart_id)
         accounts = [await credit_code.by_code(uow, code) for code in codes]
         if uses_account:
             accounts += await credit_account.usable_of(uow)
-        await uow.session.execute(delete(CartCredit).where(col(CartCredit.cart_id) == of.id))
+        await _take_off(uow, of)
         await _put(uow, of, accounts)
         return await view(uow, of.id)
-
-
-async def _editable(uow: UnitOfWork, cart_id: UUID) -> Cart:
-    of = await cart.access(uow, cart_id, lock=True)
-    if of.status is not CartStatus.OPEN:
-        raise Conflict("This cart has been checked out.", current=of.status.value)
-    return of
 
 
 async def _put(uow: UnitOfWork, of: Cart, accounts: list[CreditAccount]) -> None:
@@ -156,10 +157,21 @@ async def _put(uow: UnitOfWork, of: Cart, accounts: list[CreditAccount]) -> None
         await uow.session.execute(
             row.on_conflict_do_update(
                 index_elements=["cart_id", "account_id"],
-                set_={"seen_amount": row.excluded.seen_amount},
+                set_={"seen_amount": row.excluded.seen_amount, "is_chosen": True},
             )
         )
-    has_credit = select(CartCredit.cart_id).where(CartCredit.cart_id == of.id).exists()
+    await _renew(uow, of)
+
+
+async def _take_off(uow: UnitOfWork, of: Cart) -> None:
+    await uow.session.execute(
+        update(CartCredit).where(col(CartCredit.cart_id) == of.id).values(is_chosen=False)
+    )
+
+
+async def _renew(uow: UnitOfWork, of: Cart) -> None:
+    chosen_here = (CartCredit.cart_id == of.id, col(CartCredit.is_chosen))
+    has_credit = select(CartCredit.cart_id).where(*chosen_here).exists()
     # The version tells a checkout under way that what it priced is no longer how it is paid.
     await uow.session.execute(
         update(Cart)
@@ -169,12 +181,24 @@ async def _put(uow: UnitOfWork, of: Cart, accounts: list[CreditAccount]) -> None
     await uow.session.flush()
 
 
+async def choices(uow: UnitOfWork, cart_id: UUID | None = None, **_: Any) -> dict[str, Any]:
+    """Return what chooses the credit for a cart again that is chosen now."""
+    of = await cart.access(uow, cart_id or await cart.current_id(uow))
+    rows = await uow.fetch(
+        """SELECT account_id, seen_amount FROM cart_credit WHERE cart_id = $1 AND is_chosen
+           ORDER BY account_id""",
+        of.id,
+    )
+    return {"cart_id": of.id, "before": [dict(row) for row in rows]}
+
+
 @operation(
     domain="credit",
     scope="cart:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="credit.remove_from_cart",
+    restore=choices,
     examples=(
         "pay with gift card {code}",
         "use the gift card {code} for my cart",
@@ -201,7 +225,7 @@ async def use_in_cart(deps: Deps, code: str | None = None) -> CartCreditView:
     if code is not None:
         await credit_code.count_lookup(deps)
     async with deps.begin() as uow:
-        of = await _editable(uow, (await cart.current(uow)).id)
+        of = await cart.editable(uow, await cart.current_id(uow))
         if code is not None:
             accounts = [await credit_code.by_code(uow, code)]
         else:
@@ -215,7 +239,8 @@ async def use_in_cart(deps: Deps, code: str | None = None) -> CartCreditView:
     scope="cart:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
-    inverse="credit.use_in_cart",
+    inverse="credit.remove_from_cart",
+    restore=choices,
     examples=(
         "do not use my gift card",
         "take the gift card off my cart",
@@ -223,11 +248,32 @@ async def use_in_cart(deps: Deps, code: str | None = None) -> CartCreditView:
         "remove my store credit from the cart",
     ),
 )
-async def remove_from_cart(uow: UnitOfWork) -> CartCreditView:
-    """Take all credit off the shopper's current cart: a card pays for everything again."""
-    of = await _editable(uow, (await cart.current(uow)).id)
-    await uow.session.execute(delete(CartCredit).where(col(CartCredit.cart_id) == of.id))
-    await _put(uow, of, [])
+async def remove_from_cart(
+    uow: UnitOfWork, cart_id: UUID | None = None, before: list[CreditChoice] | None = None
+) -> CartCreditView:
+    """Take all credit off the shopper's current cart: a card pays for everything again.
+
+    Args:
+        cart_id: Leave out: the current one.
+        before: Leave out: the choices that undoing goes back to.
+
+    Raises:
+        NotFound: No such cart, or a credit was never chosen for it.
+        Conflict: It has been checked out.
+    """
+    of = await cart.editable(uow, cart_id or await cart.current_id(uow))
+    await _take_off(uow, of)
+    for choice in before or ():
+        # Whoever knows a gift card's code may spend it; that they did once is what the row says.
+        again = (
+            update(CartCredit)
+            .where(col(CartCredit.cart_id) == of.id)
+            .where(col(CartCredit.account_id) == choice.account_id)
+            .values(is_chosen=True, seen_amount=choice.seen_amount)
+        )
+        if (await uow.session.execute(again.returning(col(CartCredit.cart_id)))).first() is None:
+            raise NotFound("It was not chosen for this cart; give its code.", field="before")
+    await _renew(uow, of)
     return await view(uow, of.id)
 
 

@@ -107,7 +107,9 @@ class CreditCall(SQLModel, table=True):
 
 
 class CartCredit(SQLModel, table=True):
-    """Credit a shopper wants to pay a cart with, and how much of it there was when they said so."""
+    """Credit a shopper wants to pay a cart with, and how much of it there was when they said so.
+
+    What they take off stays: who once chose a gift card by its code may choose it again."""
 
     __tablename__ = "cart_credit"
 
@@ -116,6 +118,7 @@ class CartCredit(SQLModel, table=True):
     )
     account_id: UUID = Field(primary_key=True, foreign_key="credit_account.id", sa_type=Uuid)
     seen_amount: int = Field(sa_type=BigInteger, description="Spendable then, in minor units.")
+    is_chosen: bool = Field(default=True, sa_column_kwargs={"server_default": "true"})
 
 
 class CreditLookup(SQLModel, table=True):

@@ -11,7 +11,7 @@ from db.models.conversation import ActionStatus, PendingAction
 from deps.core import Actor, Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
-from tools import action, cart
+from tools import action, cart, cart_delivery
 from tools.action import ACTION_TTL, EXECUTION_LEASE, ActionView
 from tools.errors import Conflict, DomainError, Forbidden, InvalidInput, NotFound
 from tools.registry import OPERATIONS
@@ -26,7 +26,7 @@ async def filled(deps: Deps, shopper: Deps, quantity: int = 2) -> None:
     await factories.product(deps, sku="MUG", price=1250, stock=10)
     async with shopper.begin() as uow:
         await cart.add_item(uow, sku="MUG", quantity=quantity)
-        await cart.deliver_to(
+        await cart_delivery.deliver_to(
             uow, email="ada@example.com", name="Ada", line1="12 Quay Street",
             postal_code="20457", city="Hamburg", country_code="DE",
         )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from deps.core import Deps
 from tests import factories
-from tools import cart, checkout
+from tools import cart, cart_delivery, checkout
 from tools.errors import Conflict, InvalidInput, NotFound
 
 
@@ -168,14 +168,14 @@ DELIVERY: dict[str, Any] = {
 async def test_a_bad_address_names_its_field(guest: Deps, field: str, value: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         async with guest.begin() as uow:
-            await cart.deliver_to(uow, **(DELIVERY | {field: value}))
+            await cart_delivery.deliver_to(uow, **(DELIVERY | {field: value}))
     assert refused.value.field == field
 
 
 async def test_the_longest_and_the_shortest_address_is_taken(guest: Deps) -> None:
     longest = {"name": "A", "line1": "x" * 200, "city": "y" * 100, "postal_code": "2" * 20}
     async with guest.begin() as uow:
-        view = await cart.deliver_to(uow, **(DELIVERY | longest))
+        view = await cart_delivery.deliver_to(uow, **(DELIVERY | longest))
         assert view.shipping_address is not None
         assert longest.items() <= view.shipping_address.model_dump().items()
         named = await cart.set_details(uow, view.id, email="other@example.com")
@@ -185,7 +185,7 @@ async def test_the_longest_and_the_shortest_address_is_taken(guest: Deps) -> Non
 
 async def test_delivery_is_kept(guest: Deps) -> None:
     async with guest.begin() as uow:
-        view = await cart.deliver_to(uow, **DELIVERY)
+        view = await cart_delivery.deliver_to(uow, **DELIVERY)
     assert view.shipping_address is not None
     assert view.shipping_address.country_code == "DE"
     assert [problem.code for problem in view.problems] == ["empty"]
