@@ -8,12 +8,14 @@ from pydantic import BaseModel, Field
 from api.deps import UowDep, needs
 from api.problems import problems
 from tools import location, stock_rule
-from tools.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
+from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.location import LocationView
-from tools.stock_rule import RULES_MAX, PostalAreaView, Rule
+from tools.stock_rule import RULES_MAX, Coordinates, PostalAreaView, Rule
 
 router = APIRouter(prefix="/inventory", tags=["stock"], dependencies=[needs("stock:write")])
+Code = Annotated[str, Path(max_length=32, examples=["HAM"])]
 Country = Annotated[str, Path(min_length=2, max_length=2, examples=["DE"])]
+Prefix = Annotated[str, Path(max_length=10, examples=["20"])]
 
 
 class LocationInput(BaseModel):
@@ -31,11 +33,6 @@ class Rules(BaseModel):
     rules: list[Rule] = Field(max_length=RULES_MAX, description="In the order they weigh.")
 
 
-class Coordinates(BaseModel):
-    latitude: float = Field(ge=-90, le=90)
-    longitude: float = Field(ge=-180, le=180)
-
-
 @router.get("/locations", responses=problems(Unauthenticated, Forbidden))
 async def list_locations(uow: UowDep) -> list[LocationView]:
     """List the stock locations in the order they ship."""
@@ -43,11 +40,17 @@ async def list_locations(uow: UowDep) -> list[LocationView]:
 
 
 @router.put("/locations/{code}", responses=problems(Unauthenticated, Forbidden, InvalidInput))
-async def save_location(
-    code: Annotated[str, Path(max_length=32, examples=["HAM"])], body: LocationInput, uow: UowDep
-) -> LocationView:
+async def save_location(code: Code, body: LocationInput, uow: UowDep) -> LocationView:
     """Create a location or change the given fields; a closed one sells nothing."""
     return await location.save(uow, code, **body.model_dump())
+
+
+@router.delete(
+    "/locations/{code}", responses=problems(Unauthenticated, Forbidden, NotFound, Conflict)
+)
+async def forget_location(code: Code, uow: UowDep) -> list[LocationView]:
+    """Forget a location that nothing was ever at, and list the others; close one that was used."""
+    return await location.forget(uow, code)
 
 
 @router.get("/rules", responses=problems(Unauthenticated, Forbidden))
@@ -67,10 +70,16 @@ async def replace_rules(body: Rules, uow: UowDep) -> list[Rule]:
     responses=problems(Unauthenticated, Forbidden, InvalidInput),
 )
 async def place_postal_area(
-    country_code: Country,
-    prefix: Annotated[str, Path(max_length=10, examples=["20"])],
-    body: Coordinates,
-    uow: UowDep,
+    country_code: Country, prefix: Prefix, body: Coordinates, uow: UowDep
 ) -> PostalAreaView:
     """Say where the postal codes that begin with a prefix are, for the rule `nearest`."""
     return await stock_rule.place_area(uow, country_code, body.latitude, body.longitude, prefix)
+
+
+@router.delete(
+    "/postal-areas/{country_code}/{prefix}",
+    responses=problems(Unauthenticated, Forbidden, NotFound),
+)
+async def forget_postal_area(country_code: Country, prefix: Prefix, uow: UowDep) -> PostalAreaView:
+    """Forget where the postal codes that begin with a prefix are; return where they were."""
+    return await stock_rule.forget_area(uow, country_code, prefix)

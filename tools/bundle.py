@@ -1,6 +1,6 @@
 """Bundles: SKUs sold as a set. As many can be sold as the parts allow; those are reserved."""
 
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
@@ -28,11 +28,21 @@ class BundleView(BaseModel):
     parts: list[BundlePartView]
 
 
+async def made_of(uow: UnitOfWork, sku: str, **_: Any) -> dict[str, Any]:
+    """Return what defines a bundle as it is now; of an ordinary SKU, that it has no parts."""
+    parts = await uow.fetch(
+        "SELECT part_sku AS sku, quantity FROM bundle_part WHERE bundle_sku = $1 ORDER BY part_sku",
+        sku,
+    )
+    return {"sku": sku, "parts": [dict(part) for part in parts]}
+
+
 @operation(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="bundle.define",
+    restore=made_of,
     examples=(
         "make {sku} a bundle of {parts}",
         "the set {sku} consists of {parts}",

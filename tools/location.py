@@ -1,11 +1,14 @@
 """Stock locations: where they are, which ship first, and which are closed."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from db.models.inventory import Location
 from deps.core import UnitOfWork
-from tools.errors import InvalidInput, NotFound
+from tools.errors import Conflict, InvalidInput, NotFound
 from tools.registry import Risk, operation
 
 
@@ -19,6 +22,19 @@ class LocationView(BaseModel):
     country_code: str | None
     latitude: float | None
     longitude: float | None
+
+
+class LocationDetails(BaseModel):
+    """All that is known of a location beside its code."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(min_length=1, max_length=200)
+    priority: int = Field(ge=-(2**31), lt=2**31)
+    is_active: bool
+    country_code: str | None = Field(default=None, pattern="^[A-Z]{2}$")
+    latitude: float | None = Field(default=None, ge=-90, le=90)
+    longitude: float | None = Field(default=None, ge=-180, le=180)
 
 
 async def by_code(uow: UnitOfWork, code: str, field: str = "location") -> Location:
@@ -52,11 +68,20 @@ async def show(uow: UnitOfWork) -> list[LocationView]:
     return [LocationView.model_validate(row) for row in rows]
 
 
+async def described(uow: UnitOfWork, code: str, **_: Any) -> dict[str, Any]:
+    """Return what brings a location back to what it is now, or away if there is none."""
+    query = select(Location).where(Location.code == code)
+    found = (await uow.session.exec(query.execution_options(populate_existing=True))).first()
+    before = None if found is None else LocationDetails.model_validate(found).model_dump()
+    return {"code": code, "before": before}
+
+
 @operation(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
-    inverse="location.save",
+    inverse="location.forget",
+    restore=described,
     examples=(
         "close the location {code}",
         "open a new location {code} called {name}",
@@ -98,9 +123,7 @@ async def save(
         raise InvalidInput("longitude must be -180 to 180.", field="longitude")
     if (latitude is None) != (longitude is None):
         raise InvalidInput("latitude and longitude come together.", field="latitude")
-    found = (
-        await uow.session.exec(select(Location).where(Location.code == code).with_for_update())
-    ).first()
+    found = await _locked(uow, code)
     if found is None:
         if not name:
             raise InvalidInput("A new location needs a name.", field="name")
@@ -119,3 +142,51 @@ async def save(
     uow.session.add(found)
     await uow.session.flush()
     return LocationView.model_validate(found)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="location.forget",
+    restore=described,
+    examples=(
+        "forget the location {code}",
+        "there is no warehouse {code} after all",
+        "the location {code} was opened by mistake",
+    ),
+)
+async def forget(
+    uow: UnitOfWork, code: str, before: LocationDetails | None = None
+) -> list[LocationView]:
+    """Forget a location that nothing was ever at; one that was used can only be closed.
+
+    Args:
+        code: Its code, such as HAM.
+        before: Leave out: what undoing puts back in its place.
+
+    Raises:
+        NotFound: No such location.
+        Conflict: Stock, a count, a transfer or a rule names it.
+    """
+    found = await _locked(uow, code)
+    if before is not None:
+        found = found or Location(code=code, name=before.name)
+        for field, value in before.model_dump().items():
+            setattr(found, field, value)
+        uow.session.add(found)
+        await uow.session.flush()
+        return await show(uow)
+    if found is None:
+        raise NotFound(f"There is no location {code!r}.", field="code")
+    try:
+        async with uow.session.begin_nested():
+            await uow.session.delete(found)
+    except IntegrityError as error:
+        raise Conflict(f"{code} has been used; close it instead.", field="code") from error
+    return await show(uow)
+
+
+async def _locked(uow: UnitOfWork, code: str) -> Location | None:
+    query = select(Location).where(Location.code == code).with_for_update()
+    return (await uow.session.exec(query.execution_options(populate_existing=True))).first()

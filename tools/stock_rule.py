@@ -4,14 +4,14 @@ Rules weigh in their order: a tie in the first is broken by the second, and so o
 locations' priority. With none, a location that has enough comes first, then priority.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
 from db.models.inventory import Location
 from db.models.stock_rule import PostalArea, RuleKind, StockRule
 from deps.core import UnitOfWork
-from tools.errors import InvalidInput
+from tools.errors import InvalidInput, NotFound
 from tools.location import by_code
 from tools.registry import Risk, operation
 
@@ -32,6 +32,13 @@ class Rule(BaseModel):
         max_length=2,
         description="Only for deliveries to this country.",
     )
+
+
+class Coordinates(BaseModel):
+    """Degrees north and east."""
+
+    latitude: float = Field(ge=-90, le=90)
+    longitude: float = Field(ge=-180, le=180)
 
 
 class PostalAreaView(BaseModel):
@@ -61,11 +68,17 @@ async def show(uow: UnitOfWork) -> list[Rule]:
     return [Rule(**row) for row in rows]
 
 
+async def in_force(uow: UnitOfWork, **_: Any) -> dict[str, Any]:
+    """Return what puts the rules back that there are now."""
+    return {"rules": [rule.model_dump() for rule in await show(uow)]}
+
+
 @operation(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
     inverse="stock_rule.replace",
+    restore=in_force,
     examples=(
         "ship from the nearest location",
         "prefer {location} for deliveries to {country_code}",
@@ -106,11 +119,19 @@ async def replace(uow: UnitOfWork, rules: list[Rule]) -> list[Rule]:
     return await show(uow)
 
 
+async def placed(uow: UnitOfWork, country_code: str, prefix: str = "", **_: Any) -> dict[str, Any]:
+    """Return what puts a postal area back where it is now, or away if it is nowhere."""
+    area = await _area(uow, country_code, prefix)
+    before = area and {"latitude": area.latitude, "longitude": area.longitude}
+    return {"country_code": country_code, "prefix": prefix, "before": before}
+
+
 @operation(
     scope="stock:write",
     risk=Risk.REVERSIBLE,
     idempotent=True,
-    inverse="stock_rule.place_area",
+    inverse="stock_rule.forget_area",
+    restore=placed,
     examples=(
         "postal codes {prefix} in {country_code} are at {latitude} {longitude}",
         "place the postal area {prefix} of {country_code}",
@@ -132,6 +153,53 @@ async def place_area(
     Raises:
         InvalidInput: No such place can be.
     """
+    return await _place(uow, country_code, prefix, latitude, longitude)
+
+
+@operation(
+    scope="stock:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="stock_rule.forget_area",
+    restore=placed,
+    examples=(
+        "forget where the postal codes {prefix} in {country_code} are",
+        "forget the coordinates of {country_code} {prefix}",
+        "forget the postal area {prefix} of {country_code}",
+    ),
+)
+async def forget_area(
+    uow: UnitOfWork, country_code: str, prefix: str = "", before: Coordinates | None = None
+) -> PostalAreaView:
+    """Forget where the postal codes that begin with a prefix are; a shorter prefix counts then.
+
+    Args:
+        country_code: ISO 3166 code, such as DE.
+        prefix: Beginning of the postal codes; empty is the whole country.
+        before: Leave out: the place that undoing puts it back to.
+
+    Raises:
+        NotFound: Nobody said where they are.
+        InvalidInput: No such place can be.
+    """
+    if before is not None:
+        return await _place(uow, country_code, prefix, before.latitude, before.longitude)
+    area = await _area(uow, country_code, prefix)
+    if area is None:
+        raise NotFound("Nobody said where this postal area is.", field="prefix")
+    await uow.session.delete(area)
+    await uow.session.flush()
+    return PostalAreaView(**area.model_dump())
+
+
+async def _area(uow: UnitOfWork, country_code: str, prefix: str) -> PostalArea | None:
+    key = (country_code.upper(), prefix.upper())
+    return await uow.session.get(PostalArea, key, populate_existing=True)
+
+
+async def _place(
+    uow: UnitOfWork, country_code: str, prefix: str, latitude: float, longitude: float
+) -> PostalAreaView:
     if not (len(country_code) == 2 and country_code.isalpha()):
         raise InvalidInput("country_code must be two letters.", field="country_code")
     if len(prefix) > 10 or not (prefix == "" or prefix.isalnum()):

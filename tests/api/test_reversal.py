@@ -119,3 +119,34 @@ async def test_a_gift_card_is_handed_back(client: httpx.AsyncClient, customer: D
     assert (await client.post(path, headers=signed(customer))).status_code == 200
     taken = await client.post("/v1/credit/redeem", json={"code": code}, headers=signed(stranger))
     assert taken.status_code == 200, taken.text
+
+
+async def test_a_location_and_a_postal_area_are_forgotten_by_staff(
+    staff: httpx.AsyncClient, customer: Deps
+) -> None:
+    place, area = "/v1/inventory/locations/BER", "/v1/inventory/postal-areas/DE/10"
+    await staff.put(place, json={"name": "Berlin"})
+    await staff.put(area, json={"latitude": 52.5, "longitude": 13.4})
+    for path in (place, area):
+        refused = await staff.delete(path, headers=factories.bearer(customer))
+        assert refused.status_code == 403
+    assert [left["code"] for left in (await staff.delete(place)).json()] == ["HAM", "ROT"]
+    assert (await staff.delete(area)).json()["latitude"] == 52.5
+    for path in (place, area):
+        assert (await staff.delete(path)).status_code == 404
+    assert (await staff.delete("/v1/inventory/locations/HAM")).status_code == 409
+
+
+async def test_where_a_cart_goes_is_forgotten_by_its_owner(
+    client: httpx.AsyncClient, merchant: Deps, customer: Deps
+) -> None:
+    await factories.product(merchant, "MUG", stock=10)
+    filled = await factories.filled_cart(customer, MUG=1)
+    path = f"/v1/carts/{filled.id}/details"
+    assert (await client.delete(path, headers=factories.bearer(merchant))).status_code == 404
+    r = await client.delete(path, headers=factories.bearer(customer))
+    told = r.json()
+    assert (r.status_code, told["email"], told["shipping_address"]) == (200, None, None)
+    assert [problem["field"] for problem in told["problems"]] == [
+        "email", "shipping_address", "shipping_method",
+    ]  # fmt: skip
