@@ -138,8 +138,20 @@ async def test_what_is_let_go_goes_to_who_waits(
     assert await shop.moved(waiting) == ["fill MUG HAM held+1 owed-1"]
     assert await shop.has(waiting) == ("held", ["MUG HAM 1"], ["MUG 0 no more"])
     assert await shop.told(waiting) == [(1, 0)]
+    await shop.step("release", waiting, reason="no more")
+    assert await shop.moved(waiting) == ["release MUG HAM held-1"]
     assert await shop.has(shop.other) == OTHERS
     assert await check(shop.deps) == []
+
+
+async def test_who_waits_is_served_by_the_only_one_who_had_any(shop: Shop) -> None:
+    await factories.product(shop.deps, "POT", title="Pot", stock=1)
+    had = await shop.reserve(POT=1)
+    async with shop.deps.begin() as uow:
+        await stock.set_policy(uow, "POT", StockPolicy.BACKORDER, 9, DUE)
+    waiting = await shop.reserve(POT=1)
+    await shop.step("release", had, reason="no more")
+    assert await shop.has(waiting) == ("held", ["POT HAM 1"], ["POT 0 no more"])
 
 
 async def test_only_a_hold_that_is_due_expires(shop: Shop) -> None:
