@@ -243,6 +243,7 @@ async def test_the_bundle_whose_part_is_short_is_named_and_none_of_another_order
 
 
 async def test_every_crossing_is_told_once_and_nothing_else(merchant: Deps) -> None:
+    """What `stock_movement_apply` tells with `stock_announce`."""
     product_id = await factories.product(merchant, "MUG", stock=0)
     shop = Shop(merchant)
     seen = 0
