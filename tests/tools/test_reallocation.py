@@ -1,4 +1,7 @@
-"""What a change of an order does with its stock, to the row: given up, inherited, exchanged."""
+"""What a change of an order does with its stock, to the row: given up, inherited, exchanged.
+
+That is `stock_swap`, which is `stock_give_up` and `stock_inherit`.
+"""
 
 import asyncpg
 import pytest
