@@ -6,11 +6,12 @@ That is `stock_swap`, which is `stock_give_up` and `stock_inherit`.
 import asyncpg
 import pytest
 
+from db.models.inventory import StockPolicy
 from db.types import OrderId
 from deps.core import Deps
 from tests import factories
-from tests.stockroom import OTHERS, Shop
-from tools import reallocation
+from tests.stockroom import DUE, OTHERS, Shop
+from tools import reallocation, stock
 from tools.invariant import check
 
 
@@ -63,6 +64,19 @@ async def test_what_a_change_waits_for_the_order_waits_for(shop: Shop) -> None:
     assert await shop.has(waiting) == ("held", ["MUG HAM 2", "MUG ROT 2"], ["MUG 1"])
     await swap(shop, order_id, {"MUG": 1}, MUG=3)
     assert await shop.has(order_id) == ("allocated", ["TEA HAM 1"], ["MUG 4"])
+    assert await check(shop.deps) == []
+
+
+async def test_only_what_is_given_up_is_no_longer_waited_for(shop: Shop) -> None:
+    await factories.product(shop.deps, "POT", title="Pot", stock=0)
+    async with shop.deps.begin() as uow:
+        await stock.set_policy(uow, "POT", StockPolicy.BACKORDER, 9, DUE)
+    order_id = await shop.reserve(MUG=6, POT=3)
+    await shop.step("allocate", order_id)
+    await swap(shop, order_id, {"POT": 1}, TEA=1)
+    assert (await shop.has(order_id))[2] == ["MUG 2", "POT 2"]
+    await swap(shop, order_id, {"MUG": 1}, TEA=1)
+    assert (await shop.has(order_id))[2] == ["MUG 1", "POT 2"]
     assert await check(shop.deps) == []
 
 
