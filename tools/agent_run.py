@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -171,12 +171,18 @@ async def restoring(
     return await operation.restore(uow, **arguments) if operation.restore is not None else None
 
 
+# What a call leaves that found nothing to change: neither before nor after could it be undone.
+NOTHING: Final = sha256(None)
+
+
 def compensation_of(
     operation: Operation, before: dict[str, Any] | None, after: dict[str, Any] | None, result: Any
 ) -> Compensation:
     """Say what undoes a call; parameters that `restore` left out come from the call's result."""
-    if before is None or operation.inverse is None:
+    if operation.restore is None or operation.inverse is None:
         return Compensation()
+    if before is None:
+        return Compensation(state_sha256=sha256(after))
     told = to_jsonable_python(result)
     told = told if isinstance(told, dict) else {}
     wanted = OPERATIONS[operation.inverse].parameters

@@ -68,19 +68,23 @@ async def noted(uow: UnitOfWork, count_id: UUID, sku: str, **_: Any) -> dict[str
     return {"count_id": count_id, "sku": sku, "before": figure}
 
 
-async def open_one(uow: UnitOfWork, count_id: UUID) -> dict[str, Any] | None:
-    """Return what reopens a count, if it is open now."""
-    return await _in(uow, count_id, CountStatus.OPEN)
+async def open_one(uow: UnitOfWork, count_id: UUID, **_: Any) -> dict[str, Any] | None:
+    """Return what reopens a count once it is ended, if it is not yet."""
+    is_open = await _status(uow, count_id) is CountStatus.OPEN
+    return {"count_id": count_id} if is_open else None
 
 
 async def closed_one(uow: UnitOfWork, count_id: UUID) -> dict[str, Any] | None:
-    """Return what closes a count again, if it is closed now; a cancelled one booked nothing."""
-    return await _in(uow, count_id, CountStatus.CLOSED)
+    """Return what ends a count again as it was ended, if it is; a cancelled one booked nothing."""
+    status = await _status(uow, count_id)
+    if status not in (CountStatus.CLOSED, CountStatus.CANCELLED):
+        return None
+    return {"count_id": count_id, "was_cancelled": status is CountStatus.CANCELLED}
 
 
-async def _in(uow: UnitOfWork, count_id: UUID, status: CountStatus) -> dict[str, Any] | None:
+async def _status(uow: UnitOfWork, count_id: UUID) -> CountStatus | None:
     found = await uow.session.get(StockCount, count_id, populate_existing=True)
-    return {"count_id": count_id} if found is not None and found.status is status else None
+    return found.status if found is not None else None
 
 
 @operation(
@@ -230,11 +234,12 @@ async def _note(uow: UnitOfWork, count_id: UUID, sku: str, figure: Figure) -> No
         "the count {count_id} is done",
     ),
 )
-async def close(uow: UnitOfWork, count_id: UUID) -> CountView:
+async def close(uow: UnitOfWork, count_id: UUID, was_cancelled: bool = False) -> CountView:
     """End a count and correct the units on hand by each difference. Repeating it changes nothing.
 
     Args:
         count_id: From `stock_count.start` or the list.
+        was_cancelled: Leave out: whether undoing goes back to a count that was cancelled.
 
     Raises:
         NotFound: No such count.
@@ -242,6 +247,8 @@ async def close(uow: UnitOfWork, count_id: UUID) -> CountView:
         Conflict: Fewer units were found than are promised; `extra["short"]` says of what, and
             nothing changed. Cancel or move those orders first.
     """
+    if was_cancelled:
+        return await cancel(uow, count_id)
     found = await _locked(uow, count_id)
     if found.status is CountStatus.CLOSED:
         return await get(uow, count_id)

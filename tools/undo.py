@@ -94,7 +94,9 @@ def _step(call: AgentCall) -> UndoStep:
     elif known.inverse is None:
         step.why_not = why_final(known)
     elif call.inverse_arguments is None:
-        step.why_not = "What was there before is not known."
+        changed_nothing = call.state_sha256 == agent_run.NOTHING
+        unknown = "What was there before is not known."
+        step.why_not = "It had changed nothing." if changed_nothing else unknown
     return step
 
 

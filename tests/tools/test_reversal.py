@@ -346,7 +346,7 @@ async def test_a_redeemed_gift_card_is_handed_back(customer: Deps) -> None:
     assert (await credit.redeem(customer, code)).id == account_id
     run = await act(customer, "credit.redeem", code=code)
     (step,) = (await undo.undo(customer, run)).steps
-    assert not step.is_undone, "it was theirs before"
+    assert (step.is_undone, step.why_not) == (False, "It had changed nothing.")
     assert await check(customer.acting_as(SYSTEM)) == []
 
 
@@ -374,6 +374,11 @@ async def test_what_staff_switched_is_switched_back(customer: Deps, merchant: De
     account_id, _ = await card(customer)
     await undone(merchant, "credit.deactivate", account_id=account_id)
     await act(merchant, "credit.deactivate", account_id=account_id)
+    again = await act(merchant, "credit.deactivate", account_id=account_id)
+    before = await rows(merchant)
+    (step,) = (await undo.undo(merchant, again)).steps
+    assert (step.is_undone, step.why_not) == (False, "It had changed nothing.")
+    assert await rows(merchant) == before, "it was switched off by the call before"
     await undone(merchant, "credit.activate", account_id=account_id)
     await shop.rules(customer, return_window_days=14, cancel_reasons=["too late"])
     await undone(merchant, "aftersales.set_policy", policy=PolicyInput(requests_max=1))

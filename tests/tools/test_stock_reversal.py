@@ -75,6 +75,17 @@ async def test_a_count_that_ended_is_reopened(goods: Deps) -> None:
     async with goods.begin() as uow:
         await stock_count.close(uow, count_id)
     await undone(goods, "stock_count.reopen", count_id=str(count_id))
+    await act(goods, "stock_count.reopen", count_id=str(count_id))
+    async with goods.begin() as uow:
+        await stock_count.cancel(uow, count_id)
+    await undone(goods, "stock_count.reopen", count_id=str(count_id))
+    run = await act(goods, "stock_count.reopen", count_id=str(count_id))
+    async with goods.begin() as uow:
+        await stock_count.close(uow, count_id)
+    before = await rows(goods)
+    (step,) = (await undo.undo(goods, run)).steps
+    assert step.why_not == "It was changed since."
+    assert await rows(goods) == before
 
 
 async def test_reopening_books_back_once_however_many_ask(goods: Deps) -> None:
