@@ -63,21 +63,24 @@ def _integers(value: Any) -> Iterator[int]:
 
 def ungrounded(reply: str, messages: Sequence[ModelMessage], currency: str) -> list[str]:
     """Return the amounts and order numbers in `reply` that no tool result contains."""
-    facts = list(returned_facts(messages))
-    asked = _asked(messages)
-    known = {number for fact in facts for number in _integers(fact)}
-    said = str(facts) + asked
     amounts = [
         (match.group(), match[2] or match[3], match[1] or match[4])
         for match in _AMOUNT.finditer(reply)
     ]
     amounts += [(match.group(), match.group(), currency) for match in _DECIMAL.finditer(reply)]
+    orders = list(_ORDER.finditer(reply))
+    if not amounts and not orders:
+        return []  # Most replies: a long conversation need not be read for them.
+    facts = list(returned_facts(messages))
+    asked = _asked(messages)
+    known = {number for fact in facts for number in _integers(fact)}
+    said = str(facts) + asked
     invented = []
     for words, number, code in amounts:
         places = exponent(code if _ISO_CODE.fullmatch(code) else currency)
         if minor_units(number, places) not in known and number not in said:
             invented.append(words)
-    for match in _ORDER.finditer(reply):
+    for match in orders:
         if int(match[1]) not in known and match[1] not in asked:
             invented.append(match.group())
     return list(dict.fromkeys(invented))
@@ -97,10 +100,12 @@ async def grounded(ctx: RunContext[Deps], reply: str) -> str:
 async def fit_to_show(ctx: RunContext[Deps], reply: str) -> str:
     """Take out of a reply links that are not ours, hidden characters, credentials, card numbers,
     and addresses that neither the person wrote nor a field for addresses holds."""
-    facts = list(returned_facts(ctx.messages))
-    known = untrusted.emails_in([_asked(ctx.messages), *_addresses(facts)])
     hosts = ctx.deps.settings.link_host_names
     shown = untrusted.safe_links(untrusted.visible(reply), hosts)
+    known: set[str] = set()
+    if untrusted.emails_in([shown]):
+        facts = list(returned_facts(ctx.messages))
+        known = untrusted.emails_in([_asked(ctx.messages), *_addresses(facts)])
     return untrusted.redact_reply(shown, keep=known)
 
 
