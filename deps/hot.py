@@ -30,6 +30,9 @@ STATEMENTS_CACHED: Final = 200
 # are a page long, read them from end to end, and are kept while the tables grow.
 PLANNING: Final = {"enable_seqscan": "off"}
 CLOSE_TIMEOUT_S: Final = 5.0
+# In what a statement returns: its transaction commits without waiting for the disk. A crash of the
+# server, not of a process, can lose the last half second of such, and never part of one.
+WITHOUT_WAITING: Final = "set_config('synchronous_commit', 'off', true)"
 
 
 class HotPool:

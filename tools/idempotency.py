@@ -23,6 +23,7 @@ from typing import Final
 import orjson
 
 from deps.core import Deps, UnitOfWork, Work
+from deps.hot import WITHOUT_WAITING
 from tools.errors import IdempotencyInFlight, IdempotencyMismatch
 
 LOCK_S: Final = 60.0
@@ -52,7 +53,6 @@ class StoredAnswer:
 
 current_claim: ContextVar[Claim | None] = ContextVar("current_claim", default=None)
 
-_WITHOUT_WAITING: Final = "set_config('synchronous_commit', 'off', true)"
 # Taken when the row is new, when it outlived retention, or when its holder let the lock expire
 # without an answer. Anything else leaves the row alone and reads what it says; a row committed
 # since this statement began is not visible to it, and then nothing comes back.
@@ -68,7 +68,7 @@ _CLAIM: Final = f"""
          WHERE k.created_at < $7
             OR (k.status_code IS NULL AND k.locked_until < $6
                 AND k.request_sha256 = excluded.request_sha256)
-        RETURNING {_WITHOUT_WAITING}
+        RETURNING {WITHOUT_WAITING}
     )
     SELECT true AS is_ours, NULL AS request_sha256, NULL AS is_locked, NULL AS status_code,
            NULL AS body, NULL AS content_type FROM taken
@@ -81,7 +81,7 @@ _FINISH: Final = f"""
     UPDATE idempotency_key
        SET status_code = $4, body = $5, content_type = $6, locked_until = NULL
      WHERE scope = $1 AND key = $2 AND claim = $3
-    RETURNING {_WITHOUT_WAITING}
+    RETURNING {WITHOUT_WAITING}
 """
 _ABANDON: Final = """
     DELETE FROM idempotency_key

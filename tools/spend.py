@@ -2,25 +2,27 @@
 
 A turn is counted before it starts, in one statement that refuses it when a cap is reached, and its
 tokens and cost when it ends. So the number of turns can not pass its cap, and tokens and cost pass
-theirs by no more than the turns under way.
+theirs by no more than the turns under way. Neither waits for the disk: a crash of the server may
+forget the turns of its last half second.
 """
 
 from dataclasses import dataclass
 from datetime import date
 
 from deps.core import Deps
+from deps.hot import WITHOUT_WAITING
 from tools.errors import TooManyRequests
 
 SHOP = "shop"
 
 # A cap of no turns at all holds for the first of a day, too: then there is no row to refuse.
-_TAKE = """
+_TAKE = f"""
     WITH person AS (
         INSERT INTO agent_spend AS s (spender, day, requests, tokens, cost_micros)
         SELECT $1, $2, 1, 0, 0 WHERE $3::bigint > 0
         ON CONFLICT (spender, day) DO UPDATE SET requests = s.requests + 1
         WHERE s.requests < $3 AND s.tokens < $4 AND s.cost_micros < $5
-        RETURNING 1
+        RETURNING {WITHOUT_WAITING}
     ), shop AS (
         INSERT INTO agent_spend AS s (spender, day, requests, tokens, cost_micros)
         SELECT $6, $2, 1, 0, 0 FROM person WHERE $7::bigint > 0
@@ -30,13 +32,14 @@ _TAKE = """
     )
     SELECT (SELECT count(*) FROM person) AS person, (SELECT count(*) FROM shop) AS shop
 """
-_ADD = """
+_ADD = f"""
     INSERT INTO agent_spend AS s (spender, day, requests, tokens, cost_micros)
     SELECT spender, $2, $3, $4, $5 FROM unnest($1::text[]) AS spender ORDER BY spender
     ON CONFLICT (spender, day) DO UPDATE SET
         requests = s.requests + EXCLUDED.requests,
         tokens = s.tokens + EXCLUDED.tokens,
         cost_micros = s.cost_micros + EXCLUDED.cost_micros
+    RETURNING {WITHOUT_WAITING}
 """
 
 
