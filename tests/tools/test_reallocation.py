@@ -68,15 +68,18 @@ async def test_what_a_change_waits_for_the_order_waits_for(shop: Shop) -> None:
 
 
 async def test_only_what_is_given_up_is_no_longer_waited_for(shop: Shop) -> None:
-    await factories.product(shop.deps, "POT", title="Pot", stock=0)
-    async with shop.deps.begin() as uow:
-        await stock.set_policy(uow, "POT", StockPolicy.BACKORDER, 9, DUE)
+    for sku in ("CUP", "POT"):
+        await factories.product(shop.deps, sku, title=sku.title(), stock=0)
+        async with shop.deps.begin() as uow:
+            await stock.set_policy(uow, sku, StockPolicy.BACKORDER, 9, DUE)
     order_id = await shop.reserve(MUG=6, POT=3)
     await shop.step("allocate", order_id)
     await swap(shop, order_id, {"POT": 1}, TEA=1)
     assert (await shop.has(order_id))[2] == ["MUG 2", "POT 2"]
-    await swap(shop, order_id, {"MUG": 1}, TEA=1)
-    assert (await shop.has(order_id))[2] == ["MUG 1", "POT 2"]
+    await swap(shop, order_id, {"MUG": 1}, POT=1)
+    assert (await shop.has(order_id))[2] == ["MUG 1", "POT 3"]
+    await swap(shop, order_id, {"POT": 1}, CUP=1)
+    assert (await shop.has(order_id))[2] == ["CUP 1", "MUG 1", "POT 2"]
     assert await check(shop.deps) == []
 
 
