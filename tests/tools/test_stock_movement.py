@@ -78,6 +78,7 @@ async def test_what_arrives_goes_to_who_waits_and_what_was_paid_for_is_sold(shop
 
 async def test_what_leaves_is_neither_here_nor_sold_until_it_had_not_left(shop: Shop) -> None:
     order_id = await shop.reserve(MUG=4, TEA=2)
+    waiting = await shop.reserve(MUG=1)
     with pytest.raises(Conflict):
         await shop.step("ship", order_id)
     await shop.step("allocate", order_id)
@@ -104,6 +105,7 @@ async def test_what_leaves_is_neither_here_nor_sold_until_it_had_not_left(shop: 
         "ship TEA HAM here+2 sold+2",
     ]
     assert await shop.has(order_id) == ("allocated", lines, [])
+    assert await shop.has(waiting) == ("held", [], ["MUG 1"])
     assert await shop.has(shop.other) == OTHERS
     assert await check(shop.deps) == []
 
