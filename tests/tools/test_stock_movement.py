@@ -82,8 +82,9 @@ async def test_what_leaves_is_neither_here_nor_sold_until_it_had_not_left(shop: 
     with pytest.raises(Conflict):
         await shop.step("ship", order_id)
     await shop.step("allocate", order_id)
-    with pytest.raises(Conflict):
-        await shop.step("unship", shop.other)
+    for never_shipped in (shop.other, OrderId(new_id())):
+        with pytest.raises(Conflict):
+            await shop.step("unship", never_shipped)
     await shop.step("unship", order_id)
     await shop.moved(order_id)
     for _ in range(2):
