@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 events_app = typer.Typer(help="Read, follow and replay what happened.", no_args_is_help=True)
 app.add_typer(events_app, name="events")
+users_app = typer.Typer(help="Look after the people who sign in.", no_args_is_help=True)
+app.add_typer(users_app, name="users")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -253,6 +255,24 @@ def replay(
         load_settings(), letter_id, event_id, from_seq, to_seq, handler, force
     )
     say(run(work))
+
+
+@users_app.command("role")
+def set_role(
+    email: Annotated[str, typer.Argument(help="Whom: the address they registered with.")],
+    role: Annotated[str, typer.Argument(help="customer, merchant or admin.")],
+) -> None:
+    """Give somebody who has registered another role: how a shop gets its first admin.
+
+    Example: ./shopkeeper users role ada@example.com admin
+    """
+    from api import processes
+    from db.models.user import Role
+
+    given = {known.value: known for known in Role if known is not Role.SYSTEM}
+    if role not in given:
+        raise typer.BadParameter(f"choose {', '.join(given)}", param_hint="ROLE")
+    say(run(processes.set_role(load_settings(), email, given[role])))
 
 
 @app.command()

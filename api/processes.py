@@ -15,6 +15,7 @@ from rich.console import Console
 from api import serving
 from api.servers import DATABASE, CommandFailed, Servers, open_servers
 from api.workers import worker_pool
+from db.models.user import Role
 from db.types import new_id
 from deps import postgres
 from deps.core import SYSTEM, Deps
@@ -194,6 +195,20 @@ async def replay_events(
                 force=force,
             )
     return ", ".join(f"{count} {name}" for name, count in report.model_dump().items())
+
+
+async def set_role(settings: Settings, email: str, role: Role) -> str:
+    """Give a sign-in another role and say since when it holds.
+
+    Raises:
+        NotFound: Nobody has registered with the address.
+    """
+    from tools import user
+
+    async with _system(settings) as deps, deps.begin() as uow:
+        await user.set_role(uow, email=email, role=role)
+    minutes = -(-settings.access_token_ttl_s // 60)
+    return f"{email} is {role.value} from the next sign-in on, and in {minutes} minutes at most."
 
 
 async def check_invariants(settings: Settings, as_json: bool) -> int:

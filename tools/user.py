@@ -291,4 +291,4 @@ async def set_role(uow: UnitOfWork, *, email: str, role: Role) -> None:
     """
     change = update(User).where(col(User.email) == normalize_email(email)).values(role=role)
     if (await uow.session.execute(change.returning(col(User.id)))).first() is None:
-        raise NotFound("No such user.", field="email")
+        raise NotFound("Nobody has registered with this address.", field="email")

@@ -15,11 +15,13 @@ import pytest
 from api import doctor, processes
 from api.doctor import Finding
 from api.servers import CommandFailed
+from db.models.user import Role, User
 from deps.core import Deps
 from deps.settings import Settings
 from tests import databases, factories
 from tests.processes import kept_logging
 from tools import delivery
+from tools.errors import NotFound
 from tools.invariant import INVARIANTS
 
 
@@ -172,6 +174,18 @@ async def test_dead_letters_are_listed_and_replayed(
         settings, UUID(letter), event=None, from_seq=None, to_seq=None, handler=None, force=False
     )
     assert told.startswith("1 applied")
+
+
+async def test_a_shop_gets_its_first_admin(settings: Settings, deps: Deps) -> None:
+    somebody = await factories.user(deps)
+    async with deps.begin() as uow:
+        email = (await uow.session.get_one(User, somebody.actor.user_id)).email
+    told = await processes.set_role(settings, email.upper(), Role.ADMIN)
+    assert told == f"{email.upper()} is admin from the next sign-in on, and in 15 minutes at most."
+    async with deps.begin() as uow:
+        assert (await uow.session.get_one(User, somebody.actor.user_id)).role is Role.ADMIN
+    with pytest.raises(NotFound, match="Nobody has registered"):
+        await processes.set_role(settings, "nobody@example.com", Role.ADMIN)
 
 
 async def test_migrations_go_down_and_up(settings: Settings) -> None:
