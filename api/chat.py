@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from agents.runner import Runner
 from api.deps import DepsDep, UowDep
 from api.problems import problems
-from tools import turn as turns
+from tools import transcript as transcripts
 from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests, TurnRunning
 from tools.turn import TEXT_CHARS_MAX, Event
 
@@ -111,7 +111,7 @@ async def follow(
     were dropped: read the conversation instead. A live stream ends when an access token would.
     """
     async with deps.begin() as uow:  # Before the answer begins, so that a stranger gets a 404.
-        await turns.history(uow, conversation_id, limit=1)
+        await transcripts.history(uow, conversation_id, limit=1)
     last = last_event_id if last_event_id is not None else after or 0
     runner = runner_of(request)
     events = _until(
@@ -131,7 +131,7 @@ async def cancel(conversation_id: UUID, request: Request, deps: DepsDep) -> Canc
 @router.get("/chat/{conversation_id}", responses=problems(NotFound))
 async def transcript(conversation_id: UUID, uow: UowDep) -> list[TranscriptEntry]:
     """Return what was said, oldest first."""
-    said = await turns.entries(uow, conversation_id)
+    said = await transcripts.entries(uow, conversation_id)
     return [TranscriptEntry.model_validate(entry) for entry in said]
 
 

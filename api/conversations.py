@@ -13,11 +13,12 @@ from api.deps import UowDep
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from tools import conversation as conversations
+from tools import transcript
 from tools import turn as turns
 from tools.conversation import TITLE_CHARS_MAX, ConversationSummary
 from tools.errors import NotFound
 from tools.page import Page
-from tools.turn import TurnView
+from tools.transcript import TurnView
 
 router = APIRouter(prefix="/conversations", tags=["chat"])
 
@@ -60,7 +61,7 @@ async def read_conversation(
     # The number first: what happens between the two reads is then told twice rather than never.
     news = await turns.news(uow, conversation_id, 2**31 - 1, remember_broken)
     row = await conversations.access(uow, conversation_id)
-    shown = await turns.history(uow, conversation_id, before, limit)
+    shown = await transcript.history(uow, conversation_id, before, limit)
     return ConversationView(id=row.id, title=row.title, last_event=news.last_event, turns=shown)
 
 
@@ -91,7 +92,7 @@ async def export_conversation(
 ) -> Response:
     """Take a conversation along, whole, as JSON or as Markdown."""
     row = await conversations.access(uow, conversation_id)
-    said = await turns.history(uow, conversation_id, limit=conversations.EXPORT_TURNS_MAX)
+    said = await transcript.history(uow, conversation_id, limit=conversations.EXPORT_TURNS_MAX)
     view = ConversationView(id=row.id, title=row.title, last_event=row.event_count, turns=said)
     if format is ExportFormat.JSON:
         body, kind, ending = view.model_dump_json(indent=2), "application/json", "json"

@@ -18,7 +18,7 @@ from deps import untrusted
 from deps.core import UnitOfWork
 from tools import conversation as conversations
 from tools import notification
-from tools import turn as turns
+from tools import transcript as transcripts
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import HandoverRequested, HandoverResolved
 from tools.page import ByTime, Page, by_id, read_page
@@ -111,7 +111,7 @@ async def request(
         known = await _waiting(uow, row.id)
         if known is not None:
             return HandoverView.model_validate(known)
-        transcript = await turns.entries(uow, row.id)
+        transcript = await transcripts.entries(uow, row.id)
     own = {normalize_email(address), await _own_email(uow)} - {None}
     kept: dict[str, Any] = untrusted.redact_record(
         {"reason": reason[:REASON_CHARS_MAX], "transcript": list(transcript)},

@@ -6,7 +6,6 @@ when that dies, the next reader ends the turn as interrupted.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,7 +14,7 @@ import orjson
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlmodel import col, select
+from sqlmodel import select
 
 from db.models.chat import ChatTurn, TurnState
 from db.models.conversation import Conversation
@@ -29,7 +28,6 @@ RUNNING_PER_OWNER_MAX: Final = 8
 # The events of older turns are dropped; who asks for them is told to read the turns.
 TURNS_WITH_EVENTS: Final = 5
 EVENTS_PAGE_MAX: Final = 500
-HISTORY_MAX: Final = 400
 INTERRUPTED: Final = (
     "This answer was interrupted. What was done is done; look before you repeat it."
 )
@@ -421,20 +419,6 @@ async def _interrupt(
     await uow.session.flush()
 
 
-class TurnView(BaseModel):
-    """What was asked and answered; `asked` is empty where the shop spoke by itself."""
-
-    id: UUID
-    number: int
-    asked: str
-    reply: str
-    cards: list[dict[str, Any]]
-    approvals: list[dict[str, Any]]
-    state: TurnState
-    created_at: datetime
-    first_event: int
-
-
 async def running(uow: UnitOfWork, conversation_id: UUID) -> Begun | None:
     """Return the turn that runs now, for one who wants its events from the first; without state.
 
@@ -449,53 +433,6 @@ async def running(uow: UnitOfWork, conversation_id: UUID) -> Begun | None:
     if turn is None:
         return None
     return Begun(turn.id, conversation.id, turn.number, turn.first_event, {}, is_repeat=True)
-
-
-async def history(
-    uow: UnitOfWork, conversation_id: UUID, before: int | None = None, limit: int = 100
-) -> list[TurnView]:
-    """Return the turns before number `before`, oldest first, with their approvals as they stand.
-
-    Raises:
-        NotFound: No such conversation, or someone else's.
-    """
-    conversation = await conversations.access(uow, conversation_id)
-    query = select(ChatTurn).where(ChatTurn.conversation_id == conversation.id)
-    if before is not None:
-        query = query.where(col(ChatTurn.number) < before)
-    rows = (await uow.session.exec(query.order_by(col(ChatTurn.number).desc()).limit(limit))).all()
-    views = [TurnView.model_validate(row, from_attributes=True) for row in reversed(rows)]
-    await _refresh_approvals(uow, views)
-    return views
-
-
-async def entries(uow: UnitOfWork, conversation_id: UUID) -> list[dict[str, Any]]:
-    """Return what was said as a plain list of `role`, `text`, `cards` and `approvals`.
-
-    Raises:
-        NotFound: No such conversation, or someone else's.
-    """
-    said: list[dict[str, Any]] = []
-    for turn in await history(uow, conversation_id, limit=HISTORY_MAX):
-        if turn.asked:
-            said.append({"role": "user", "text": turn.asked, "cards": [], "approvals": []})
-        if turn.reply or turn.cards or turn.approvals or not turn.asked:
-            shown = {"cards": turn.cards, "approvals": turn.approvals}
-            said.append({"role": "assistant", "text": turn.reply, **shown})
-    return said
-
-
-_STATUSES = text("SELECT id, status FROM pending_action WHERE id = ANY(:ids)")
-
-
-async def _refresh_approvals(uow: UnitOfWork, views: Sequence[TurnView]) -> None:
-    shown = [approval for view in views for approval in view.approvals if "action_id" in approval]
-    if not shown:
-        return
-    ids = {"ids": [UUID(approval["action_id"]) for approval in shown]}
-    current = {str(row.id): row.status for row in await uow.session.execute(_STATUSES, ids)}
-    for approval in shown:
-        approval["status"] = current.get(approval["action_id"], "expired")
 
 
 async def be_present(connection: AsyncConnection, runner: int) -> None:

@@ -18,6 +18,7 @@ from deps.core import Deps
 from tests import factories
 from tests.agents.slow_model import Tap, saying
 from tools import conversation as conversations
+from tools import transcript
 from tools import turn as turns
 from tools.errors import (
     Conflict,
@@ -27,7 +28,8 @@ from tools.errors import (
     TurnRunning,
     Unavailable,
 )
-from tools.turn import Event, TurnView
+from tools.transcript import TurnView
+from tools.turn import Event
 
 WORDS = ["You ", "will ", "like ", "our ", "mugs."]
 SOON_S = 10.0
@@ -67,7 +69,7 @@ async def read(
 
 async def turns_of(deps: Deps, conversation_id: UUID) -> list[TurnView]:
     async with deps.begin() as uow:
-        return await turns.history(uow, conversation_id)
+        return await transcript.history(uow, conversation_id)
 
 
 def spoken(events: list[Event]) -> str:
