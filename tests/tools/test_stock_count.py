@@ -42,16 +42,19 @@ async def test_none_to_ten_million_are_counted_by_somebody(merchant: Deps) -> No
 
 async def test_what_is_found_where_nothing_was_serves_who_waits(merchant: Deps) -> None:
     await factories.product(merchant, "MUG", stock=1)
-    await factories.product(merchant, "TEA", stock=4, location="ROT")
+    for sku in ("TEA", "POT"):
+        await factories.product(merchant, sku, stock=4, location="ROT")
     async with merchant.begin() as uow:
         await stock.set_policy(uow, "MUG", StockPolicy.BACKORDER, 5)
     await factories.placed_order(factories.guest(merchant), MUG=3)
     async with merchant.begin() as uow:
         count = await stock_count.start(uow, "ROT", "behind the door")
         await stock_count.record(uow, count.id, "TEA", 3)
+        await stock_count.record(uow, count.id, "POT", 4)
         seen = await stock_count.record(uow, count.id, "MUG", 6)
         assert [(x.sku, x.expected, x.difference) for x in seen.lines] == [
             ("MUG", 0, 6),
+            ("POT", 4, 0),
             ("TEA", 4, -1),
         ]
     async with merchant.begin() as uow:
@@ -79,7 +82,7 @@ async def test_what_is_found_where_nothing_was_serves_who_waits(merchant: Deps) 
             {
                 "count_id": str(count.id),
                 "location": "ROT",
-                "counted": 2,
+                "counted": 3,
                 "corrections": {"MUG": 6, "TEA": -1},
             },
         )
@@ -87,16 +90,18 @@ async def test_what_is_found_where_nothing_was_serves_who_waits(merchant: Deps) 
 
 
 async def test_exactly_what_is_promised_may_be_left(merchant: Deps) -> None:
-    await factories.product(merchant, "MUG", stock=10)
+    for sku in ("MUG", "TEA"):
+        await factories.product(merchant, sku, stock=10)
     await factories.placed_order(factories.guest(merchant), MUG=9)
     async with merchant.begin() as uow:
         count = await stock_count.start(uow, "HAM")
+        await stock_count.record(uow, count.id, "TEA", 10)
         await stock_count.record(uow, count.id, "MUG", 9)
         await stock_count.close(uow, count.id)
         back = await stock_count.reopen(uow, count.id)
         assert (back.status, back.closed_at) == ("open", None)
         await stock_count.reopen(uow, count.id)
-        await stock_count.cancel(uow, count.id)
+        assert (await stock_count.cancel(uow, count.id)).closed_at == uow.now
         await stock_count.reopen(uow, count.id)
     payloads = "SELECT payload FROM outbox WHERE type = 'StockCountReopened' ORDER BY seq"
     told = [row["payload"]["corrections"] for row in await merchant.hot.fetch(payloads)]
