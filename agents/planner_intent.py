@@ -57,7 +57,7 @@ SPLIT_MIN = 0.7
 NAMED_WORDS_MAX = 3
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
-SOUGHT_NONE_MAX, SOUGHT_THING_NONE_MAX = 0.55, 0.61
+SOUGHT_NONE_MAX, SOUGHT_THING_NONE_MAX = 0.55, 0.63
 # Comparing costs time; what is longer than this tells a story, and the story is cut.
 COMPARED_CHARS_MAX = 400
 
@@ -300,7 +300,7 @@ def _with_id(heard: Heard, scores: list[Score]) -> list[Score]:
 
 def _takes_id(operation: Operation) -> bool:
     return any(
-        (name.endswith("_id") or name == "payment_method")
+        (name.endswith("_id") or name in ("payment_method", "token"))
         # Of what makes something, it is the key of what is made, which nobody says.
         and (parameter.default is parameter.empty or operation.risk in (Risk.READ, Risk.BULK))
         for name, parameter in operation.parameters.items()

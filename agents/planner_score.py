@@ -64,6 +64,9 @@ _SAID, _TIE = 0.95, 0.00005
 _MISSING = 2.0
 # How much of what is said for an operation could as well be said for any other.
 _ELSEWHERE = 0.5
+# What it costs a phrase that it names an order or a thing by its id and the message names none:
+# `remove the lost card {method_id}` is not what `report my lost card` says.
+_NEEDED, _UNNAMED = frozenset((ID, NUMBER)), 8.0
 _DAYS = ("at", "on", "date", "day", "since", "until")
 _PLACE = ("line1", "postal_code", "city", "country_code")
 _SKUS = re.compile(r"\{(?:sku|new_sku|handle_or_sku)\}")
@@ -75,6 +78,10 @@ class Phrase:
     key: str
     features: frozenset[str]
     is_open: bool
+    marks: frozenset[str]
+    """What its slots stand for: an id, an amount of money."""
+    needs: frozenset[str]
+    """Those of them without which it says something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,8 @@ class Index:
     norms: list[float] = field(default_factory=list)
     told: dict[str, dict[str, float]] = field(default_factory=dict)
     """By feature and key: what it adds to the odds, above what its absence takes."""
+    ours: set[str] = field(default_factory=set)
+    """Features that are said for operations, beside those of what no shop can serve."""
 
     def features(self, said: str) -> frozenset[str]:
         """Return the features of a message that is already in plain words."""
@@ -124,11 +133,12 @@ class Index:
         """Add the odds, for a message in plain words, and order the scores by both."""
         features = self.features(said)
         known = [self.told[feature] for feature in sorted(features) if feature in self.told]
+        least = log(_ELSEWHERE) * len(known)
         judged = []
         for score in scores:
-            odds = sum(log(_ELSEWHERE) + added.get(score.key, 0.0) for added in known)
-            marks = {f for f in self.phrases[score.phrase].features if f.startswith("#")}
-            judged.append(replace(score, odds=odds - _MISSING * len(marks - features)))
+            odds = least + sum([added.get(score.key, 0.0) for added in known])
+            missing = len(self.phrases[score.phrase].marks - features)
+            judged.append(replace(score, odds=odds - _MISSING * missing))
         return sorted(judged, key=lambda score: (-score.rank, score.key))
 
 
@@ -143,9 +153,14 @@ def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
     unheard = sum(
         value for f, value in squared.items() if f not in of.weights and not f.startswith("#")
     )
+    # In an order there may be a kettle, whatever else is said of kettles elsewhere.
+    unheard_of_ours = sum(
+        value for f, value in squared.items() if f not in of.ours and not f.startswith("#")
+    )
     # Words that most operations share settle nothing by themselves, and are in most phrases.
     telling = [f for f, value in squared.items() if value >= _TELLING] or list(squared)
     others = features.difference(telling)
+    unnamed = _NEEDED - features
     shared: dict[int, float] = defaultdict(float)
     for feature in telling:
         for number in of.postings.get(feature, ()):
@@ -156,9 +171,12 @@ def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
         for feature in others & phrase.features:
             dot += squared[feature]
         rest = total - dot
+        if unnamed and phrase.needs:
+            norm += _UNNAMED * len(unnamed & phrase.needs)
         if phrase.is_open:
             kept = _OPEN_KNOWN if norm < _OPEN_SAYS_MUCH else _OPEN_KNOWN_MUCH
-            rest = unheard * _OPEN + (rest - unheard) * kept
+            named = unheard_of_ours if phrase.needs else unheard
+            rest = named * _OPEN + (rest - named) * kept
             norm += _OPEN_DOUBT
         value = dot / sqrt(norm * (dot + abs(rest)))
         if value > best.get(phrase.key, (0.0, 0))[0]:
@@ -196,7 +214,7 @@ def reading(phrase: str) -> tuple[str, bool]:
             return f" {ADDRESS} "
         if name in _MARKS:
             return f" {_MARKS[name]} "
-        if name.endswith("_id"):
+        if name.endswith("_id") or name == "token":
             return f" {ID} "
         if name in _DAYS or name.endswith(("_at", "_on", "_date")):
             return f" {DATE} "
@@ -206,6 +224,12 @@ def reading(phrase: str) -> tuple[str, bool]:
         return " … "  # Words on both sides of it are not neighbours.
 
     return plain(normalize(_SLOT.sub(mark, phrase))), is_open
+
+
+def _phrase(key: str, said: list[str], is_open: bool) -> Phrase:
+    features = frozenset(_features(said))
+    marks = frozenset(feature for feature in features if feature.startswith("#"))
+    return Phrase(key, features, is_open, marks, marks & _NEEDED)
 
 
 @cache
@@ -227,7 +251,7 @@ def index() -> Index:
                     known.update(parts)
                     readings[key].append((tokens(parts), is_open))
     unique = {
-        Phrase(key, frozenset(_features(said)), is_open)
+        _phrase(key, said, is_open)
         for key, found in readings.items()
         for said, is_open in found
         if any(not word.startswith("#") for word in said)
@@ -249,6 +273,8 @@ def index() -> Index:
         for feature in entry.features:
             built.postings.setdefault(feature, []).append(len(built.phrases))
         built.phrases.append(entry)
+        if entry.key in OPERATIONS:
+            built.ours.update(entry.features)
         built.norms.append(norm)
     built.told = _told(built)
     return built

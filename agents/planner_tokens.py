@@ -12,7 +12,7 @@ from agents.planner_text import NUMBER_WORDS, listed
 ADDRESS, DATE, EMAIL, NUMBER = "#address", "#date", "#email", "#number"
 MONEY, SKU, COUNT, ID = "#money", "#sku", "#count", "#id"
 _ENTITIES = (
-    (ID, re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.I)),
+    (ID, re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?:pm|tok|card|src|ba)_\w{4,}\b", re.I)),
     (DATE, re.compile(r"\b\d{4}-\d{2}-\d{2}\b|\b\d{1,2}(?:st|nd|rd|th)? (?:of )?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b(?: \d{4})?|\b(?:january|february|march|april|june|july|august|september|october|november|december) \d{1,2}(?:st|nd|rd|th)?\b(?:,? \d{4})?", re.I)),
     (EMAIL, re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")),
     (MONEY, re.compile(r"(?:\b(?:eur|usd|gbp)|[€$£])\s?\d[\d.,]*|\b\d[\d.,]*\s?(?:eur\b|usd\b|gbp\b|€|\$|£|euros?\b|dollars?\b|pounds?\b|bucks?\b)", re.I)),
@@ -259,7 +259,7 @@ class Speller:
             if abs(len(known) - len(word)) > slips:
                 continue
             distance = OSA.distance(word, known, score_cutoff=slips)
-            if distance > slips or (len(word) < 6 and known[0] != word[0]):
+            if distance > slips or (len(word) < 7 and known[0] != word[0]):
                 continue
             if len(word) < 5 and sorted(known) != sorted(word) and len(known) == len(word):
                 continue  # Four letters with one replaced are another word as often as a slip.

@@ -12,6 +12,7 @@ from agents.planner import Planner, Step
 from agents.planner_context import Context
 from agents.planner_frame import Mode, frame_of
 from agents.planner_intent import understand
+from agents.planner_score import index
 from agents.planner_slots import date_in
 from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
@@ -108,6 +109,41 @@ def test_slips_and_manners_change_nothing(text: str, key: str) -> None:
 _ID = "569908f6-c030-4b21-9315-8ce400721f84"
 
 
+@pytest.mark.parametrize("thing", ["kettle", "oven glove"])
+def test_what_an_order_holds_may_be_called_anything(thing: str) -> None:
+    intent = understand(f"I want to return the {thing} of order 1001", Context(), SHOPPER)
+    assert intent.operation is not None
+    assert intent.operation.key == "return.request"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I lost my card, how do I report it", "my card never arrived"],
+)
+def test_what_needs_an_id_is_not_meant_by_what_names_none(text: str) -> None:
+    assert understand(text, Context(), SHOPPER).operation is None
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("add payment methd pm_0AbCdE to my account", "method.add"),
+        ("any returns for order 1009 yet?", "return.list_for_order"),
+        ("what is left on my gift cards", "credit.balance"),
+        ("can i still get out of order 1004", "checkout.cancel"),
+        ("i want to send everything in order 1002 back", "return.request"),
+    ],
+)
+def test_what_is_said_in_other_words_is_understood(text: str, key: str) -> None:
+    intent = understand(text, Context(), SHOPPER)
+    assert intent.operation is not None
+    assert intent.operation.key == key
+
+
+def test_another_first_letter_is_another_word() -> None:
+    assert index().speller.mend("kettle") == "kettle"
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [
@@ -153,7 +189,7 @@ def test_every_operation_is_reached_by_most_of_its_own_examples(key: str) -> Non
         "number": "1001", "quantity": "2", "sku": "MUG-1", "handle_or_sku": "MUG-1", "days": "7",
         "new_sku": "MUG-2", "delta": "5", "location": "HAM", "email": "ada@example.com",
         "reason": "it broke", "at": "2026-01-20", "query": "brass lamp", "name": "Ada King",
-        "amount": "EUR 12.50",
+        "amount": "EUR 12.50", "token": "pm_0AbCdE",
         "max_price_amount": "EUR 40", "status": "placed", "note": "sent a new one", "case": "3",
         "line1": "12 Quay Street", "postal_code": "20457", "city": "Hamburg", "country_code": "DE",
         "shipping_method": "express", "country": "Norway",
