@@ -33,7 +33,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models import Model
 from pydantic_ai.usage import RunUsage
 
-from agents import budget, routing
+from agents import budget, routing, unserved
 from agents.base import (
     CARD_KINDS,
     NOTICE,
@@ -235,6 +235,8 @@ def _result(part: Any) -> list[Said]:
 
 def _decline(deps: Deps, turn: Turn, text: str, reason: Reason) -> Said:
     reply = _small_talk(text) if reason == "small_talk" else None
+    if reason == "out_of_scope":
+        reply = unserved.told(text, deps.actor.scopes)
     reply = reply or f"{_OPENINGS[reason]} {capabilities(deps)}"
     turn.messages += [
         ModelRequest(parts=[UserPromptPart(text)]),

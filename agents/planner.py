@@ -43,6 +43,7 @@ from agents.planner_slots import (
     matching,
     ordinal_in,
     phrase_in,
+    pointed_at,
     sku_in,
     variants_named,
 )
@@ -348,9 +349,12 @@ class Planner(Model):
         slots = arguments_in(
             operation, text, context, self._currency, given=intent.slots, asked=missing
         )
-        if _hesitates(operation, intent):
-            return self._confirm(operation, slots, text, intent)
         slot = next((s for s in PRODUCT_SLOTS if s in operation.parameters), None)
+        if _hesitates(operation, intent):
+            chosen = pointed_at(text, context)
+            if slot == "sku" and chosen is not None and chosen.variant_count == 1:
+                slots = {slot: chosen.sku} | slots  # An offer says which one `the first one` is.
+            return self._confirm(operation, slots, text, intent)
         if slot is None or slot in slots:
             return self._go(operation, slots, tools, text)
         return self._find_product(operation, slots, slot, text, context, tools)
@@ -376,10 +380,8 @@ class Planner(Model):
         sku = sku_in(text)
         if sku is not None:
             return self._go(operation, slots | {slot: sku}, tools)
-        position = ordinal_in(text)
-        if position is not None:
-            if -len(context.candidates) <= position < len(context.candidates):
-                chosen = context.candidates[position]
+        if ordinal_in(text) is not None:
+            if (chosen := pointed_at(text, context)) is not None:
                 return self._with_product(operation, slots, slot, chosen, tools)
             return _ask(operation, slots, slot, planner_words.question(slot, self._currency))
         phrase = _product_phrase(operation, slots, text)

@@ -107,6 +107,14 @@ def ordinal_in(text: str) -> int | None:
     return ORDINAL_WORDS[match[1]] if match[1] else int(match[2]) - 1
 
 
+def pointed_at(text: str, context: Context) -> Candidate | None:
+    """Return what `the second one` is of what was shown."""
+    position = ordinal_in(text)
+    if position is None or not -len(context.candidates) <= position < len(context.candidates):
+        return None
+    return context.candidates[position]
+
+
 def quantity_in(text: str) -> int | None:
     """Return the one number of units said; two different ones are no answer."""
     left = _ORDER.sub(" ", _EMAIL.sub(" ", text))
