@@ -1,13 +1,13 @@
 """Ways to say what the operations are asked for, beside the examples the operations declare.
 
-A phrase may hold alternatives: `(cancel|stop) my (order|)` stands for four. Slots are in braces, as
-in the operations' own examples. `none.yaml` holds what no operation serves.
+A phrase may hold alternatives, one within another: `(cancel|stop) (my (last |)order|it)` stands for
+six. Slots are in braces, as in the operations' own examples. `none.yaml` holds what no operation
+serves.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import yaml
@@ -18,17 +18,32 @@ from tools.registry import OPERATIONS
 HERE = Path(__file__).parent
 NONE = "none"
 READINGS_MAX = 2000
+_BRACKETS = re.compile(r"([()|])")
 
 
 def expand(phrase: str) -> Iterator[str]:
     """Yield what a phrase stands for, one reading at a time."""
-    parts = [_distinct(part.split("|")) for part in re.split(r"\(([^()]*)\)", phrase)]
-    readings = 1
-    for part in parts:
-        readings *= len(part)
-    assert readings <= READINGS_MAX, f"{phrase!r} has {readings} readings"
-    for choice in product(*parts):
-        yield " ".join("".join(choice).split())
+    readings, _ = _read(_BRACKETS.split(phrase), 0)
+    for reading in readings:
+        yield " ".join(reading.split())
+
+
+def _read(parts: Sequence[str], at: int, *, is_open: bool = False) -> tuple[list[str], int]:
+    """Return the readings from a place up to the bracket that closes it, and where that is."""
+    choices: list[str] = []
+    said = [""]
+    while at < len(parts) and parts[at] != ")":
+        if parts[at] == "(":
+            group, at = _read(parts, at + 1, is_open=True)
+            said = [left + right for left in said for right in group]
+            assert len(said) <= READINGS_MAX, f"{''.join(parts)!r} has more readings than that"
+        elif parts[at] == "|":
+            choices, said = [*choices, *said], [""]
+        else:
+            said = [left + parts[at] for left in said]
+        at += 1
+    assert is_open == (at < len(parts)), f"{''.join(parts)!r} has brackets that do not match"
+    return (_distinct([*choices, *said]) if is_open else said), at
 
 
 def _distinct(choices: list[str]) -> list[str]:

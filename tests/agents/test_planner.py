@@ -49,6 +49,33 @@ def test_a_phrase_stands_for_each_of_its_readings() -> None:
     ]  # fmt: skip
 
 
+def test_alternatives_may_hold_alternatives() -> None:
+    assert list(expand("show my orders (from (last|this) week|)")) == [
+        "show my orders from last week", "show my orders from this week", "show my orders",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("phrase", ["cancel (my order", "cancel my) order"])
+def test_brackets_of_a_phrase_match(phrase: str) -> None:
+    with pytest.raises(AssertionError, match="brackets"):
+        list(expand(phrase))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "find the customer ada@example.com",
+        "look up the buyer with the email ada@example.com",
+        "who has the address ada@example.com",
+    ],
+)
+def test_a_customer_is_looked_up_by_the_whole_address(text: str) -> None:
+    step = first_step(text)
+    assert step is not None
+    assert step.operation == "user.find_by_email"
+    assert step.arguments == {"email": "ada@example.com"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
