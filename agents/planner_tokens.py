@@ -259,9 +259,12 @@ class Speller:
             if abs(len(known) - len(word)) > slips:
                 continue
             distance = OSA.distance(word, known, score_cutoff=slips)
-            if distance > slips or (len(word) < 7 and known[0] != word[0]):
+            if distance > slips:
                 continue
-            if len(word) < 5 and sorted(known) != sorted(word) and len(known) == len(word):
+            is_swapped = sorted(known) == sorted(word)
+            if len(word) < 7 and known[0] != word[0] and not is_swapped:
+                continue
+            if len(word) < 5 and not is_swapped and len(known) == len(word):
                 continue  # Four letters with one replaced are another word as often as a slip.
             rank = (distance, -self._known[known], known)
             if best is None or rank < best:

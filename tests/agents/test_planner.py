@@ -169,6 +169,7 @@ def test_what_is_said_in_other_words_is_understood(text: str, key: str) -> None:
 
 def test_another_first_letter_is_another_word() -> None:
     assert index().speller.mend("kettle") == "kettle"
+    assert index().speller.mend("a eprson") == "a person"
 
 
 @pytest.mark.parametrize(
