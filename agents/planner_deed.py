@@ -41,6 +41,8 @@ _DONE = re.compile(
     r"(refund|return|exchange|capture|transfer|payment)s\b"
 )
 _ASKS = re.compile(r"(?:which|what|who|whose|how many|how much|when|where)\b")
+# To give a price is no look at one.
+_PRICES = re.compile(r"(?:set|change|raise|increase|lower|reduce|drop|put|update)\b.*\bprices?\b")
 # How like it a look at deeds may at least be, and what answers a question.
 LOOK_MIN, READ_MIN = 0.5, 0.45
 # A write this like what was said is meant, even in the form of a question.
@@ -50,6 +52,8 @@ _MINE, _ALL = "order.list_mine", "order.list_all"
 
 def by_form(core: str, scores: list[Score], allowed: Collection[str]) -> list[Score]:
     """Put first what the form of a message says it is; the rest keep their order."""
+    if _PRICES.match(core):
+        scores = [score for score in scores if not score.key.startswith("product.")]
     if not scores or scores[0].is_none:
         return scores
     deed = next((key for key, pattern in _PATTERNS if pattern.match(core)), None)

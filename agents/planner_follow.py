@@ -35,6 +35,9 @@ _MOST = re.compile(
 _MOST_OF = re.compile(
     rf"{_SHOW}(?:the |your |their |ur )?{_SUPERLATIVE} (?P<what>[a-z][a-z'-]*(?: [a-z][a-z'-]*){{0,2}})"
 )
+_CHEAP_OF = re.compile(
+    rf"{_SHOW}(?:(?:a|an|some|any|the|more|really|very) )*(?:cheap|cheaper|inexpensive|affordable|low[- ]priced) (?P<what>(?!ones?\b|than\b)[a-z][a-z'-]*(?: [a-z][a-z'-]*){{0,5}})"
+)
 _BETTER = re.compile(
     r"(?:(?:do you have|have you got|is there|are there|show me|got|find me) )?(?:anything|something|any|some|others?|more)(?: else)? ?(?P<how>cheaper|less expensive|more expensive|better|nicer|similar|else|in|under|below|over|above|between|up to|less than|more than).*"
 )
@@ -98,6 +101,10 @@ def stated(written: str) -> Following | None:
     if most := _MOST_OF.fullmatch(core):
         query = phrase_in(most["what"])
         slots = {"query": query, "sort": _SORTS[most["most"]]}
+        return Following("product.search", slots) if query else None
+    if cheap := _CHEAP_OF.fullmatch(core):
+        query = phrase_in(sought_in(cheap["what"]))
+        slots = {"query": query, "sort": "price"}
         return Following("product.search", slots) if query else None
     if sells := _SELLS.fullmatch(core):
         query = phrase_in(sells["what"])

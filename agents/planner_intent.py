@@ -350,7 +350,9 @@ def _sought(text: str, heard: Heard, allowed: Collection[str]) -> Intent | None:
         return None
     if (says := stated(heard.written)) is not None:
         named = str(says.slots["query"])
-        return None if is_foreign(named, names_product=True) else _following(says, heard)
+        # Of `flights to Rome` the name alone could be one of a thing, as `pizza stone` is.
+        is_ours = not any(is_foreign(t, names_product=True) for t in (named, heard.written))
+        return _following(says, heard) if is_ours else None
     seeks = _SEEKS.match(heard.said) or _SEEKS.match(heard.core)
     if not seeks:
         return None

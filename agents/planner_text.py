@@ -86,7 +86,7 @@ def normalize(text: str) -> str:
     folded = text.lower().replace("’", "'").strip()
     for short, long in _CONTRACTIONS.items():
         folded = folded.replace(short, long)
-    folded = re.sub(r"[^\w\s#.,@€$£/:?-]", " ", folded)
+    folded = re.sub(r"[^\w\s#.,@€$£/:?-]", " ", folded.replace("%", " percent "))
     for pattern, word in _SYNONYMS.items():
         folded = re.sub(pattern, word, folded)
     return re.sub(r"\s+", " ", folded).strip(" .!")

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from agents.phrases import NONE
+from agents.planner_deed import by_form
 from agents.planner_intent import hear
+from tools.registry import OPERATIONS
 
 # How like what is said of a topic a message has to be.
 TOPIC_MIN: Final = 0.6
@@ -51,7 +53,8 @@ def told(text: str, scopes: Collection[str]) -> str | None:
         text: What the person wrote.
         scopes: What they are permitted: only that is named as near.
     """
-    scores = hear(text).scores
+    heard = hear(text)
+    scores = by_form(heard.core, list(heard.scores), OPERATIONS)
     best = max(scores, key=lambda score: score.value, default=None)
     if best is None or best.value < TOPIC_MIN or not best.is_none:
         return None

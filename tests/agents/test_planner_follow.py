@@ -87,6 +87,9 @@ def test_what_may_not_be_used_does_not_follow() -> None:
     ("text", "slots"),
     [
         ("whats ur cheapest lamp", {"query": "lamp", "sort": "price"}),
+        ("cheaper mugs please", {"query": "mugs", "sort": "price"}),
+        ("some cheap plates for my mother", {"query": "plates", "sort": "price"}),
+        ("something cheaper than that", None),
         ("do you sell laptops?", {"query": "laptops"}),
         ("what is the weather", None),
     ],

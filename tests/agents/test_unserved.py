@@ -26,6 +26,9 @@ PLANNER = Planner(frozenset(key for key, op in OPERATIONS.items() if op.scope in
         ("let ada know her order is delayed", "message"),
         ("chnage the price of the mug to 12", "price"),
         ("could you raise the price of MUG-1 to 12 euros?", "price"),
+        ("set mug price 12", "price"),
+        ("make the tea towel cheaper", "price"),
+        ("give 10% off all mugs", "price"),
         ("add a new product called Oak tray", "assortment"),
     ],
 )
