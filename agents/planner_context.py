@@ -16,6 +16,7 @@ from pydantic_ai.messages import (
 from pydantic_core import to_jsonable_python
 
 from agents.desk import key_of
+from agents.planner_tokens import ID, NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,14 @@ def context_of(messages: Sequence[ModelMessage]) -> Context:
                     if kind not in ("failed", "waiting"):
                         _remember(context, returned, data)
     return context
+
+
+def named_in(context: Context) -> frozenset[str]:
+    """Return the marks of what the conversation has named, so that a message need not."""
+    marks = {NUMBER} if context.orders or context.focus_order else set()
+    if any(name.endswith("_id") for name in context.known):
+        marks.add(ID)
+    return frozenset(marks)
 
 
 def _remember(context: Context, returned: ToolReturnPart, data: Any) -> None:

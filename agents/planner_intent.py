@@ -13,7 +13,7 @@ from typing import Any
 
 from agents.base import SUPPLIED
 from agents.phrases import NONE
-from agents.planner_context import Context
+from agents.planner_context import Context, named_in
 from agents.planner_deed import by_form
 from agents.planner_evidence import is_asked, is_foreign, is_plain, leaves_open, strays, wish_in
 from agents.planner_follow import Following, following, sought_in, stated
@@ -50,6 +50,8 @@ LIKELY_MIN, LIKELY_ODDS, LIKELY_TOLD_ODDS = 0.45, 8.0, 9.0
 # Words this telling are about the shop, whatever else one of them may be about elsewhere.
 OURS_ODDS = 12.0
 NONE_MARGIN = 0.1
+# By so much more it has to be likelier where it is about something that the message does not name.
+UNNAMED_MARGIN = 0.15
 # What names something of ours, by its id or SKU, is hardly about anything else.
 OURS_MIN = 0.45
 SPLIT_MIN = 0.7
@@ -144,8 +146,8 @@ class Heard:
 
 
 @lru_cache(maxsize=1024)
-def hear(text: str) -> Heard:
-    """Read a message without regard to the conversation."""
+def hear(text: str, named: frozenset[str] = frozenset()) -> Heard:
+    """Read a message without regard to the conversation, but for what that has `named`."""
     of = index()
     shown = text if len(text) <= COMPARED_CHARS_MAX else text[:COMPARED_CHARS_MAX]
     written = plain(normalize(marked(shown)))
@@ -153,14 +155,14 @@ def hear(text: str) -> Heard:
     frame = frame_of(said)
     best: dict[str, Score] = {}
     for reading, worth in _readings(text, written, said, frame.core):
-        for score in of.rank(reading):
+        for score in of.rank(reading, named):
             # What a clause says of something else does not outweigh what another asks for.
             value = score.value * (
                 worth if worth >= WRAPPED or not score.is_none else CLAUSE_OF_NONE
             )
             if score.key not in best or value > best[score.key].value:
                 best[score.key] = replace(score, value=value)
-    scores = of.judge(frame.core, best.values())
+    scores = of.judge(frame.core, named, best.values())
     return Heard(said, written, frame.mode, frame.core, frame.refuses, tuple(scores[:12]))
 
 
@@ -196,7 +198,7 @@ def _is_address(text: str) -> bool:
 
 def understand(text: str, context: Context, allowed: Collection[str]) -> Intent:
     """Return the operation `text` asks for, out of all; one not `allowed` is reported as such."""
-    heard = hear(text)
+    heard = hear(text, named_in(context))
     answer = _answer(text, heard, context, allowed)
     if answer is not None:
         return answer
@@ -276,7 +278,7 @@ def _least(heard: Heard, best: Score) -> float:
     if ID in heard.said or SKU in heard.said:
         return OURS_MIN
     odds = LIKELY_ODDS if is_asked(heard.core) else LIKELY_TOLD_ODDS
-    return LIKELY_MIN if best.odds >= odds else READ_MIN
+    return LIKELY_MIN if best.proof >= odds else READ_MIN
 
 
 def _judged(heard: Heard, scores: list[Score]) -> Score:
@@ -286,8 +288,9 @@ def _judged(heard: Heard, scores: list[Score]) -> Score:
     others = [score for score in scores if score.is_none]
     best = next((s for s in ours if s.value >= _least(heard, s)), ours[0] if ours else others[0])
     if best.value >= READ_MIN:
-        return next((other for other in others if other.value > best.value), best)
-    return next((other for other in others if best.rank < other.rank + NONE_MARGIN), best)
+        mine = best.value - UNNAMED_MARGIN if best.is_unnamed else best.value
+        return next((other for other in others if other.value > mine), best)
+    return next((other for other in others if best.proven < other.proven + NONE_MARGIN), best)
 
 
 def _with_id(heard: Heard, scores: list[Score]) -> list[Score]:
@@ -327,7 +330,7 @@ def _is_out_of_place(text: str, heard: Heard, best: Score, operation: Operation)
     if best.value >= SAME_MIN and best.words > 1 and not strays(heard.core, best, operation):
         return False  # Word for word what we serve, whatever else those words may mean elsewhere.
     names_product = bool({"sku", "handle_or_sku", "query"} & operation.parameters.keys())
-    if best.odds < OURS_ODDS and is_foreign(wish_in(heard.written), names_product=names_product):
+    if best.proof < OURS_ODDS and is_foreign(wish_in(heard.written), names_product=names_product):
         return operation.risk is not Risk.READ or best.value < ACT_MIN or names_product
     if operation.risk is Risk.READ or best.words > 1 or "#" in heard.core:
         return False
@@ -452,7 +455,8 @@ def _is_elsewhere(heard: Heard) -> bool:
 
 def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int) -> list[str]:
     """Split a message where both sides ask for something different; otherwise leave it whole."""
-    whole = hear(text).scores
+    named = named_in(context)
+    whole = hear(text, named).scores
     if whole and not whole[0].is_none and whole[0].value >= SAME_MIN:
         return [text]
     pieces = [text]
@@ -462,20 +466,20 @@ def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int)
         r",?\s+(?:and then|then|and also|but|and)\s+",
         r",\s+(?=(?:what|where|when|how|show|tell|add|remove|cancel|is|are|do)\b)",
     ):
-        pieces = [part for piece in pieces for part in _cut(piece, separator, allowed)]
+        pieces = [part for piece in pieces for part in _cut(piece, separator, named, allowed)]
     return pieces[:limit]
 
 
-def _cut(text: str, separator: str, allowed: Collection[str]) -> list[str]:
+def _cut(text: str, separator: str, named: frozenset[str], allowed: Collection[str]) -> list[str]:
     for match in re.finditer(separator, text):
         left, right = text[: match.start()].strip(), text[match.end() :].strip()
         if not left or not right:
             continue
-        first, second = hear(left), hear(right)
+        first, second = hear(left, named), hear(right, named)
         if _asks(first, allowed) and _asks(second, allowed) and _differ(first, second, allowed):
             if "because" in first.said and not first.refuses:
                 continue  # What follows is still the reason.
-            return [left, *_cut(right, separator, allowed)]
+            return [left, *_cut(right, separator, named, allowed)]
     return [text]
 
 

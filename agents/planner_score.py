@@ -11,7 +11,7 @@ speaks for it as a whole: that is what a message in quite other words is told by
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import pairwise
 from math import log, sqrt
@@ -58,6 +58,8 @@ _OPEN_DOUBT = 1.0
 _OPEN_MIN = 2.5
 # What the odds weigh beside the likeness to one phrase: the less, the more exact that is.
 _ODDS_WORTH, _VALUE_MIN, _EXACT = 0.08, 0.25, 1.05
+# More odds than this tell no more: what is hardly like any phrase never outranks what is like one.
+_ODDS_MAX = 10.0
 # A message this like a phrase says the same, and odds settle no more than a tie.
 _SAID, _TIE = 0.95, 0.00005
 # What it takes from the odds that a phrase is about a number, an id or the like that is not given.
@@ -94,14 +96,26 @@ class Score:
     """That phrase, by its place in the index."""
     odds: float = 0.0
     """How much likelier its words are said for this than for anything, as a logarithm."""
+    proof: float = 0.0
+    """The same without what is said around an id, where the message names none."""
+    is_unnamed: bool = False
+    """Whether that phrase names an order or a thing by its id, and the message does not."""
 
     @property
     def rank(self) -> float:
         """What comes first: a phrase as good as said, then the likelier of the rest."""
+        return self._ranked(self.odds)
+
+    @property
+    def proven(self) -> float:
+        """The rank by what is proof: what counts against something that is not ours."""
+        return self._ranked(self.proof)
+
+    def _ranked(self, odds: float) -> float:
         if self.value >= _SAID:
-            return 1.0 + self.value + _TIE * self.odds
+            return 1.0 + self.value + _TIE * odds
         likeness = max(self.value, _VALUE_MIN)
-        return likeness + _ODDS_WORTH * self.odds * (_EXACT - likeness)
+        return likeness + _ODDS_WORTH * min(odds, _ODDS_MAX) * (_EXACT - likeness)
 
     @property
     def is_none(self) -> bool:
@@ -118,6 +132,8 @@ class Index:
     norms: list[float] = field(default_factory=list)
     told: dict[str, dict[str, float]] = field(default_factory=dict)
     """By feature and key: what it adds to the odds, above what its absence takes."""
+    told_unnamed: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same of what is said without an id: `use my card` is said around one, and elsewhere."""
     ours: set[str] = field(default_factory=set)
     """Features that are said for operations, beside those of what no shop can serve."""
 
@@ -125,29 +141,46 @@ class Index:
         """Return the features of a message that is already in plain words."""
         return frozenset(_features(tokens(split(said))))
 
-    def rank(self, said: str) -> list[Score]:
-        """Return the operations a message is like, most like first; ties go by name."""
-        return list(_cached(self.features(said)))
+    def rank(self, said: str, named: frozenset[str]) -> list[Score]:
+        """Return the operations a message is like, most like first; ties go by name.
 
-    def judge(self, said: str, scores: Iterable[Score]) -> list[Score]:
+        Args:
+            said: The message in plain words.
+            named: Marks of what the conversation has named: `it` may be any of that.
+        """
+        return list(_cached(self.features(said), named))
+
+    def judge(self, said: str, named: frozenset[str], scores: Iterable[Score]) -> list[Score]:
         """Add the odds, for a message in plain words, and order the scores by both."""
         features = self.features(said)
-        known = [self.told[feature] for feature in sorted(features) if feature in self.told]
-        least = log(_ELSEWHERE) * len(known)
+        told = [self.told[feature] for feature in sorted(features) if feature in self.told]
+        unnamed = _NEEDED - features - named
+        proving = told
+        if unnamed == _NEEDED:
+            proving = [self.told_unnamed[f] for f in sorted(features) if f in self.told_unnamed]
         judged = []
         for score in scores:
-            odds = least + sum([added.get(score.key, 0.0) for added in known])
-            missing = len(self.phrases[score.phrase].marks - features)
-            judged.append(replace(score, odds=odds - _MISSING * missing))
+            phrase = self.phrases[score.phrase]
+            missing = _MISSING * len(phrase.marks - features)
+            odds = _odds(told, score.key) - missing
+            proof = odds if proving is told else _odds(proving, score.key) - missing
+            is_unnamed = bool(phrase.needs & unnamed)
+            judged.append(
+                Score(score.key, score.value, score.words, score.phrase, odds, proof, is_unnamed)
+            )
         return sorted(judged, key=lambda score: (-score.rank, score.key))
 
 
+def _odds(told: list[dict[str, float]], key: str) -> float:
+    return log(_ELSEWHERE) * len(told) + sum([added.get(key, 0.0) for added in told])
+
+
 @lru_cache(maxsize=4096)
-def _cached(features: frozenset[str]) -> tuple[Score, ...]:
-    return tuple(_ranked(index(), features))
+def _cached(features: frozenset[str], named: frozenset[str]) -> tuple[Score, ...]:
+    return tuple(_ranked(index(), features, named))
 
 
-def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
+def _ranked(of: Index, features: frozenset[str], named: frozenset[str]) -> list[Score]:
     squared = {feature: _weight(of, feature) ** 2 for feature in sorted(features)}
     total = sum(squared.values())
     unheard = sum(
@@ -160,26 +193,32 @@ def _ranked(of: Index, features: frozenset[str]) -> list[Score]:
     # Words that most operations share settle nothing by themselves, and are in most phrases.
     telling = [f for f, value in squared.items() if value >= _TELLING] or list(squared)
     others = features.difference(telling)
-    unnamed = _NEEDED - features
+    unnamed = _NEEDED - features - named
     shared: dict[int, float] = defaultdict(float)
     for feature in telling:
         for number in of.postings.get(feature, ()):
             shared[number] += squared[feature]
+    extra = sum(squared[feature] for feature in others)
     best: dict[str, tuple[float, int]] = {}
     for number, dot in shared.items():
         phrase, norm = of.phrases[number], of.norms[number]
-        for feature in others & phrase.features:
-            dot += squared[feature]
+        beaten = best.get(phrase.key, (0.0, 0))[0]
+        most, least = dot + extra, beaten * beaten * norm
+        if most < least or (not phrase.is_open and most * most < least * total):
+            continue  # Whatever else they share, another phrase for the same is more like it.
+        if others:
+            for feature in others & phrase.features:
+                dot += squared[feature]
         rest = total - dot
         if unnamed and phrase.needs:
             norm += _UNNAMED * len(unnamed & phrase.needs)
         if phrase.is_open:
             kept = _OPEN_KNOWN if norm < _OPEN_SAYS_MUCH else _OPEN_KNOWN_MUCH
-            named = unheard_of_ours if phrase.needs else unheard
-            rest = named * _OPEN + (rest - named) * kept
+            new = unheard_of_ours if phrase.needs else unheard
+            rest = new * _OPEN + (rest - new) * kept
             norm += _OPEN_DOUBT
         value = dot / sqrt(norm * (dot + abs(rest)))
-        if value > best.get(phrase.key, (0.0, 0))[0]:
+        if value > beaten:
             best[phrase.key] = (value, number)
     words = {f for f in features if "_" not in f and not f.startswith("#")}
     scores = [Score(k, v, len(words & of.phrases[n].features), n) for k, (v, n) in best.items()]
@@ -276,18 +315,19 @@ def index() -> Index:
         if entry.key in OPERATIONS:
             built.ours.update(entry.features)
         built.norms.append(norm)
-    built.told = _told(built)
+    built.told = _told(built, built.phrases)
+    built.told_unnamed = _told(built, [phrase for phrase in built.phrases if not phrase.needs])
     return built
 
 
-def _told(of: Index) -> dict[str, dict[str, float]]:
+def _told(of: Index, said: Iterable[Phrase]) -> dict[str, dict[str, float]]:
     """Weigh every feature for every key: naive Bayes over all that is said for each.
 
     A feature counts with the logarithm of how often it is said, since alternatives in a phrase
     multiply what is written once; half of its share is that of the language here as a whole.
     """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for phrase in of.phrases:
+    for phrase in said:
         counts[phrase.key].update(phrase.features)
     shares: dict[str, dict[str, float]] = {}
     for key, seen in counts.items():

@@ -62,6 +62,29 @@ def test_brackets_of_a_phrase_match(phrase: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "later"),
+    [("close the count", "stock_count.close"), ("ship the transfer", "transfer.ship")],
+)
+def test_what_is_said_around_an_id_is_meant_once_the_conversation_has_named_one(
+    text: str, later: str
+) -> None:
+    first = understand(text, Context(), STAFF).operation
+    named = Context(known={f"{later.partition('.')[0]}_id": "0190f1c2-0000-7000-8000-000000000001"})
+    then = understand(text, named, STAFF).operation
+    assert first is None or first.key != later
+    assert then is not None
+    assert then.key == later
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I paid with my card and was charged a fee", "thanks for helping me"],
+)
+def test_what_is_said_around_an_id_tells_nothing_of_a_message_without_one(text: str) -> None:
+    assert first_step(text) is None
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "find the customer ada@example.com",
