@@ -48,7 +48,8 @@ REFUSED: Final = {
 TAKEN: Final = (
     "UPDATE stock_level SET reorder_point = 5",
     "UPDATE stock_item SET policy = 'backorder', backorder_limit = 5",
-    "INSERT INTO stock_item (sku) VALUES ('BOWL'); DELETE FROM stock_item WHERE sku = 'BOWL'",
+    "INSERT INTO stock_item (sku) VALUES ('BOWL'); DELETE FROM stock_item WHERE sku = 'BOWL'; "
+    "DO $$ BEGIN ASSERT NOT EXISTS (SELECT FROM stock_item WHERE sku = 'BOWL'); END $$",
     "UPDATE credit_account SET is_active = false",
     "INSERT INTO credit_account (id, kind, code_last4, currency, balance_amount, held_amount, "
     "is_active, created_at) VALUES (uuidv7(), 'gift_card', '', 'EUR', 0, 0, true, now())",
