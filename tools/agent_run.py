@@ -178,7 +178,8 @@ NOTHING: Final = sha256(None)
 def compensation_of(
     operation: Operation, before: dict[str, Any] | None, after: dict[str, Any] | None, result: Any
 ) -> Compensation:
-    """Say what undoes a call; parameters that `restore` left out come from the call's result."""
+    """Say what undoes a call; parameters that `restore` left out come from the call's result, and
+    what it names beside them is only compared."""
     if operation.restore is None or operation.inverse is None:
         return Compensation()
     if before is None:
@@ -189,6 +190,7 @@ def compensation_of(
     given = {
         name: told[value.name] if isinstance(value, FromResult) else value
         for name, value in before.items()
+        if name in wanted
     }
     from_result = {name: told[name] for name in wanted if name not in before and name in told}
     arguments = to_jsonable_python(given | from_result)

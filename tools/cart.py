@@ -379,9 +379,12 @@ async def current(uow: UnitOfWork) -> CartView:
 
 
 async def held(uow: UnitOfWork, sku: str, quantity: int = 0) -> dict[str, Any]:
-    """Return what `change_item` takes to bring back the line as it is now."""
+    """Return what `change_item` takes to bring back the line as it is now, in this cart: once it is
+    bought, another one is the current."""
+    cart_id = await current_id(uow)
     found = "SELECT quantity FROM cart_line WHERE cart_id = $1 AND sku = $2"
-    return {"sku": sku, "quantity": await uow.fetchval(found, await current_id(uow), sku) or 0}
+    held = await uow.fetchval(found, cart_id, sku) or 0
+    return {"sku": sku, "quantity": held, "cart": str(cart_id)}
 
 
 @operation(

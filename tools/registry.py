@@ -106,7 +106,7 @@ def operation(
             brings back what is there now, or None when it cannot. Asked before and after each call
             by an agent: undoing uses the first answer, if the second still holds. Parameters of
             the inverse that it leaves out are taken from the call's result, where `FromResult` says
-            under which other name.
+            under which other name. What it names beside the parameters is part of what has to hold.
         domain: Agent that offers it, when that is not the module's own.
     """
 

@@ -8,7 +8,7 @@ import pytest
 from agents.base import call_operation
 from deps.core import Deps
 from tests import factories
-from tools import action, agent_run, cart, provenance, undo
+from tools import action, agent_run, cart, checkout, provenance, undo
 from tools.errors import NotFound
 from tools.registry import OPERATIONS
 from tools.surface import load_operations
@@ -91,6 +91,25 @@ async def bought(deps: Deps, shopper: Deps) -> UUID:
     approved = await action.approve(shopper, UUID(answer["data"]["id"]))
     assert approved.result is not None
     return approved.id
+
+
+async def test_what_was_taken_out_before_a_purchase_is_not_put_into_the_next_cart(
+    deps: Deps, customer: Deps
+) -> None:
+    for sku in ("MUG", "BOWL"):
+        await factories.product(deps, sku, stock=20)
+        await act(customer, f"a {sku}", ("cart.add_item", {"sku": sku}))
+    run = await act(customer, "no bowl", ("cart.remove_item", {"sku": "BOWL"}))
+    async with customer.begin() as uow:
+        cart_id = await cart.current_id(uow)
+        await cart.set_details(
+            uow, cart_id, email="ada@example.com", shipping_address=factories.ADDRESS,
+            shipping_method="standard",
+        )  # fmt: skip
+    await checkout.complete(customer, cart_id, payment_method="tok_visa")
+    (step,) = (await undo.undo(customer, run)).steps
+    assert (step.is_undone, step.why_not) == (False, "It was changed since.")
+    assert await quantity(customer) == 0
 
 
 async def test_a_purchase_is_taken_back_by_cancelling(deps: Deps, customer: Deps) -> None:
