@@ -116,6 +116,9 @@ async def test_a_changed_bundle_is_what_it_is_now_and_its_parts_go_to_who_waits(
         ["MUG ROT 1", "TEA HAM 3"],
         ["MUG 0 no more"],
     )
+    waiting = await shop.reserve(MUG=2)
+    await swap(shop, order_id, {"SET": 1}, TEA=1)
+    assert await shop.has(waiting) == ("held", ["MUG ROT 2"], ["MUG 0 no more"])
     assert await check(shop.deps) == []
 
 

@@ -374,8 +374,9 @@ async def test_an_order_ships_from_where_it_is_nearest_to(merchant: Deps) -> Non
     await _places(merchant)
     async with merchant.begin() as uow:
         await location.save(uow, "MAD", priority=0)
-    order = await factories.placed_order(factories.guest(merchant), MUG=1)
-    assert await where(merchant, OrderId(order.id)) == {("MUG", "MAD"): 1}
+    for _ in range(2):
+        order = await factories.placed_order(factories.guest(merchant), MUG=1)
+        assert await where(merchant, OrderId(order.id)) == {("MUG", "MAD"): 1}
     await replace_rules(merchant, Rule(kind=RuleKind.NEAREST))
     order = await factories.placed_order(factories.guest(merchant), MUG=1)
     assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
