@@ -51,7 +51,11 @@ _DO_IT = re.compile(
     rf"(?P<verb>{'|'.join(DEEDS)}) (?:it|this|that|this one|that one|this order|that order|the order)(?: (?:because|since|as|for) .*)?"
 )
 _SELLS = re.compile(
-    r"(?:do|does) (?:you|your (?:shop|store)|the shop) (?:also |still |even )?(?:sell|carry|stock) (?P<what>[a-z][a-z' -]{2,40})"
+    r"(?:(?:do|does) (?:you|your (?:shop|store)|the shop) (?:also |still |even )?(?:sell|carry|stock)|(?:have )?you got (?:any|some)|got any) (?P<what>[a-z][a-z' -]{2,40})"
+)
+_GIFT = re.compile(
+    r"(?:(?:a|an|some|any|nice|good|small) )*(?:gifts?|presents?)(?: ideas?)? for .+|"
+    r"(?:something|anything) for .*\b(?:birthday|wedding|anniversary|christmas)\b.*"
 )
 _SOUGHT_END = re.compile(
     r"\s(?:for|who|whose|that|which|because|since|as|so|from|to)\s|[,.;!?]\s|\s-\s"
@@ -106,6 +110,8 @@ def stated(written: str) -> Following | None:
         query = phrase_in(sought_in(cheap["what"]))
         slots = {"query": query, "sort": "price"}
         return Following("product.search", slots) if query else None
+    if _GIFT.fullmatch(core):
+        return Following("product.search", {"query": "gift"})
     if sells := _SELLS.fullmatch(core):
         query = phrase_in(sells["what"])
         return Following("product.search", {"query": query}) if query else None

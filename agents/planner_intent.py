@@ -98,7 +98,7 @@ _REFERS = re.compile(r"\b(?:it|them|that|those|this|one|ones|first|second|third|
 _SAME = re.compile(
     r"^(?:and |also |now |then )*(?:(?:the )?same (?:for|with|again for)|(?:what|how) about|and for)\b"
 )
-_CLAUSES = re.compile(r"\s*[,.;:?!]\s+|\s+because\s+|\s+-\s+")
+_CLAUSES = re.compile(r"\s*[,.;:?!]\s+|\s+because\s+|\s+-\s+|(?<=\w)\s+(?=where (?:is|are) my\b)")
 CLAUSES_MAX = 5
 # A clause further back is never enough for a write without asking.
 FIRST_CLAUSE, LATER_CLAUSE = 0.93, 0.77
@@ -352,9 +352,9 @@ def _sought(text: str, heard: Heard, allowed: Collection[str]) -> Intent | None:
     if "product.search" not in allowed or not phrase_in(text):
         return None
     if (says := stated(heard.written)) is not None:
-        named = str(says.slots["query"])
         # Of `flights to Rome` the name alone could be one of a thing, as `pizza stone` is.
-        is_ours = not any(is_foreign(t, names_product=True) for t in (named, heard.written))
+        read = (str(says.slots["query"]), sought_in(heard.written))
+        is_ours = not any(is_foreign(text, names_product=True) for text in read)
         return _following(says, heard) if is_ours else None
     seeks = _SEEKS.match(heard.said) or _SEEKS.match(heard.core)
     if not seeks:
@@ -411,7 +411,8 @@ def _answer(text: str, heard: Heard, context: Context, allowed: Collection[str])
     )
     if fresh is not None and fresh != operation.key and says_more:
         return None
-    if operation.risk is not Risk.READ and missing in PRODUCT_SLOTS and _INQUIRES.match(said):
+    chosen = (*PRODUCT_SLOTS, "lines", "changes")
+    if operation.risk is not Risk.READ and missing in chosen and _INQUIRES.match(said):
         return None  # `do you have it in blue?` chooses nothing.
     if missing in PRODUCT_SLOTS:
         fits = _names_one(text, heard, context)

@@ -147,12 +147,13 @@ _SLANG = {
     "cannot": "can not", "couldnt": "could not", "wont": "will not", "isnt": "is not",
     "havent": "have not", "hasnt": "has not", "im": "i am", "ive": "i have",
     "ill": "i will", "whats": "what is", "wheres": "where is", "hows": "how is", "whos": "who is",
-    "theres": "there is", "lets": "let us", "abt": "about", "wat": "what",
+    "theres": "there is", "lets": "let us", "abt": "about", "wat": "what", "wats": "what is", "wot": "what", "wots": "what is", "sth": "something",
+    "wher": "where", "adress": "address", "moms": "mother", "mum": "mother", "mums": "mother",
     "wen": "when", "hav": "have", "kno": "know", "mo": "more", "asap": "", "signup": "sign up",
 }  # fmt: skip
 _SWEARING = re.compile(
-    r"\b(?:fuck(?:ing|in|ed)?|f\*+\w*|damn(?:ed)?|goddamn(?:ed)?|bloody|shit(?:ty)?|freaking|"
-    r"frigging|bleeding|crappy|stupid|hell)\b"
+    r"\b(?:the (?=hell\b|fuck\b|heck\b))?(?:fuck(?:ing|in|ed)?|f\*+\w*|damn(?:ed)?|goddamn(?:ed)?|bloody|shit(?:ty)?|freaking|"
+    r"frigging|bleeding|crappy|stupid|hell|heck)\b"
 )
 # `i'd`, unless it is what a thing is known by.
 _I_WOULD = re.compile(r"\bid(?= (?:like|love|rather|prefer|want|need|be|appreciate)\b)")
@@ -172,7 +173,7 @@ _JOINED = (
     (re.compile(r"\b(?:do not|does not|no longer) (?:really |even )?(?:want|need)\b"), "unwanted"),
     (re.compile(r"\b(?:do not|does not) (?:yet |even )?have\b|\bhave no\b|\bhave not got\b"), "lacking"),
     (re.compile(r"\b(?:do|does) (?:you|your (?:shop|store|company))\b"), "doyou"),
-    (re.compile(r"\b(?:doyou (?:also |still )?(?:have|sell|carry|stock|offer)|have you got|got any)\b"), "doyousell"),
+    (re.compile(r"\b(?:doyou (?:also |still )?(?:have|sell|carry|stock|offer)|have you got|you got (?:any|some)|got any)\b"), "doyousell"),
     (re.compile(r"\bwho am i\b"), "whoami"),
     (re.compile(r"\bcall me\b"), "callme"),
     (re.compile(r"\border(?:ing)? from\b"), "orderfrom"),

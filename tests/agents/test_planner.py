@@ -85,6 +85,41 @@ def test_what_is_said_around_an_id_tells_nothing_of_a_message_without_one(text: 
 
 
 @pytest.mark.parametrize(
+    ("operation", "missing", "text", "key"),
+    [
+        ("cart.add_item", "sku", "take the second one out again", "cart.remove_item"),
+        ("order_edit.modify_items", "changes", "who asked for a person", "handover.list_open"),
+    ],
+)
+def test_what_asks_for_something_else_is_no_answer(
+    operation: str, missing: str, text: str, key: str
+) -> None:
+    asked = {"operation": operation, "slots": {}, "missing": missing}
+    intent = understand(text, Context(question=asked), STAFF)
+    assert not intent.answers_question
+    assert intent.operation is not None
+    assert intent.operation.key == key
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("u got any blue mugs??", "product.search"),
+        ("this is taking forever where the hell is my parcel", "order.list_mine"),
+        ("wats the cheapest lamp u have", "product.search"),
+        ("sth for my moms birthday under 30", "product.search"),
+        ("can i pay with klarna", "help.payment_methods"),
+        ("can i return opened stuff", "aftersales.policy"),
+        ("ur shop sucks, nothing works", "handover.request"),
+    ],
+)
+def test_what_is_typed_in_haste_is_understood(text: str, key: str) -> None:
+    intent = understand(text, Context(), SHOPPER)
+    assert intent.operation is not None
+    assert intent.operation.key == key
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "find the customer ada@example.com",

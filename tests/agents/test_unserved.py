@@ -29,6 +29,7 @@ PLANNER = Planner(frozenset(key for key, op in OPERATIONS.items() if op.scope in
         ("set mug price 12", "price"),
         ("make the tea towel cheaper", "price"),
         ("give 10% off all mugs", "price"),
+        ("put the lamp on sale", "price"),
         ("add a new product called Oak tray", "assortment"),
     ],
 )
