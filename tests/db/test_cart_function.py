@@ -83,7 +83,7 @@ async def test_a_line_is_put_added_to_and_taken_out_and_other_carts_are_left(car
     opened = (await carts.rows())[cart_id]
     assert (opened["status"], opened["version"], opened["currency"]) == ("open", 1, "EUR")
     assert await carts.put(cart_id, "TEA", 2, adds=True) == {"TEA": 2}
-    assert await carts.put(cart_id, "MUG", 1) == {"TEA": 2, "MUG": 1}
+    assert await carts.put(cart_id, "MUG", 1, adds=True) == {"TEA": 2, "MUG": 1}
     assert await carts.put(cart_id, "TEA", 3, adds=True) == {"TEA": 5, "MUG": 1}
     assert await carts.put(cart_id, "TEA", 1) == {"TEA": 1, "MUG": 1}
     assert await carts.put(cart_id, "TEA", 0) == {"MUG": 1}
