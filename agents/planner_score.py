@@ -296,10 +296,10 @@ def index() -> Index:
         if any(not word.startswith("#") for word in said)
     }
     listed = sorted(unique, key=lambda p: (p.key, sorted(p.features), p.is_open))
-    seen = Counter(
-        feature for key in readings
-        for feature in {f for p in listed if p.key == key for f in p.features}
-    )  # fmt: skip
+    features: dict[str, set[str]] = defaultdict(set)
+    for entry in listed:
+        features[entry.key] |= entry.features
+    seen = Counter(feature for key in readings for feature in features[key])
     weights = {
         feature: log(1 + len(readings) / count) * (_PAIR if "_" in feature else 1.0)
         for feature, count in seen.items()

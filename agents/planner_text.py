@@ -2,21 +2,24 @@
 
 import re
 
-_SYNONYMS = {
-    r"\b(?:basket|trolley|shopping (?:bag|cart|basket)|(?<=my )bag)\b": "cart",
-    r"\bcheck[- ]?out\b": "check out",
-    r"\bpurchase\b": "order",
-    r"\b(?:purchases|parcels|packages|bestellungen)\b": "orders",
-    r"\b(?:parcel|package|delivery|shipment)\b(?= (?:number|no|#|\d)| yet|\?|$)": "order",
-    r"\binventory\b": "stock",
-    r"\b(?:turnover|takings|earnings)\b": "revenue",
-    r"\bwanna\b": "want to",
-    r"\b(?:colors)\b": "colours",
-    r"\bitems?\b": "product",
-    r"\bwhats\b": "what is",
-    r"\bwheres\b": "where is",
-    r"\bdont\b": "do not",
-}
+_SYNONYMS = [
+    (re.compile(pattern), word)
+    for pattern, word in {
+        r"\b(?:basket|trolley|shopping (?:bag|cart|basket)|(?<=my )bag)\b": "cart",
+        r"\bcheck[- ]?out\b": "check out",
+        r"\bpurchase\b": "order",
+        r"\b(?:purchases|parcels|packages|bestellungen)\b": "orders",
+        r"\b(?:parcel|package|delivery|shipment)\b(?= (?:number|no|#|\d)| yet|\?|$)": "order",
+        r"\binventory\b": "stock",
+        r"\b(?:turnover|takings|earnings)\b": "revenue",
+        r"\bwanna\b": "want to",
+        r"\b(?:colors)\b": "colours",
+        r"\bitems?\b": "product",
+        r"\bwhats\b": "what is",
+        r"\bwheres\b": "where is",
+        r"\bdont\b": "do not",
+    }.items()
+]
 _CONTRACTIONS = {
     "can't": "can not",
     "won't": "will not",
@@ -84,11 +87,12 @@ FILLER = listed(
 def normalize(text: str) -> str:
     """Lower-case, expand contractions and fold synonyms; letters, digits and `#.,-@€$` stay."""
     folded = text.lower().replace("’", "'").strip()
-    for short, long in _CONTRACTIONS.items():
-        folded = folded.replace(short, long)
+    if "'" in folded:
+        for short, long in _CONTRACTIONS.items():
+            folded = folded.replace(short, long)
     folded = re.sub(r"[^\w\s#.,@€$£/:?-]", " ", folded.replace("%", " percent "))
-    for pattern, word in _SYNONYMS.items():
-        folded = re.sub(pattern, word, folded)
+    for pattern, word in _SYNONYMS:
+        folded = pattern.sub(word, folded)
     return re.sub(r"\s+", " ", folded).strip(" .!")
 
 
