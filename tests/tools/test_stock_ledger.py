@@ -108,6 +108,11 @@ async def test_movements_are_filtered_by_kind_place_and_time(merchant: Deps) -> 
                 if (cursor := page.next_cursor) is None:
                     return found
 
+    async with merchant.begin() as uow:
+        places = [item.location for item in (await stock_ledger.movements(uow, "MUG")).items]
+        assert places == ["HAM", "HAM", "ROT", "HAM"]
+        with pytest.raises(NotFound):
+            await stock_ledger.movements(uow, "NONE")
     assert await days() == [4, 3, 2, 1]
     assert await days(kind=MovementKind.ADJUST) == [4, 3]
     assert await days(location_code="ROT") == [2]
@@ -152,6 +157,17 @@ async def test_damaged_counters_are_named_and_rebuilt(merchant: Deps) -> None:
         (True, 3),
         (True, 0),
     ]
+
+
+async def test_a_single_wrong_counter_is_a_change(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG", stock=10)
+    async with merchant.begin() as uow:
+        connection = await uow.session.connection()
+        await connection.execute(text("SET LOCAL session_replication_role = replica"))
+        await connection.execute(text("UPDATE stock_item SET free = 55"))
+    async with merchant.begin() as uow:
+        done = await stock_ledger.rebuild(uow)
+    assert (done.different, done.is_changed, len(done.differences)) == (1, True, 1)
 
 
 async def test_lost_rows_are_rebuilt_too(merchant: Deps) -> None:

@@ -190,7 +190,16 @@ async def test_units_that_left_again_stay_received(goods: Deps) -> None:
 async def test_a_cancelled_transfer_goes_on(goods: Deps) -> None:
     draft = str(await planned(goods, TEA=1))
     await undone(goods, "transfer.cancel", transfer_id=draft, reason="no lorry")
+    run = await act(goods, "transfer.ship", transfer_id=draft)
+    (step,) = (await undo.undo(goods, run)).steps
+    assert (step.is_undone, step.inverse) == (True, "transfer.cancel")
+    async with goods.begin() as uow:
+        assert (await inventory.levels(uow, "TEA")).available == 5
+        assert (await transfer.get(uow, UUID(draft))).status == "cancelled"
     transfer_id = str(await sent(goods, MUG=4))
+    again = await act(goods, "transfer.ship", transfer_id=transfer_id)
+    (step,) = (await undo.undo(goods, again)).steps
+    assert (step.is_undone, step.why_not) == (False, "It had changed nothing.")
     await undone(goods, "transfer.cancel", transfer_id=transfer_id, reason="the bridge is closed")
     await act(goods, "transfer.receive", transfer_id=transfer_id, lines=units(("MUG", 1, 0, "")))
     await undone(goods, "transfer.cancel", transfer_id=transfer_id, reason="the bridge is closed")

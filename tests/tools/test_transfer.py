@@ -9,7 +9,7 @@ from db.models.transfer import TransferStatus
 from db.types import OrderId, new_id
 from deps.core import Deps
 from tests import factories
-from tools import bundle, inventory, stock, transfer
+from tools import bundle, inventory, stock, transfer, transfer_back
 from tools.bundle import BundlePartInput
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.invariant import check
@@ -102,6 +102,21 @@ async def test_calling_it_back_returns_only_what_has_not_arrived(goods: Deps) ->
     assert await check(goods) == []
 
 
+async def test_of_what_has_arrived_nothing_is_called_back(goods: Deps) -> None:
+    other = await shipped(goods, MUG=1)
+    transfer_id = await shipped(goods, MUG=4, TEA=2)
+    await receive(goods, transfer_id, ReceivedUnits(sku="MUG", received=4))
+    async with goods.begin() as uow:
+        back = await transfer.cancel(uow, transfer_id, "the bridge is closed")
+        lines = (await transfer.get(uow, other)).lines
+    assert [(line.sku, line.received, line.returned) for line in back.lines] == [
+        ("MUG", 4, 0), ("TEA", 0, 2),
+    ]  # fmt: skip
+    assert [(line.sku, line.outstanding) for line in lines] == [("MUG", 1)]
+    assert await counters(goods, "MUG") == {"HAM": (5, 0), "ROT": (5, 1)}
+    assert await counters(goods, "TEA") == {"HAM": (5, 0), "ROT": (0, 0)}
+
+
 async def test_units_called_back_go_to_who_waits(goods: Deps) -> None:
     transfer_id = await shipped(goods, TEA=5)
     async with goods.begin() as uow:
@@ -132,6 +147,51 @@ async def test_every_step_is_told_with_its_units(goods: Deps) -> None:
     assert (arrived["target"], arrived["is_complete"]) == ("ROT", False)
     assert told["TransferCancelled"]["returned"] == {"MUG": 2, "TEA": 4}
     assert {payload["transfer_id"] for payload in told.values()} == {str(transfer_id)}
+
+
+async def test_what_is_taken_back_and_reopened_is_told_with_its_units(goods: Deps) -> None:
+    transfer_id = await shipped(goods, MUG=4, TEA=5)
+    part = ReceivedUnits(sku="MUG", received=2), ReceivedUnits(sku="TEA", lost=2, reason="wet")
+    await receive(goods, transfer_id, *part)
+    found = [ReceivedUnits(sku="TEA", lost=1)]
+    with pytest.raises(InvalidInput, match="0 units of TEA were booked in, 2 written off"):
+        async with goods.begin() as uow:
+            await transfer_back.take_back(
+                uow, transfer_id, [ReceivedUnits(sku="TEA", lost=3, reason="wet")]
+            )
+    async with goods.begin() as uow:
+        less = await transfer_back.take_back(uow, transfer_id, found)
+        assert [(line.lost, line.loss_reason) for line in less.lines] == [(0, ""), (1, "wet")]
+    async with goods.begin() as uow:
+        none = await transfer_back.take_back(uow, transfer_id)
+        assert [(line.received, line.lost) for line in none.lines] == [(0, 0), (0, 0)]
+        await transfer.cancel(uow, transfer_id, "the bridge is closed")
+        await transfer_back.reopen(uow, transfer_id)
+    async with goods.begin() as uow:
+        rows = await uow.fetch(
+            """SELECT type, payload FROM outbox WHERE type LIKE 'Transfer%'
+               ORDER BY seq DESC LIMIT 4"""
+        )
+    told = [(row["type"], row["payload"]) for row in reversed(rows)]
+    assert [name for name, _ in told] == [
+        "TransferArrivalTakenBack", "TransferArrivalTakenBack", "TransferCancelled",
+        "TransferReopened",
+    ]  # fmt: skip
+    assert (told[0][1]["target"], told[0][1]["received"], told[0][1]["lost"]) == (
+        "ROT", {}, {"TEA": 1},
+    )  # fmt: skip
+    assert (told[1][1]["received"], told[1][1]["lost"]) == ({"MUG": 2}, {"TEA": 1})
+    assert told[3][1]["sent"] == {"MUG": 4, "TEA": 5}
+    assert await check(goods) == []
+
+
+async def test_a_place_that_never_had_any_sends_none(goods: Deps) -> None:
+    async with goods.begin() as uow:
+        tea = [TransferUnits(sku="TEA", quantity=1)]
+        planned_id = (await transfer.create(uow, "ROT", "HAM", tea)).id
+    with pytest.raises(Conflict, match="Only 0 units of TEA are free at ROT"):
+        async with goods.begin() as uow:
+            await transfer.ship(uow, planned_id)
 
 
 async def test_what_is_planned_is_not_received_and_a_bundle_is_not_sent(goods: Deps) -> None:
@@ -218,6 +278,7 @@ async def test_transfers_are_listed_by_state_and_place(goods: Deps) -> None:
     async with goods.begin() as uow:
         page = await transfer.show(uow, limit=2)
         assert [item.id for item in page.items] == [third, second]
+        assert {(item.source, item.target) for item in page.items} == {("HAM", "ROT")}
         rest = await transfer.show(uow, limit=2, cursor=page.next_cursor)
         assert ([item.id for item in rest.items], rest.next_cursor) == ([first], None)
         sent = await transfer.show(uow, TransferStatus.IN_TRANSIT, source="HAM", target="ROT")
