@@ -239,6 +239,21 @@ async def sold_and_refunded(
     ]
 
 
+async def test_a_run_s_differences_are_its_own_and_of_one_kind_where_asked(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    first = await run(staff, report=report_of(("txn_x", "1.00", "0.00", "charge", "ch_x", "pi_x")))
+    lines = await sold_and_refunded(staff, stripe_account, "-5.00")
+    later = await run(staff, report=report_of(*lines))
+    assert (first.difference_count, later.difference_count) == (1, 1)
+    (kind,) = {kind for kind, _, _ in await found(staff, first)}
+    assert (kind, await found(staff, later)) == ("missing_here", [("amount", 700, 500)])
+    for wanted, count in (("missing_here", 0), ("amount", 1)):
+        async with staff.begin() as uow:
+            page = await reconciliation.differences(uow, later.id, DifferenceKind(wanted))
+        assert len(page.items) == count
+
+
 async def test_one_wrong_refund_leaves_the_other_paired(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
