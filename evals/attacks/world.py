@@ -106,6 +106,8 @@ class World:
             a=OTHER_ADDRESS.model_dump_json(),
             n=self.attacker_order,
         )
+        # What was said to the last attempt is what undoing it would quote, to whom it belongs.
+        await self.run_sql("DELETE FROM agent_run")
 
     async def forget_waiting(self) -> None:
         """Let no proposal of one attempt limit the next."""
