@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlmodel import select
 
 from db.models.inventory import Location, MovementKind, StockMovement
@@ -195,3 +196,10 @@ def later(deps: Deps, **delta: float) -> Deps:
     """The same dependencies with the clock moved ahead."""
     now = deps.clock() + timedelta(**delta)
     return replace(deps, clock=lambda: now)
+
+
+async def damage(deps: Deps, *statements: str) -> None:
+    """Change rows behind the shop's back: triggers and checks that would refuse are off."""
+    async with deps.begin() as uow:
+        for statement in ("SET LOCAL session_replication_role = replica", *statements):
+            await uow.session.execute(text(statement))

@@ -3,7 +3,6 @@
 import asyncio
 
 import httpx
-from sqlalchemy import text
 
 from deps.core import Deps
 from tests import factories
@@ -15,10 +14,7 @@ from tools.handlers import HANDLERS
 
 async def _break_the_books(deps: Deps) -> None:
     """Damage that no constraint can see: a count that no movement explains."""
-    async with deps.begin() as uow:
-        connection = await uow.session.connection()
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        await connection.execute(text("UPDATE stock_level SET on_hand = on_hand + 1"))
+    await factories.damage(deps, "UPDATE stock_level SET on_hand = on_hand + 1")
 
 
 async def test_of_many_workers_one_audits(deps: Deps) -> None:

@@ -1,7 +1,6 @@
 """The auditor itself: silent on a healthy shop, loud about each kind of damage."""
 
 import pytest
-from sqlalchemy import text
 
 from deps.core import SYSTEM, Deps
 from tests import factories
@@ -15,15 +14,6 @@ from tools import (
     refund,
     refund_process,
 )
-
-
-async def _damage(deps: Deps, *statements: str) -> None:
-    """Change rows behind the shop's back: triggers and checks that would refuse are off."""
-    async with deps.begin() as uow:
-        connection = await uow.session.connection()
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        for statement in statements:
-            await connection.execute(text(statement))
 
 
 async def _names(deps: Deps) -> set[str]:
@@ -98,7 +88,7 @@ async def test_shop_with_orders_is_sound(deps: Deps) -> None:
 async def test_damage_is_found(deps: Deps, statement: str, name: str) -> None:
     await factories.product(deps, sku="MUG", price=1250, stock=10)
     await factories.placed_order(factories.guest(deps), MUG=2)
-    await _damage(deps, statement)
+    await factories.damage(deps, statement)
     assert name in await _names(deps)
 
 
@@ -185,5 +175,5 @@ async def test_damage_to_money_given_back_is_found(deps: Deps, statement: str, n
         asked = await refund.request(uow, of, reason="x", amount=1_200)
     await refund_process.drive(deps, asked.id)
     assert await invariant.check(deps) == []
-    await _damage(deps, *statement.split("; "))
+    await factories.damage(deps, *statement.split("; "))
     assert name in await _names(deps)

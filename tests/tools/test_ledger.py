@@ -75,9 +75,7 @@ async def test_balances_are_the_same_with_closed_days_and_without(deps: Deps) ->
 async def test_what_is_closed_is_not_read_again(deps: Deps) -> None:
     await book(on_day(deps, 1), 500)
     await ledger.close_days(on_day(deps, 2))
-    async with deps.begin() as uow:
-        await uow.fetch("SET LOCAL session_replication_role = replica")
-        await uow.fetch("DELETE FROM ledger_entry")
+    await factories.damage(deps, "DELETE FROM ledger_entry")
     assert (await balances(deps))[("clearing", "EUR")] == 500
 
 
@@ -197,9 +195,7 @@ async def test_many_book_while_two_workers_close(deps: Deps) -> None:
 async def test_the_audit_finds_a_day_that_is_not_its_entries(deps: Deps, damage: str) -> None:
     await book(on_day(deps, 1), 100)
     await ledger.close_days(on_day(deps, 3))
-    async with deps.begin() as uow:
-        await uow.fetch("SET LOCAL session_replication_role = replica")
-        await uow.fetch(damage)
+    await factories.damage(deps, damage)
     names = {violation.invariant for violation in await invariant.check(deps)}
     assert "the closed days of the ledger hold what was booked until their end" in names
 

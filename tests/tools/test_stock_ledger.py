@@ -130,11 +130,11 @@ async def test_damaged_counters_are_named_and_rebuilt(merchant: Deps) -> None:
     await factories.placed_order(factories.guest(merchant), MUG=2)
     async with merchant.begin() as uow:
         assert (await stock_ledger.rebuild(uow, is_dry_run=True)).different == 0
-    async with merchant.begin() as uow:
-        connection = await uow.session.connection()
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        await connection.execute(text("UPDATE stock_level SET on_hand = 99, allocated = 1"))
-        await connection.execute(text("UPDATE stock_item SET free = 55"))
+    await factories.damage(
+        merchant,
+        "UPDATE stock_level SET on_hand = 99, allocated = 1",
+        "UPDATE stock_item SET free = 55",
+    )
     async with merchant.begin() as uow:
         dry = await stock_ledger.rebuild(uow, is_dry_run=True)
     found = {(d.counter, d.location): (d.stored, d.ledger) for d in dry.differences}
@@ -161,10 +161,7 @@ async def test_damaged_counters_are_named_and_rebuilt(merchant: Deps) -> None:
 
 async def test_a_single_wrong_counter_is_a_change(merchant: Deps) -> None:
     await factories.product(merchant, "MUG", stock=10)
-    async with merchant.begin() as uow:
-        connection = await uow.session.connection()
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        await connection.execute(text("UPDATE stock_item SET free = 55"))
+    await factories.damage(merchant, "UPDATE stock_item SET free = 55")
     async with merchant.begin() as uow:
         done = await stock_ledger.rebuild(uow)
     assert (done.different, done.is_changed, len(done.differences)) == (1, True, 1)
@@ -172,11 +169,7 @@ async def test_a_single_wrong_counter_is_a_change(merchant: Deps) -> None:
 
 async def test_lost_rows_are_rebuilt_too(merchant: Deps) -> None:
     await factories.product(merchant, "MUG", stock=10)
-    async with merchant.begin() as uow:
-        connection = await uow.session.connection()
-        await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        await connection.execute(text("DELETE FROM stock_level"))
-        await connection.execute(text("DELETE FROM stock_item"))
+    await factories.damage(merchant, "DELETE FROM stock_level", "DELETE FROM stock_item")
     async with merchant.begin() as uow:
         assert (await stock_ledger.rebuild(uow)).is_changed
         assert (await inventory.levels(uow, "MUG")).available == 10
@@ -214,22 +207,20 @@ async def test_each_counter_that_is_wrong_is_named_and_no_other_is_changed(merch
         await transfer.ship(uow, sent.id)
     assert await check(merchant) == []
     levels, items = await _stored(merchant)
-    async with merchant.begin() as uow:
-        for damage in (
-            "SET LOCAL session_replication_role = replica",
-            """UPDATE stock_level SET on_hand = on_hand + 40, reserved = reserved + 1,
-                                      allocated = allocated + 2, incoming = incoming + 3
-               WHERE sku = 'CUP' AND location_id = (SELECT id FROM location WHERE code = 'HAM')""",
-            """DELETE FROM stock_level
-               WHERE sku = 'POT' AND location_id = (SELECT id FROM location WHERE code = 'ROT')""",
-            "UPDATE stock_item SET free = 5, backordered = backordered + 6 WHERE sku = 'TEA'",
-            "DELETE FROM stock_item WHERE sku = 'POT'",
-            """INSERT INTO stock_level (sku, location_id, on_hand, reserved, allocated,
-                                        reorder_point)
-               SELECT 'NEW', id, 8, 0, 0, 0 FROM location WHERE code = 'ROT'""",
-            "INSERT INTO stock_item (sku, free) VALUES ('NEW', 2)",
-        ):
-            await uow.fetch(damage)
+    await factories.damage(
+        merchant,
+        """UPDATE stock_level SET on_hand = on_hand + 40, reserved = reserved + 1,
+                                  allocated = allocated + 2, incoming = incoming + 3
+           WHERE sku = 'CUP' AND location_id = (SELECT id FROM location WHERE code = 'HAM')""",
+        """DELETE FROM stock_level
+           WHERE sku = 'POT' AND location_id = (SELECT id FROM location WHERE code = 'ROT')""",
+        "UPDATE stock_item SET free = 5, backordered = backordered + 6 WHERE sku = 'TEA'",
+        "DELETE FROM stock_item WHERE sku = 'POT'",
+        """INSERT INTO stock_level (sku, location_id, on_hand, reserved, allocated,
+                                    reorder_point)
+           SELECT 'NEW', id, 8, 0, 0, 0 FROM location WHERE code = 'ROT'""",
+        "INSERT INTO stock_item (sku, free) VALUES ('NEW', 2)",
+    )
     async with merchant.begin() as uow:
         dry = await stock_ledger.rebuild(uow, is_dry_run=True)
     assert [(d.sku, d.location, d.counter, d.stored, d.ledger) for d in dry.differences] == [
