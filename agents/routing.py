@@ -18,7 +18,6 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
-    ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
@@ -107,22 +106,21 @@ async def route(
 
 def _read(answer: ModelResponse) -> Route | ModelRequest:
     """Return the route of an answer, or what to tell the model if there is none in it."""
-    call = next((p for p in answer.parts if isinstance(p, ToolCallPart)), None)
-    if call is None:
+    calls = answer.tool_calls
+    if not calls:
         return ModelRequest(parts=[UserPromptPart(f"Answer by calling {_ANSWER.name}.")])
     try:
-        return Route.model_validate_json(call.args_as_json_str())
+        return Route.model_validate_json(calls[0].args_as_json_str())
     except ValidationError as error:
         problem = error.json(include_url=False, include_context=False)
     parts = [
         ToolReturnPart(
-            part.tool_name,
-            f"Not a route: {problem}" if part is call else "Only the first call is read.",
-            tool_call_id=part.tool_call_id,
+            call.tool_name,
+            f"Not a route: {problem}" if call is calls[0] else "Only the first call is read.",
+            tool_call_id=call.tool_call_id,
             outcome="failed",
         )
-        for part in answer.parts
-        if isinstance(part, ToolCallPart)
+        for call in calls
     ]
     return ModelRequest(parts=parts)
 

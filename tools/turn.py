@@ -353,10 +353,7 @@ async def cancel(uow: UnitOfWork, conversation_id: UUID) -> UUID | None:
         NotFound: No such conversation, or someone else's.
     """
     conversation = await conversations.access(uow, conversation_id, lock=True)
-    query = select(ChatTurn).where(
-        ChatTurn.conversation_id == conversation.id, ChatTurn.state == TurnState.RUNNING
-    )
-    turn = (await uow.session.exec(query)).first()
+    turn = await _running(uow, conversation)
     if turn is None:
         return None
     turn.cancel_requested_at = turn.cancel_requested_at or uow.now
@@ -426,13 +423,17 @@ async def running(uow: UnitOfWork, conversation_id: UUID) -> Begun | None:
         NotFound: No such conversation, or someone else's.
     """
     conversation = await conversations.access(uow, conversation_id)
-    query = select(ChatTurn).where(
-        ChatTurn.conversation_id == conversation.id, ChatTurn.state == TurnState.RUNNING
-    )
-    turn = (await uow.session.exec(query)).first()
+    turn = await _running(uow, conversation)
     if turn is None:
         return None
     return Begun(turn.id, conversation.id, turn.number, turn.first_event, {}, is_repeat=True)
+
+
+async def _running(uow: UnitOfWork, conversation: Conversation) -> ChatTurn | None:
+    query = select(ChatTurn).where(
+        ChatTurn.conversation_id == conversation.id, ChatTurn.state == TurnState.RUNNING
+    )
+    return (await uow.session.exec(query)).first()
 
 
 async def be_present(connection: AsyncConnection, runner: int) -> None:
