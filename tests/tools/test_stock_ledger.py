@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from db.models.inventory import MovementKind, StockPolicy
-from db.models.stock_count import CountStatus
+from db.models.stock_count import CountStatus, StockRebuild
 from db.types import OrderId, new_id
 from deps.core import SYSTEM, Deps
 from tests import factories
@@ -244,6 +244,55 @@ async def test_each_counter_that_is_wrong_is_named_and_no_other_is_changed(merch
         ("NEW", "ROT", 0, 0, 0, 0, 0),
         ("NEW", 0, 0),
     ]
+
+
+async def test_a_row_that_only_one_side_has_is_compared_with_nothing(merchant: Deps) -> None:
+    for sku in ("MUG", "TEA", "POT", "CUP"):
+        await factories.product(merchant, sku, title=sku.title(), stock=9 if sku == "MUG" else 0)
+    await factories.receive(merchant, "MUG", 4, "ROT")
+    async with merchant.begin() as uow:
+        for sku in ("MUG", "CUP"):
+            await stock.set_policy(uow, sku, StockPolicy.BACKORDER, 50)
+        sold = OrderId(new_id())
+        await inventory.reserve(uow, order_id=sold, units={"MUG": 2})
+        await inventory.allocate(uow, order_id=sold)
+        await inventory.reserve(uow, order_id=OrderId(new_id()), units={"MUG": 3})
+        await inventory.reserve(uow, order_id=OrderId(new_id()), units={"CUP": 7})
+        sent = await transfer.create(uow, "ROT", "HAM", [TransferUnits(sku="MUG", quantity=1)])
+        await transfer.ship(uow, sent.id)
+    await factories.damage(
+        merchant,
+        "DELETE FROM stock_level WHERE location_id = (SELECT id FROM location WHERE code = 'HAM')",
+        "DELETE FROM stock_item WHERE sku = 'CUP'",
+        """INSERT INTO stock_level (sku, location_id, on_hand, reserved, allocated, incoming,
+                                    reorder_point)
+           SELECT 'TEA', id, 8, 1, 2, 3, 0 FROM location WHERE code = 'ROT'""",
+        "INSERT INTO stock_item (sku) VALUES ('TEA')",
+        """INSERT INTO stock_item (sku, policy, backorder_limit, free, backordered)
+           VALUES ('POT', 'backorder', 1, 2, 1)""",
+    )
+    async with merchant.begin() as uow:
+        uow.session.add(StockRebuild(is_dry_run=True, started_at=uow.now))
+        await uow.session.flush()
+        dry = await stock_ledger.rebuild(uow, is_dry_run=True)
+    assert [(d.sku, d.location, d.counter, d.stored, d.ledger) for d in dry.differences] == [
+        ("CUP", None, "backordered", 0, 7),
+        ("MUG", "HAM", "allocated", 0, 2),
+        ("MUG", "HAM", "incoming", 0, 1),
+        ("MUG", "HAM", "on_hand", 0, 9),
+        ("MUG", "HAM", "reserved", 0, 3),
+        ("POT", None, "backordered", 1, 0),
+        ("POT", None, "free", 2, 0),
+        ("TEA", "ROT", "allocated", 2, 0),
+        ("TEA", "ROT", "incoming", 3, 0),
+        ("TEA", "ROT", "on_hand", 8, 0),
+        ("TEA", "ROT", "reserved", 1, 0),
+    ]
+    async with merchant.begin() as uow:
+        await stock.set_policy(uow, "CUP", StockPolicy.BACKORDER, 7)  # It was lost with its row.
+        assert (await stock_ledger.rebuild(uow)).is_changed
+        assert (await stock_ledger.rebuild(uow)).different == 0
+        assert not any(level.is_low for level in (await stock.list_levels(uow)).items)
 
 
 @pytest.mark.parametrize(
