@@ -6,10 +6,9 @@ guess, and it can call nothing that a remote model could not.
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_ai import RunContext
@@ -18,7 +17,6 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
     ModelResponsePart,
-    ModelResponseStreamEvent,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
@@ -29,6 +27,7 @@ from pydantic_ai.settings import ModelSettings
 
 from agents import planner_words
 from agents.desk import desk_of, key_of, tool_of
+from agents.planner_answer import CONFIRM
 from agents.planner_context import Candidate, Context, context_of, fact, prompt_of, today_of
 from agents.planner_fill import (
     arguments_in,
@@ -37,7 +36,8 @@ from agents.planner_fill import (
     takes_lines,
 )
 from agents.planner_frame import Mode
-from agents.planner_intent import CONFIRM, Intent, understand, wishes_in
+from agents.planner_hear import Intent
+from agents.planner_intent import understand
 from agents.planner_slots import (
     PRODUCT_SLOTS,
     matching,
@@ -47,7 +47,9 @@ from agents.planner_slots import (
     sku_in,
     variants_named,
 )
+from agents.planner_stream import PlannedStream
 from agents.planner_text import words
+from agents.planner_wishes import wishes_in
 from tools.registry import OPERATIONS, Operation, Risk
 
 SEARCH_LIMIT = 6
@@ -97,6 +99,15 @@ class Planner(Model):
     @property
     def system(self) -> str:
         return "shopkeeper"
+
+    def prepare_messages(
+        self,
+        messages: list[ModelMessage],
+        model_request_parameters: ModelRequestParameters | None = None,
+    ) -> list[ModelMessage]:
+        """Leave the messages as they are: a provider is told in the person's place that an answer
+        was sent back, and here that would be taken for the person's own words."""
+        return list(messages)
 
     async def request(
         self,
@@ -446,49 +457,3 @@ def _product_phrase(operation: Operation, slots: dict[str, Any], text: str) -> s
         left = re.sub(rf"\b{re.escape(str(slots['location']))}\b", " ", left)
     noise = {"adjust", "correct", "write", "receive", "restock", "book"}
     return " ".join(w for w in words(phrase_in(left)) if w not in noise)
-
-
-@dataclass
-class PlannedStream(StreamedResponse):
-    """Hands a finished response out word by word, as a remote model would."""
-
-    planned: ModelResponse
-    _started: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
-
-    def __post_init__(self) -> None:
-        self.metadata = self.planned.metadata
-
-    async def _get_event_iterator(self) -> AsyncIterator[ModelResponseStreamEvent]:
-        for index, part in enumerate(self.planned.parts):
-            if isinstance(part, TextPart):
-                for word in re.findall(r"\S+\s*", part.content):
-                    for event in self._parts_manager.handle_text_delta(
-                        vendor_part_id=index, content=word
-                    ):
-                        yield event
-            elif isinstance(part, ToolCallPart):
-                yield self._parts_manager.handle_tool_call_part(
-                    vendor_part_id=index,
-                    tool_name=part.tool_name,
-                    args=part.args_as_dict(),
-                    tool_call_id=part.tool_call_id,
-                )
-
-    async def close_stream(self) -> None:
-        """There is no connection to close."""
-
-    @property
-    def model_name(self) -> str:
-        return "offline-planner"
-
-    @property
-    def provider_name(self) -> str | None:
-        return None
-
-    @property
-    def provider_url(self) -> str | None:
-        return None
-
-    @property
-    def timestamp(self) -> datetime:
-        return self._started

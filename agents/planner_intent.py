@@ -7,30 +7,24 @@ A doubtful read is tried; a doubtful write becomes a question.
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any
+from dataclasses import replace
 
 from agents.base import SUPPLIED
 from agents.phrases import NONE
+from agents.planner_answer import answer
 from agents.planner_context import Context, named_in
 from agents.planner_deed import by_form
 from agents.planner_evidence import is_asked, is_foreign, is_plain, leaves_open, strays, wish_in
 from agents.planner_follow import Following, following, sought_in, stated
 from agents.planner_frame import Mode, frame_of
-from agents.planner_score import Score, index
+from agents.planner_hear import ACT_MIN, SAME_MIN, Heard, Intent, hear, is_address
+from agents.planner_score import Score
 from agents.planner_slots import (
-    EXTRACTORS,
-    PRODUCT_SLOTS,
-    address_in,
-    matching,
-    ordinal_in,
     phrase_in,
     sku_in,
-    variants_named,
 )
-from agents.planner_text import normalize, words
-from agents.planner_tokens import ADDRESS, ID, SKU, marked, plain
+from agents.planner_text import words
+from agents.planner_tokens import ID, SKU
 from tools.registry import OPERATIONS, Operation, Risk
 
 READ_MIN = 0.6
@@ -38,13 +32,11 @@ WRITE_MIN = 0.6
 # A search fits nearly anything, so it takes more to be meant.
 SEARCH_MIN = 0.64
 _FREE_READS = frozenset(("product.search", "product.get"))
-# From here on a write is done as asked, if it is also this much likelier than all else.
-ACT_MIN = 0.78
+# A write is done as asked if it is this much likelier than all else.
 ACT_MARGIN = 0.06
 # An operation the person may use is preferred to a likelier one they may not, within this.
 ALLOWED_MARGIN = 0.15
 TWIN_MARGIN = 0.25
-SAME_MIN = 0.97
 # Words that tell much together are enough where no one phrase says the same.
 LIKELY_MIN, LIKELY_ODDS, LIKELY_TOLD_ODDS = 0.45, 8.0, 9.0
 # Words this telling are about the shop, whatever else one of them may be about elsewhere.
@@ -54,14 +46,9 @@ NONE_MARGIN = 0.1
 UNNAMED_MARGIN = 0.15
 # What names something of ours, by its id or SKU, is hardly about anything else.
 OURS_MIN = 0.45
-SPLIT_MIN = 0.7
-# What names a product is short; a longer message tells something.
-NAMED_WORDS_MAX = 3
 SHORT_WORDS_MAX = 5
 # A thing that is sought is searched for unless the message is this like what is not ours.
 SOUGHT_NONE_MAX, SOUGHT_THING_NONE_MAX = 0.55, 0.63
-# Comparing costs time; what is longer than this tells a story, and the story is cut.
-COMPARED_CHARS_MAX = 400
 
 _SEEKS = re.compile(
     r"^(?:(?:i|we) (?:am |are )?(?:really |also |just |still )?(?:need|want|would like|would love|"
@@ -75,134 +62,29 @@ _SEEKS = re.compile(
 _ASKS = re.compile(
     r"^(?:am|are|is|was|were|did|does|do (?:you|i|we)|has|why|who|when|where|which)\b"
 )
-_INQUIRES = re.compile(
-    r"(?:do|does|did|is|are|was|were|have you|has|what|how|when|where|why|who|can|could)\b"
-)
 _LOOKS_FOR = re.compile(
     r"^(?:(?:i|we) am |i )?(?:looking|look|searching|search|shopping|hunting) for\b"
 )
-_ACTS = (
+ACTS = (
     "buy|check|add|put|remove|cancel|place|change|adjust|deliver|ship|pay|order|refund|return|"
     "exchange|delete|close|transfer|receive|hand|take|empty|rename|send|book|write|swap|charge"
-)
-_NO = re.compile(
-    r"(?:no|nope|nah|never ?mind|forget it|stop|cancel|nothing|none|do not|please do not|better not|"
-    r"not now|leave it)(?: thanks?| thank you| of them| that| it)*[ .!]*"
-)
-_YES = re.compile(
-    r"(?:yes|yeah|yep|yup|sure|ok|okay|please|please do|do it|do that|go ahead|of course|"
-    r"correct|right|exactly|fine|alright|absolutely|definitely|confirm|confirmed|i do|that one)"
-    r"(?:[ ,.!]+(?:please|thanks?|thank you|do it|do that|do so|go ahead|that is right|sure|yes))*[ .!]*"
 )
 _REFERS = re.compile(r"\b(?:it|them|that|those|this|one|ones|first|second|third|last)\b")
 _SAME = re.compile(
     r"^(?:and |also |now |then )*(?:(?:the )?same (?:for|with|again for)|(?:what|how) about|and for)\b"
 )
-_CLAUSES = re.compile(r"\s*[,.;:?!]\s+|\s+because\s+|\s+-\s+|(?<=\w)\s+(?=where (?:is|are) my\b)")
-CLAUSES_MAX = 5
-# A clause further back is never enough for a write without asking.
-FIRST_CLAUSE, LATER_CLAUSE = 0.93, 0.77
-_POINTING = re.compile(
-    r"(?:\bof )?\b(?:the )?(?:first|second|third|fourth|fifth|sixth|last)(?: one| product| item)?\b"
-)
-# What is written on a thing is part of its name, whatever it says.
-_INSCRIBED = re.compile(
-    r"\s(?:(?:that|which) (?:says?|reads?)|saying|reading|(?:called|named|titled|labelled)|"
-    r"with (?:the |a )?(?:words?|text|slogan|inscription|message|caption|print)(?: on it)?)\s.+$"
-)
-CLAUSE_OF_NONE = 0.6
-# With its wrapping on, a wish is hardly less like itself: this settles who is first, no more.
-WRAPPED = 0.999
 # Two operations for one wish: what a shopper asks for, and what staff do.
 _SHOPPERS, _STAFFS = "return.request", "refund.request"
 _MONEY_BACK = re.compile(r"\b(?:refund|reimburse|pay|money)|#money")
-CONFIRM = "confirm"
-
-
-@dataclass(slots=True)
-class Intent:
-    """What was asked. Without an operation, `reason` says why none fits."""
-
-    operation: Operation | None
-    reason: str = "ok"
-    mode: Mode = Mode.REQUEST
-    is_sure: bool = True
-    """Whether a write may be done without asking back."""
-    answers_question: bool = False
-    slots: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A message as it is compared, and how like each operation it is."""
-
-    said: str
-    written: str
-    """The same with its slips."""
-    mode: Mode
-    core: str
-    refuses: str | None
-    scores: tuple[Score, ...]
-
-
-@lru_cache(maxsize=1024)
-def hear(text: str, named: frozenset[str] = frozenset()) -> Heard:
-    """Read a message without regard to the conversation, but for what that has `named`."""
-    of = index()
-    shown = text if len(text) <= COMPARED_CHARS_MAX else text[:COMPARED_CHARS_MAX]
-    written = plain(normalize(marked(shown)))
-    said = of.speller.mend(written)
-    frame = frame_of(said)
-    best: dict[str, Score] = {}
-    for reading, worth in _readings(text, written, said, frame.core):
-        for score in of.rank(reading, named):
-            # What a clause says of something else does not outweigh what another asks for.
-            value = score.value * (
-                worth if worth >= WRAPPED or not score.is_none else CLAUSE_OF_NONE
-            )
-            if score.key not in best or value > best[score.key].value:
-                best[score.key] = replace(score, value=value)
-    scores = of.judge(frame.core, named, best.values())
-    return Heard(said, written, frame.mode, frame.core, frame.refuses, tuple(scores[:12]))
-
-
-def _readings(text: str, written: str, said: str, core: str) -> list[tuple[str, float]]:
-    """Return what to compare, each with its worth: the whole, what it is about, and its clauses."""
-    if _is_address(text):
-        lead = re.match(r".{0,40}?\b(?:to|is|at)\b", said)
-        head = lead.group() if lead else " ".join(words(said)[:3])
-        return [(f"{head} {ADDRESS}", 1.0)]
-    readings = [(said, 1.0 if core == said else WRAPPED), (core, 1.0)]
-    named = _INSCRIBED.sub("", core)
-    if named != core and len(words(named)) > 2:
-        readings.append((named, 1.0))
-    pointed = _POINTING.sub(" ", core)
-    if pointed != core:  # What `the first one` stands for is settled by the conversation.
-        readings.append((pointed, 1.0))
-    if written != said:  # What looked like a slip may be the name of a thing.
-        readings.append((frame_of(written).core, 1.0))
-    clauses = [clause for clause in _CLAUSES.split(said) if clause.strip()]
-    if len(clauses) > 1:
-        for place, clause in enumerate(clauses[:CLAUSES_MAX]):
-            worth = FIRST_CLAUSE if place == 0 else LATER_CLAUSE
-            if len(clause.split()) < 2:
-                continue
-            readings.append((frame_of(clause.strip(" ,.;?!:")).core, worth))
-    return list(dict(readings).items())
-
-
-def _is_address(text: str) -> bool:
-    found = address_in(text).keys() if "," in text else set()
-    return {"line1", "name"} <= found and bool({"postal_code", "country_code"} & found)
 
 
 def understand(text: str, context: Context, allowed: Collection[str]) -> Intent:
     """Return the operation `text` asks for, out of all; one not `allowed` is reported as such."""
     heard = hear(text, named_in(context))
-    answer = _answer(text, heard, context, allowed)
-    if answer is not None:
-        return answer
-    if heard.refuses and re.fullmatch(_ACTS, heard.refuses):
+    answered = answer(text, heard, context, allowed)
+    if answered is not None:
+        return answered
+    if heard.refuses and re.fullmatch(ACTS, heard.refuses):
         return Intent(None, "declined")
     again = _again(heard, context)
     if again is not None:
@@ -249,7 +131,7 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
         return _sought(text, heard, allowed) or Intent(None, "out_of_scope")
     twins = {_SHOPPERS, _STAFFS} if best.key in (_SHOPPERS, _STAFFS) else {best.key}
     # `place the order` is a deed, whatever is shown of orders that were placed.
-    is_deed = is_write and re.match(rf"(?:{_ACTS})\b", heard.core) is not None
+    is_deed = is_write and re.match(rf"(?:{ACTS})\b", heard.core) is not None
     rivals = (
         s.value
         for s in scores
@@ -260,9 +142,9 @@ def _chosen(text: str, heard: Heard, context: Context, allowed: Collection[str])
     if is_write and best.value < min(WRITE_MIN, least):
         return Intent(None, "out_of_scope")
     is_sure = best.value >= ACT_MIN and best.value - rival >= ACT_MARGIN
-    if is_write and is_sure and not _is_address(text):
+    if is_write and is_sure and not is_address(text):
         is_sure = is_plain(heard.core, frame_of(heard.written).core, best, operation)
-    if best.words < 2 and len(words(heard.said)) > SHORT_WORDS_MAX and not _is_address(text):
+    if best.words < 2 and len(words(heard.said)) > SHORT_WORDS_MAX and not is_address(text):
         is_sure = False  # One word of many in common may be about anything.
     if _ASKS.match(heard.said) or len(words(heard.said)) == 1:
         is_sure = False  # `am I talking to a person` asks; a word alone may be about anything.
@@ -325,7 +207,7 @@ def _by_role(heard: Heard, scores: list[Score], allowed: Collection[str]) -> lis
 
 def _is_out_of_place(text: str, heard: Heard, best: Score, operation: Operation) -> bool:
     """Tell whether a message that is like an operation is about something else altogether."""
-    if _is_address(text) or sku_in(text):
+    if is_address(text) or sku_in(text):
         return False
     if best.value >= SAME_MIN and best.words > 1 and not strays(heard.core, best, operation):
         return False  # Word for word what we serve, whatever else those words may mean elsewhere.
@@ -390,111 +272,3 @@ def _again(heard: Heard, context: Context) -> Intent | None:
     }
     explicit = "same" in heard.said
     return Intent(operation, is_sure=explicit, slots=kept)
-
-
-def _answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) -> Intent | None:
-    """Take the message as the answer to the question just asked, if it can be one."""
-    asked = context.question
-    if not asked or asked["operation"] not in OPERATIONS:
-        return None
-    said, missing = heard.said, asked["missing"]
-    if _NO.fullmatch(said) or heard.refuses:
-        return Intent(None, "declined")
-    operation = OPERATIONS[asked["operation"]]
-    if missing == CONFIRM:
-        if not _YES.fullmatch(said):
-            return None
-        return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
-    fresh = _fresh(heard, allowed)
-    says_more = missing not in ("reason", "name", "note") and (
-        len(words(said)) > 2 or heard.scores[0].value >= SAME_MIN
-    )
-    if fresh is not None and fresh != operation.key and says_more:
-        return None
-    chosen = (*PRODUCT_SLOTS, "lines", "changes")
-    if operation.risk is not Risk.READ and missing in chosen and _INQUIRES.match(said):
-        return None  # `do you have it in blue?` chooses nothing.
-    if missing in PRODUCT_SLOTS:
-        fits = _names_one(text, heard, context)
-    elif missing in EXTRACTORS and missing not in ("reason", "name", "note"):
-        fits = EXTRACTORS[missing](text, context) is not None or missing == "query"
-    else:
-        fits = bool(said) and not (fresh is not None and _starts_anew(heard))
-    if not fits or _is_elsewhere(heard):
-        return None
-    return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
-
-
-def _names_one(text: str, heard: Heard, context: Context) -> bool:
-    """Tell whether a message may say which product is meant: by its place, its SKU or its name."""
-    if ordinal_in(text) is not None or sku_in(text):
-        return True
-    phrase = phrase_in(text)
-    if not phrase:
-        return False
-    if matching(phrase, context.candidates) or variants_named(text, context.candidates):
-        return True
-    best = heard.scores[0] if heard.scores else None
-    is_talk = best is not None and best.is_none and best.value >= ACT_MIN
-    return not is_talk and len(words(phrase)) <= NAMED_WORDS_MAX
-
-
-def _fresh(heard: Heard, allowed: Collection[str]) -> str | None:
-    """Return the operation a message asks for by itself, if it does so clearly."""
-    best = next((s for s in heard.scores if not s.is_none and s.key in allowed), None)
-    return best.key if best and best.value >= SPLIT_MIN and best == heard.scores[0] else None
-
-
-def _starts_anew(heard: Heard) -> bool:
-    return heard.scores[0].value >= ACT_MIN
-
-
-def _is_elsewhere(heard: Heard) -> bool:
-    best = heard.scores[0] if heard.scores else None
-    return best is not None and best.is_none and best.value >= ACT_MIN and len(heard.said) > 20
-
-
-def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int) -> list[str]:
-    """Split a message where both sides ask for something different; otherwise leave it whole."""
-    named = named_in(context)
-    whole = hear(text, named).scores
-    if whole and not whole[0].is_none and whole[0].value >= SAME_MIN:
-        return [text]
-    pieces = [text]
-    for separator in (
-        r"[.!?]\s+(?=[A-Za-z])",
-        r"\s*;\s*",
-        r",?\s+(?:and then|then|and also|but|and)\s+",
-        r",\s+(?=(?:what|where|when|how|show|tell|add|remove|cancel|is|are|do)\b)",
-    ):
-        pieces = [part for piece in pieces for part in _cut(piece, separator, named, allowed)]
-    return pieces[:limit]
-
-
-def _cut(text: str, separator: str, named: frozenset[str], allowed: Collection[str]) -> list[str]:
-    for match in re.finditer(separator, text):
-        left, right = text[: match.start()].strip(), text[match.end() :].strip()
-        if not left or not right:
-            continue
-        first, second = hear(left, named), hear(right, named)
-        if _asks(first, allowed) and _asks(second, allowed) and _differ(first, second, allowed):
-            if "because" in first.said and not first.refuses:
-                continue  # What follows is still the reason.
-            return [left, *_cut(right, separator, named, allowed)]
-    return [text]
-
-
-def _asks(heard: Heard, allowed: Collection[str]) -> bool:
-    return _fresh(heard, allowed) is not None or bool(
-        heard.refuses and re.fullmatch(_ACTS, heard.refuses)
-    )
-
-
-_LOOKS = frozenset(("product.search", "inventory.levels", "product.get"))
-
-
-def _differ(first: Heard, second: Heard, allowed: Collection[str]) -> bool:
-    if first.refuses or second.refuses:
-        return True
-    one, other = _fresh(first, allowed), _fresh(second, allowed)
-    return one != other and not {one, other} <= _LOOKS

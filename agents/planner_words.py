@@ -276,7 +276,7 @@ _DONE = {
     "inventory.adjust": "Booked.",
 }
 QUESTIONS = {
-    "number": "Which order do you mean? Tell me its number, such as #1001.",
+    "number": "Which order do you mean? Tell me its number.",
     "reason": "Why? I keep the reason with it.",
     "quantity": "How many?",
     "sku": "Which product do you mean?",

@@ -8,7 +8,7 @@ from typing import Final
 
 from agents.phrases import NONE
 from agents.planner_deed import by_form
-from agents.planner_intent import hear
+from agents.planner_hear import hear
 from tools.registry import OPERATIONS
 
 # How like what is said of a topic a message has to be.

@@ -4,7 +4,8 @@ import pytest
 
 from agents.planner_context import Candidate, Context
 from agents.planner_follow import following, sought_in, stated
-from agents.planner_intent import hear, understand
+from agents.planner_hear import hear
+from agents.planner_intent import understand
 from deps.core import Deps
 from tests import factories
 from tests.agents.talk import Talk
