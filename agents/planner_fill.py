@@ -11,17 +11,17 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from agents.grounding import minor_units
 from agents.phrases import phrases_for
 from agents.planner_context import Candidate, Context, named
+from agents.planner_dates import bound_in, day_in
 from agents.planner_slots import (
     ADDRESS_FIELDS,
     EXTRACTORS,
     PRODUCT_SLOTS,
     address_in,
-    date_in,
     matching,
     ordinal_in,
     phrase_in,
@@ -39,6 +39,8 @@ UNSAID = frozenset(
     ("limit", "cursor", "sort", "category", "payment_method", "cart_id", "expected_total_amount",
      "conversation_id", "idempotency_key", "key")
 )  # fmt: skip
+# Where a period begins; any other moment is the end of what is said.
+_LOWER = ("since", "start")
 # What an answer may be taken for whole.
 _FREE = ("reason", "name", "query", "note", "title", "message")
 _TEXT_MAX = 200
@@ -198,8 +200,10 @@ def by_type(name: str, hint: Any, text: str, context: Context, currency: str) ->
         return _one_of([member.value for member in hint], text)
     if issubclass(hint, UUID):
         return _referred(name, text, context)
-    if hint in (date, datetime):
-        return date_in(text, context)
+    if hint is date:
+        return day_in(text, context.today)
+    if hint in (datetime, AwareDatetime):
+        return bound_in(text, context.today, is_upper=name not in _LOWER)
     if hint is int and name.endswith("amount"):
         return money_in(text, currency)
     if hint is int:

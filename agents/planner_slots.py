@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import date, timedelta
 from typing import Any
 
 from rapidfuzz import fuzz
@@ -296,64 +295,6 @@ EXTRACTORS: Mapping[str, Callable[[str, Context], Any]] = {
     "email": _email,
     "name": _rename,
 }
-
-
-_MONTHS = "january february march april may june july august september october november december"
-_WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday"
-_MONTH = "|".join(f"{m[:3]}(?:{m[3:]})?" if len(m) > 3 else m for m in _MONTHS.split())
-# From 29 February 2096 to that of 2104.
-YEARS_TO_LEAP_DAY_MAX = 8
-_DATES = (
-    re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH})\b\.?(?:,? (\d{{4}}))?", re.I),
-    re.compile(rf"\b({_MONTH})\b\.? (\d{{1,2}})(?:st|nd|rd|th)?\b(?:,? (\d{{4}}))?", re.I),
-)
-
-
-def date_in(text: str, context: Context) -> str | None:
-    """Return the date said, as ISO 8601; one without a year is the next there is."""
-    iso = re.search(r"\b(\d{4}-\d{2}-\d{2})\b", text)
-    if iso:
-        return iso[1] if _exists(iso[1]) else None
-    today = context.today
-    if today is None:
-        return None
-    said = normalize(text)
-    for word, ahead in (
-        ("today", 0),
-        ("day after tomorrow", 2),
-        ("tomorrow", 1),
-        ("yesterday", -1),
-    ):
-        if re.search(rf"\b{word}\b", said):
-            return (today + timedelta(days=ahead)).isoformat()
-    ahead_in = re.search(r"\bin (\d{1,3}) (day|week)s?\b", said)
-    if ahead_in:
-        days = int(ahead_in[1]) * (7 if ahead_in[2] == "week" else 1)
-        return (today + timedelta(days=days)).isoformat()
-    for number, weekday in enumerate(_WEEKDAYS.split()):
-        if re.search(rf"\b{weekday}\b", said):
-            return (today + timedelta(days=(number - today.weekday() - 1) % 7 + 1)).isoformat()
-    for place, pattern in enumerate(_DATES):
-        match = pattern.search(text)
-        if match:
-            day, month = (match[1], match[2]) if place == 0 else (match[2], match[1])
-            return _calendar(int(day), month[:3].lower(), match[3], today)
-    return None
-
-
-def _calendar(day: int, month: str, year: str | None, today: date) -> str | None:
-    number = next(i for i, name in enumerate(_MONTHS.split(), 1) if name.startswith(month))
-    years = [int(year)] if year else range(today.year, today.year + YEARS_TO_LEAP_DAY_MAX + 1)
-    said = (f"{y:04}-{number:02}-{day:02}" for y in years)
-    return next((d for d in said if _exists(d) and (year or d >= today.isoformat())), None)
-
-
-def _exists(day: str) -> bool:
-    try:
-        date.fromisoformat(day)
-    except ValueError:
-        return False
-    return True
 
 
 def prices_in(text: str, currency: str) -> dict[str, int]:

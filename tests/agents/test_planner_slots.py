@@ -20,7 +20,6 @@ from agents.planner_fill import (
 from agents.planner_slots import (
     EXTRACTORS,
     address_in,
-    date_in,
     matching,
     order_in,
     ordinal_in,
@@ -36,33 +35,6 @@ from tools.surface import load_operations
 
 load_operations()
 AN_ID = "0190ab12-0000-7000-8000-000000000001"
-FRIDAY = date(2026, 1, 30)
-
-
-@pytest.mark.parametrize(
-    ("text", "today", "found"),
-    [
-        ("from 2026-01-20 on", FRIDAY, "2026-01-20"),
-        ("on 2026-13-45", FRIDAY, None),
-        ("today", FRIDAY, "2026-01-30"),
-        ("yesterday", FRIDAY, "2026-01-29"),
-        ("on Friday", FRIDAY, "2026-02-06"),
-        ("in 10 days", FRIDAY, "2026-02-09"),
-        ("30 January", FRIDAY, "2026-01-30"),
-        ("29th of Jan", FRIDAY, "2027-01-29"),
-        ("3 March 2024", FRIDAY, "2024-03-03"),
-        ("March 3rd, 2024", FRIDAY, "2024-03-03"),
-        ("29 February", FRIDAY, "2028-02-29"),
-        ("29 February", date(2028, 3, 1), "2032-02-29"),
-        ("29 February", date(2096, 3, 1), "2104-02-29"),
-        ("29 February 2027", FRIDAY, None),
-        ("30 February", FRIDAY, None),
-        ("tomorrow", None, None),
-        ("2026-02-01", None, "2026-02-01"),
-    ],
-)
-def test_a_day_is_one_of_the_calendar(text: str, today: date | None, found: str | None) -> None:
-    assert date_in(text, Context(today=today)) == found
 
 
 @pytest.mark.parametrize(
@@ -364,7 +336,7 @@ ROWS = [{"id": AN_ID, "status": "open"}, {"id": AN_ID[:-1] + "2", "status": "ope
         ("return_id", UUID, "the fifth one", "known-return"),
         ("return_id", UUID, "cancel it", "known-return"),
         ("other_id", UUID, "cancel it", None),
-        ("at", datetime, "as of 2026-01-20", "2026-01-20"),
+        ("at", datetime, "as of 2026-01-20", "2026-01-21T00:00:00Z"),
         ("on", date, "tomorrow", "2026-01-31"),
         ("refund_amount", int, "EUR 5", 500),
         ("case_number", int, "case no. 12", 12),
@@ -394,7 +366,7 @@ def test_a_parameter_of_any_type_is_read_from_the_words_or_left_out(
     name: str, hint: Any, text: str, found: Any
 ) -> None:
     known = {"return_id": "known-return", "case": 3, "priority": "high", "provider": "stripe"}
-    context = Context(rows=ROWS, known=known, today=FRIDAY, focus_sku="LAST-1")
+    context = Context(rows=ROWS, known=known, today=date(2026, 1, 30), focus_sku="LAST-1")
     assert by_type(name, hint, text, context, "EUR") == found
 
 

@@ -129,3 +129,17 @@ async def test_with_nothing_to_go_by_it_asks(shelf: Deps) -> None:
     reply = await Talk(shelf).say("add it to my cart")
     assert reply.tools == []
     assert reply.text.startswith("Which product do you mean?")
+
+
+async def test_a_period_is_looked_up_with_its_last_day(shelf: Deps) -> None:
+    staff = await factories.user(shelf, role=Role.MERCHANT)
+    placed = await factories.placed_order(shelf, LAMP=1)
+    for said, expected in (
+        ("orders between 2026-01-28 and 2026-01-30", [placed.number]),
+        ("orders between 28 and 30 January 2026", [placed.number]),
+        ("orders between 2026-01-28 and 2026-01-29", []),
+    ):
+        reply = await Talk(staff).say(said)
+        assert reply.tools == ["order_list_all"]
+        (card,) = reply.of("card")
+        assert [item["number"] for item in card["data"]["items"]] == expected
