@@ -52,7 +52,10 @@ async def test_the_last_cent_is_given_back_and_none_beyond(
     assert refused.value.extra["refundable_amount"] == 2489
     await refunded(customer, placed, amount=2488)
     assert await status(customer, placed) == "partially_refunded"
-    assert (await refunded(customer, placed)).amount == 1
+    for amount in (0, 2):
+        with pytest.raises(NotRefundable, match="more than is left"):
+            await start(customer, placed, amount=amount)
+    assert (await refunded(customer, placed, amount=1)).amount == 1
     assert await status(customer, placed) == "refunded"
     with pytest.raises(NotRefundable, match="Nothing of this order is left"):
         await start(customer, placed, amount=1)
