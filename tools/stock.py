@@ -1,5 +1,6 @@
 """What staff do with stock: see it, correct it, take it in, and say how it is sold."""
 
+import sys
 from datetime import date
 from enum import StrEnum
 from typing import Any, Final
@@ -79,6 +80,7 @@ async def low(uow: UnitOfWork, limit: int = 20) -> list[LowStock]:
     return [LowStock.model_validate(row, from_attributes=True) for row in rows]
 
 
+LAST_CHARACTER: Final = chr(sys.maxunicode)
 # `~>=~` and `~<~` are the comparisons of the prefix index, whatever the database's collation is.
 _LIST = """
     SELECT l.sku, {title} AS title, o.code AS location, o.name AS location_name, l.on_hand,
@@ -139,7 +141,7 @@ async def list_levels(
         where.append("l.is_low")
     if sku_prefix:
         where.append(f"l.sku ~>=~ {bind(sku_prefix)}::text")
-        where.append(f"l.sku ~<~ {bind(sku_prefix[:-1] + chr(ord(sku_prefix[-1]) + 1))}::text")
+        where.append(f"l.sku ~<~ {bind(sku_prefix + LAST_CHARACTER)}::text")
     order = "l.sku, o.code" if sort is Sort.SKU else "l.available, l.sku, o.code"
     if cursor is not None and sort is Sort.SKU:
         sku, code = decode_cursor(cursor, str, str)

@@ -1,4 +1,4 @@
-"""What staff say about stock: policies, thresholds, bundles, rules, and what crossings announce."""
+"""What staff say about stock: policies, thresholds, bundles, and what crossings announce."""
 
 from dataclasses import replace
 from datetime import date, timedelta
@@ -9,22 +9,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from db.models.inventory import StockPolicy
-from db.models.stock_rule import RuleKind
 from db.types import OrderId, new_id
 from deps.core import Deps
 from tests import factories
-from tools import bundle, inventory, location, stock, stock_rule
+from tools import bundle, inventory, location, stock
 from tools.bundle import BundlePartInput
 from tools.errors import Conflict, InvalidInput, NotFound, OutOfStock
 from tools.invariant import check
 from tools.stock import Sort
 from tools.stock_ledger import AdjustReason
-from tools.stock_rule import Rule
-
-GERMANY, SPAIN = (
-    {"country_code": "DE", "postal_code": "20457"},
-    {"country_code": "ES", "postal_code": "28001"},
-)
 
 
 async def reserve(deps: Deps, to: dict[str, str] | None = None, **units: int) -> OrderId:
@@ -57,6 +50,16 @@ async def announced(deps: Deps, *types: str) -> list[tuple[str, dict[str, Any]]]
 async def set_policy(merchant: Deps, policy: str, limit: int = 0, on: date | None = None) -> None:
     async with merchant.begin() as uow:
         await stock.set_policy(uow, "MUG", StockPolicy(policy), limit, on)
+
+
+async def places(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG", stock=3, location="HAM")
+    await factories.product(merchant, "TEA", title="Tea", stock=9, location="MAD")
+    await factories.receive(merchant, "MUG", 9, "MAD")
+    await factories.receive(merchant, "TEA", 1, "HAM")
+    async with merchant.begin() as uow:
+        await location.save(uow, "HAM", priority=1, latitude=53.55, longitude=9.99)
+        await location.save(uow, "MAD", priority=2, latitude=40.42, longitude=-3.70)
 
 
 async def test_a_backorder_is_promised_within_its_cap_and_filled_oldest_first(
@@ -343,116 +346,8 @@ async def test_a_hold_lasts_while_the_shopper_is_there_but_not_for_ever(merchant
     assert await inventory.expire_due(late) == 1
 
 
-async def _places(merchant: Deps) -> None:
-    await factories.product(merchant, "MUG", stock=3, location="HAM")
-    await factories.product(merchant, "TEA", title="Tea", stock=9, location="MAD")
-    await factories.receive(merchant, "MUG", 9, "MAD")
-    await factories.receive(merchant, "TEA", 1, "HAM")
-    async with merchant.begin() as uow:
-        await location.save(uow, "HAM", priority=1, latitude=53.55, longitude=9.99)
-        await location.save(uow, "MAD", priority=2, latitude=40.42, longitude=-3.70)
-
-
-async def replace_rules(merchant: Deps, *rules: Rule) -> None:
-    async with merchant.begin() as uow:
-        assert await stock_rule.replace(uow, list(rules)) == list(rules)
-
-
-async def test_the_nearest_location_ships(merchant: Deps) -> None:
-    await _places(merchant)
-    await replace_rules(merchant, Rule(kind=RuleKind.NEAREST))
-    assert await where(merchant, await reserve(merchant, GERMANY, MUG=1)) == {("MUG", "HAM"): 1}
-    assert await where(merchant, await reserve(merchant, SPAIN, MUG=1)) == {("MUG", "MAD"): 1}
-    split = await reserve(merchant, GERMANY, MUG=4)
-    assert await where(merchant, split) == {("MUG", "HAM"): 2, ("MUG", "MAD"): 2}
-    async with merchant.begin() as uow:  # Postal codes from 2 on are said to be in Spain.
-        await stock_rule.place_area(uow, "DE", 41.0, -3.0, "2")
-    assert await where(merchant, await reserve(merchant, GERMANY, MUG=1)) == {("MUG", "MAD"): 1}
-
-
-async def test_an_order_ships_from_where_it_is_nearest_to(merchant: Deps) -> None:
-    await _places(merchant)
-    async with merchant.begin() as uow:
-        await location.save(uow, "MAD", priority=0)
-    for _ in range(2):
-        order = await factories.placed_order(factories.guest(merchant), MUG=1)
-        assert await where(merchant, OrderId(order.id)) == {("MUG", "MAD"): 1}
-    await replace_rules(merchant, Rule(kind=RuleKind.NEAREST))
-    order = await factories.placed_order(factories.guest(merchant), MUG=1)
-    assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
-    async with merchant.begin() as uow:  # Also when it is taken anew.
-        await inventory.release(uow, order_id=OrderId(order.id), reason="too late")
-        await inventory.allocate(uow, order_id=OrderId(order.id))
-    assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
-
-
-async def test_who_waited_is_served_from_where_it_is_nearest_to(merchant: Deps) -> None:
-    await _places(merchant)
-    async with merchant.begin() as uow:
-        await location.save(uow, "MAD", priority=0)
-    await replace_rules(merchant, Rule(kind=RuleKind.NEAREST))
-    await set_policy(merchant, "backorder", 5)
-    await reserve(merchant, MUG=12)
-    orders = [await factories.placed_order(factories.guest(merchant), MUG=1) for _ in range(2)]
-    for code in ("MAD", "HAM"):
-        await factories.receive(merchant, "MUG", 2, code)
-    assert await inventory.fill_due(merchant) == 2
-    for order in orders:
-        assert await where(merchant, OrderId(order.id)) == {("MUG", "HAM"): 1}
-
-
-async def test_fewest_splits_looks_at_the_whole_order(merchant: Deps) -> None:
-    await _places(merchant)
-    splits = Rule(kind=RuleKind.FEWEST_SPLITS)
-    await replace_rules(merchant, splits, Rule(kind=RuleKind.NEAREST))
-    order_id = await reserve(merchant, GERMANY, MUG=2, TEA=2)
-    assert await where(merchant, order_id) == {("MUG", "MAD"): 2, ("TEA", "MAD"): 2}
-
-
-async def test_a_preferred_location_may_be_for_one_country(merchant: Deps) -> None:
-    await _places(merchant)
-    rule = Rule(kind=RuleKind.PREFERRED, location="MAD", country_code="DE")
-    await replace_rules(merchant, rule)
-    assert await where(merchant, await reserve(merchant, GERMANY, MUG=1)) == {("MUG", "MAD"): 1}
-    assert await where(merchant, await reserve(merchant, SPAIN, MUG=1)) == {("MUG", "HAM"): 1}
-    await replace_rules(merchant)
-    assert await where(merchant, await reserve(merchant, GERMANY, MUG=1)) == {("MUG", "HAM"): 1}
-
-
-@pytest.mark.parametrize(
-    ("rule", "error"),
-    [
-        (Rule(kind=RuleKind.PREFERRED), InvalidInput),
-        (Rule(kind=RuleKind.NEAREST, location="HAM"), InvalidInput),
-        (Rule(kind=RuleKind.PREFERRED, location="MOON"), NotFound),
-    ],
-)
-async def test_rules_that_mean_nothing_are_refused(
-    merchant: Deps, rule: Rule, error: type[Exception]
-) -> None:
-    await _places(merchant)
-    with pytest.raises(error):
-        await replace_rules(merchant, rule)
-
-
-async def test_a_closed_location_sells_nothing_until_it_opens(merchant: Deps) -> None:
-    await _places(merchant)
-    async with merchant.begin() as uow:
-        await location.save(uow, "MAD", is_active=False)
-        assert (await inventory.levels(uow, "MUG")).available == 3
-    with pytest.raises(OutOfStock):
-        await reserve(merchant, MUG=4)
-    await factories.receive(merchant, "MUG", 1, "MAD")
-    assert await check(merchant) == []
-    async with merchant.begin() as uow:
-        await location.save(uow, "MAD", is_active=True)
-        assert (await inventory.levels(uow, "MUG")).available == 13
-        assert [place.code for place in await location.show(uow)] == ["HAM", "MAD"]
-    assert await check(merchant) == []
-
-
 async def test_levels_are_listed_filtered_and_paged(merchant: Deps) -> None:
-    await _places(merchant)
+    await places(merchant)
     await factories.product(merchant, "MUGGY", title="Muggy", stock=2)
     async with merchant.begin() as uow:
         await stock.set_thresholds(uow, "MUG", "HAM", reorder_point=5)
@@ -472,6 +367,8 @@ async def test_levels_are_listed_filtered_and_paged(merchant: Deps) -> None:
         assert await listed(location_code="MAD") == [mugs[1], teas[1]]
         assert await listed(sku_prefix="MUG") == [*mugs, ("MUGGY", "HAM")]
         assert await listed(sku_prefix="TEA") == teas
+        for last in ("\ud7ff", "\U0010ffff"):  # After which no character comes.
+            assert await listed(sku_prefix=f"MUG{last}") == []
         assert await listed(is_low=True) == [mugs[0], teas[0]]
         assert await listed(is_low=True, sort=Sort.SCARCEST) == [teas[0], mugs[0]]
         assert await listed(sku_prefix="MUG", sort=Sort.SCARCEST) == [
@@ -492,7 +389,7 @@ async def test_levels_are_listed_filtered_and_paged(merchant: Deps) -> None:
         assert low == [teas[0], mugs[0]]
 
 
-async def test_a_shopper_sees_a_date_and_no_places(merchant: Deps, guest: Deps) -> None:
+async def test_a_shopper_sees_a_date_and_noplaces(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", stock=0)
     day = merchant.clock().date() + timedelta(days=3)
     await set_policy(merchant, "backorder", 2, day)
