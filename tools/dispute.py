@@ -155,6 +155,8 @@ async def _move(uow: UnitOfWork, row: Dispute, withdrawn_amount: int) -> None:
         raise Conflict(f"A dispute over {row.amount} holds back {withdrawn_amount}.")
     row.moves += 1
     row.withdrawn_amount = withdrawn_amount
+    paid = await payment.locked(uow, row.payment_id)
+    paid.disputed_amount += taken
     await payment.post(
         uow,
         uuid5(row.id, str(row.moves)),

@@ -147,6 +147,11 @@ INVARIANTS: Final[Mapping[str, str]] = {
             ON l.order_id = d.order_id AND l.currency = d.currency
          WHERE coalesce(d.amount, 0) <> coalesce(l.amount, 0)
     """,
+    "what disputes hold back of a payment is kept from its refunds": """
+        SELECT 'payment ' || p.id FROM payment p
+         WHERE p.disputed_amount <> (SELECT coalesce(sum(withdrawn_amount), 0) FROM dispute
+                                      WHERE payment_id = p.id)
+    """,
     "fees and payouts in the ledger are those of the providers' books": """
         SELECT coalesce(b.account, l.account) || ' ' || coalesce(b.currency, l.currency)
           FROM (SELECT 'fees' AS account, currency, sum(fee_amount) AS amount

@@ -35,7 +35,7 @@ from deps.settings import Settings
 from tools import credit_account, order, payment
 from tools.errors import Conflict, InvalidInput, NotRefundable
 from tools.events import RefundRequested
-from tools.refund_plan import over, parts_of, refundable, share
+from tools.refund_plan import DISPUTED, is_overdrawn, over, parts_of, refundable, share
 
 Target = Literal["original", "store_credit"] | UUID | StoredMethod
 """Where money goes: back the way it came, to the customer's store credit, to one account, or paid
@@ -60,6 +60,7 @@ async def request(
     kind: RefundKind = RefundKind.REFUND,
     refund_id: UUID | None = None,
     second_person_above: int | None = None,
+    is_given: bool = False,
 ) -> Refund:
     """Write down what is to be given back, and reserve it. `drive` then does it.
 
@@ -78,6 +79,7 @@ async def request(
             as receivable; it leaves revenue and tax alone. Give its `amount`.
         refund_id: The caller's own id, which makes a repetition return the first refund.
         second_person_above: A refund of more reserves only, and waits for `decide`.
+        is_given: The provider did it already, whatever disputes hold back.
 
     Raises:
         NotRefundable: More than is left of the captured money, units or shipping.
@@ -90,17 +92,14 @@ async def request(
         "amount": amount,
         "lines": dict(lines) if lines is not None else None,
         "shipping_amount": shipping_amount,
-        "to": f"method {to.id}" if isinstance(to, StoredMethod) else str(to),
-        "kind": kind.value,
     }
+    told = asked | {"to": _named(to), "kind": kind.value}
     known = None if refund_id is None else await uow.session.get(Refund, refund_id)
     if known is not None:
-        if known.order_id != found.id or known.breakdown.get("asked") != asked:
+        if known.order_id != found.id or known.breakdown.get("asked") != told:
             raise InvalidInput("This id belongs to another refund.", field="refund_id")
         return known
-    breakdown = await share(
-        uow, found, tenders, amount=amount, lines=lines, shipping_amount=shipping_amount, kind=kind
-    )
+    breakdown = await share(uow, found, tenders, **asked, kind=kind, is_given=is_given)
     is_free = second_person_above is None or breakdown.total_amount <= second_person_above
     created = Refund(
         id=refund_id or new_id(),
@@ -110,12 +109,16 @@ async def request(
         currency=found.currency,
         reason=reason,
         state=RefundState.PENDING if is_free else RefundState.AWAITING_APPROVAL,
-        breakdown=breakdown.model_dump(mode="json") | {"asked": asked},
+        breakdown=breakdown.model_dump(mode="json") | {"asked": told},
         requested_by=uow.actor.user_id,
         created_at=uow.now,
     )
-    await _write(uow, created, found, to, over(tenders, created.amount, first))
+    await _write(uow, created, found, to, over(tenders, created.amount, first, is_given=is_given))
     return created
+
+
+def _named(to: Target) -> str:
+    return f"method {to.id}" if isinstance(to, StoredMethod) else str(to)
 
 
 async def request_rest(uow: UnitOfWork, of: Order, reason: str) -> Refund | None:
@@ -217,6 +220,7 @@ async def decide(uow: UnitOfWork, refund_id: UUID, *, approves: bool) -> Refund:
 
     Raises:
         Conflict: It was decided the other way.
+        NotRefundable: A bank has taken the money back meanwhile; it can be rejected.
     """
     whole = await _locked(uow, refund_id)
     decided = RefundState.PENDING if approves else RefundState.REJECTED
@@ -225,11 +229,15 @@ async def decide(uow: UnitOfWork, refund_id: UUID, *, approves: bool) -> Refund:
         if was_approved is not approves:
             raise Conflict(f"This refund is {whole.state.value}.", current=whole.state.value)
         return whole
+    parts = [
+        (part, await payment.locked(uow, part.payment_id)) for part in await parts_of(uow, whole.id)
+    ]
+    if approves and any(is_overdrawn(tender) for _, tender in parts):
+        raise NotRefundable(DISPUTED, refundable_amount=0)
     whole.state, whole.decided_by = decided, uow.actor.user_id
     if not approves:
         whole.finished_at = uow.now
-        for part in await parts_of(uow, whole.id):
-            tender = await payment.locked(uow, part.payment_id)
+        for part, tender in parts:
             tender.refunding_amount -= part.amount
             part.state = RefundState.REJECTED
             await payment.finish_attempt(uow, key_of(part), AttemptState.FAILED, "rejected")

@@ -316,6 +316,7 @@ async def approve(deps: Deps, refund_id: UUID) -> RefundView:
         NotFound: No such refund.
         Forbidden: Who asked for it cannot approve it.
         Conflict: It was rejected.
+        NotRefundable: A bank has taken the money back meanwhile.
     """
     async with deps.begin() as uow:
         row = await access(uow, refund_id)

@@ -15,21 +15,34 @@ from tools import refund_share
 from tools.errors import NotRefundable
 from tools.refund_share import Breakdown, Limits, Sold, SoldLine
 
+DISPUTED = "The buyer's bank has taken that money back."
 LIVE = (RefundState.AWAITING_APPROVAL, RefundState.PENDING, RefundState.SUCCEEDED)
 
 
-def refundable(tender: Payment) -> int:
-    return tender.captured_amount - tender.refunded_amount - tender.refunding_amount
+def refundable(tender: Payment, *, is_given: bool = False) -> int:
+    """Return what refunds may still take. What a bank took back by a dispute is not given twice;
+    a refund that the provider tells of `is_given` all the same."""
+    kept = tender.captured_amount - tender.refunded_amount - tender.refunding_amount
+    return kept if is_given else max(0, kept - tender.disputed_amount)
+
+
+def is_overdrawn(tender: Payment) -> bool:
+    """Say whether refunds under way and disputes together take more than was captured."""
+    return refundable(tender, is_given=True) < tender.disputed_amount
 
 
 def over(
-    tenders: Sequence[Payment], amount: int, first: Sequence[PaymentId] = ()
+    tenders: Sequence[Payment],
+    amount: int,
+    first: Sequence[PaymentId] = (),
+    *,
+    is_given: bool = False,
 ) -> list[tuple[Payment, int]]:
     """Divide `amount` over the tenders: those named first, then last charged first."""
     parts = []
     ranks = {payment_id: rank for rank, payment_id in enumerate(first)}
     for tender in sorted(reversed(tenders), key=lambda t: ranks.get(PaymentId(t.id), len(ranks))):
-        part = min(amount, refundable(tender))
+        part = min(amount, refundable(tender, is_given=is_given))
         if part > 0:
             parts.append((tender, part))
             amount -= part
@@ -46,14 +59,17 @@ async def share(
     lines: Mapping[str, int] | None,
     shipping_amount: int = 0,
     kind: RefundKind = RefundKind.REFUND,
+    is_given: bool = False,
 ) -> Breakdown:
     """Say what a refund would consist of.
 
     Raises:
         NotRefundable: More than is left of the captured money, units or shipping.
     """
-    ceiling = sum(refundable(tender) for tender in tenders)
+    ceiling = sum(refundable(tender, is_given=is_given) for tender in tenders)
     if ceiling == 0:
+        if any(tender.disputed_amount for tender in tenders):
+            raise NotRefundable(DISPUTED, refundable_amount=0)
         raise NotRefundable("Nothing of this order is left to refund.", refundable_amount=0)
     if amount is not None and not 0 < amount <= ceiling:
         raise NotRefundable(

@@ -213,6 +213,7 @@ async def _apply_refund(uow: UnitOfWork, of: Order, tender: Payment, truth: Refu
             of,
             amount=truth.amount,
             reason="given back at the provider",
+            is_given=True,
             refund_id=uuid5(_NAMES, f"refund:{tender.provider}:{truth.reference}"),
         )
     except NotRefundable as error:

@@ -43,6 +43,7 @@ class Payment(SQLModel, table=True):
             "refunding_amount >= 0 AND refunded_amount + refunding_amount <= captured_amount",
             name="refunding_within_captured",
         ),
+        CheckConstraint("disputed_amount >= 0", name="disputed_not_negative"),
         Index(
             "ix_payment_unfinished",
             "updated_at",
@@ -64,6 +65,12 @@ class Payment(SQLModel, table=True):
         sa_type=BigInteger,
         sa_column_kwargs={"server_default": "0"},
         description="Reserved by refunds that are requested and not finished.",
+    )
+    disputed_amount: int = Field(
+        default=0,
+        sa_type=BigInteger,
+        sa_column_kwargs={"server_default": "0"},
+        description="Held back by disputes: with the buyer's bank, and not ours to give back.",
     )
     currency: str = Field(max_length=3)
     state: PaymentState = enum_field(PaymentState.CREATED)

@@ -109,6 +109,7 @@ CHECKS: Final[list[tuple[str, str, str, list[Row], list[Row]]]] = [
         [(0, 5), (5, 5)],
         [(-1, 5), (6, 5)],
     ),
+    ("payment", "disputed_not_negative", "disputed_amount", [(0,)], [(-1,)]),
     (
         "payment",
         "refunded_within_captured",

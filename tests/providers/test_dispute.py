@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -9,7 +10,9 @@ import pytest
 from sqlmodel import col, select
 
 from db.models.dispute import Dispute, DisputeState
+from db.models.order import Order
 from db.models.outbox import OutboxMessage
+from db.models.refund import Refund
 from db.models.user import Role
 from deps.core import Deps
 from deps.stripe_desk import Stripe
@@ -18,8 +21,8 @@ from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault, free_port
 from tests.providers.shop import balances, buy, hear, reference_of
 from tests.providers.stripe_server import SECRET_KEY, WEBHOOK_SECRET, StripeServer
-from tools import dispute, method
-from tools.errors import Conflict, InvalidInput, NotFound, Unavailable
+from tools import dispute, method, refund
+from tools.errors import Conflict, InvalidInput, NotFound, NotRefundable, Unavailable
 from tools.invariant import check
 
 EVIDENCE = {"carrier": "DHL", "tracking_number": "00340434161094000000", "text": "Delivered."}
@@ -314,6 +317,65 @@ async def test_disputes_are_listed_by_state_and_order(
         for dispute_id in (first, uuid4()):
             with pytest.raises(NotFound, match="No such dispute"):
                 await dispute.get(uow, dispute_id)
+
+
+async def give_back(deps: Deps, amount: int | None = None, **asked: Any) -> Refund:
+    async with deps.begin() as uow:
+        of = (await uow.session.exec(select(Order))).one()
+        return await refund.request(uow, of, reason="it broke", amount=amount, **asked)
+
+
+async def test_what_the_bank_took_back_is_not_given_back_as_well(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    _, theirs = await disputed(staff, stripe_account)
+    for amount in (None, 1):
+        with pytest.raises(NotRefundable, match="bank has taken that money back"):
+            await give_back(staff, amount)
+    move(stripe_account, theirs, 990)
+    assert await dispute.settle(staff, "stripe", theirs)
+    with pytest.raises(NotRefundable) as refused:
+        await give_back(staff, 991)
+    assert refused.value.extra["refundable_amount"] == 990
+    assert (await give_back(staff)).amount == 990
+    with pytest.raises(NotRefundable):
+        await give_back(staff, 1)
+    move(stripe_account, theirs, 2000)
+    assert await dispute.settle(staff, "stripe", theirs)
+    assert (await give_back(staff)).amount == 2000
+    assert await check(staff) == []
+
+
+async def test_a_refund_that_waits_for_a_second_person_is_not_approved_once_the_bank_has_it(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    await factories.product(staff, "MUG", price=1250, stock=50)
+    placed = await buy(factories.guest(staff))
+    first, second = [await give_back(staff, 1000, second_person_above=500) for _ in range(2)]
+    async with staff.begin() as uow:
+        await refund.decide(uow, first.id, approves=True)
+    stripe_account.open_dispute(await reference_of(staff, placed.id))
+    await hear(staff, stripe_account)
+    with pytest.raises(NotRefundable, match="bank has taken that money back"):
+        async with staff.begin() as uow:
+            await refund.decide(uow, second.id, approves=True)
+    async with staff.begin() as uow:
+        assert (await refund.decide(uow, second.id, approves=False)).state == "rejected"
+    assert await check(staff) == []
+
+
+async def test_what_was_given_back_at_the_provider_is_booked_whatever_the_bank_holds_back(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    _, theirs = await disputed(staff, stripe_account)
+    intent = stripe_account.disputes[theirs]["payment_intent"]
+    stripe_account.refund_by_hand(intent, 2990)
+    await hear(staff, stripe_account)
+    stripe_account.close_dispute(theirs, "won")
+    await hear(staff, stripe_account)
+    books = await balances(staff)
+    assert (books["clearing"], books["disputes"]) == (0, 0)
+    assert await check(staff) == []
 
 
 @pytest.mark.parametrize(

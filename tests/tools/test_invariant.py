@@ -120,6 +120,10 @@ async def test_damage_is_found(deps: Deps, statement: str, name: str) -> None:
             "what a tender is giving back, or gave, is the sum of its refunds' parts",
         ),
         (
+            "UPDATE payment SET disputed_amount = 1 WHERE provider = 'credit'",
+            "what disputes hold back of a payment is kept from its refunds",
+        ),
+        (
             "UPDATE refund_part SET amount = 1000000",
             "refunds of an order are within what was captured",
         ),
