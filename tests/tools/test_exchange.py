@@ -22,6 +22,7 @@ from tools.errors import (
     InsufficientCredit,
     InvalidInput,
     NotFound,
+    OutOfStock,
     PaymentDeclined,
     Unavailable,
 )
@@ -85,6 +86,35 @@ async def test_what_is_shown_beforehand_is_what_happens(
     assert sum(gateway.charges.values()) == paid
     with pytest.raises(IllegalTransition):
         await previewed(merchant, key)
+    assert await invariant.check(customer) == []
+
+
+async def test_what_cannot_be_had_is_not_promised(customer: Deps) -> None:
+    await shop.lamp(customer, oak=1)
+    method = await shop.card(customer)
+    placed = await shop.delivered(customer, steel=2)
+    two = [change.model_copy(update={"quantity": 2}) for change in to("LAMP-OAK")]
+    async with customer.begin() as uow:
+        with pytest.raises(OutOfStock):
+            await exchange.preview_request(uow, placed.number, two, method)
+        shown = await exchange.preview_request(uow, placed.number, to("LAMP-OAK"), method)
+    asked = await exchanged(customer, placed.number, to("LAMP-OAK"), method, shown.exchange_id)
+    assert asked.id == shown.exchange_id
+
+
+@pytest.mark.parametrize("cents", [1, -1])
+async def test_a_single_cent_is_charged_and_given_back(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway, cents: int
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.delivered(customer, steel=1)
+    async with merchant.begin() as uow:
+        price = "UPDATE variant SET price_amount = $1 WHERE sku = 'LAMP-OAK'"
+        await uow.fetch(price, 6_500 + cents)
+    asked = await exchanged(customer, placed.number, to("LAMP-OAK"), method)
+    await exchange.receive(merchant, asked.id)
+    assert sum(gateway.charges.values()) == placed.total_amount + cents
     assert await invariant.check(customer) == []
 
 
