@@ -1,10 +1,13 @@
 """The demo shop: the same everywhere, loaded once however often it is loaded."""
 
+from datetime import UTC, datetime
+from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
 from sqlalchemy import text
 
+from db.models.order import Order
 from deps import security
 from deps.core import Deps
 from tools import delivery, invariant
@@ -107,6 +110,27 @@ def test_sales_are_the_same_every_time() -> None:
     history.sales.cache_clear()
     assert history.sales() == first
     assert sum(sale.email == "shopper@example.com" for sale in first) >= 8
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        datetime(2026, 12, 31, 0, 0, tzinfo=UTC),
+        datetime(2027, 3, 1, 0, 0, 10, tzinfo=UTC),
+        datetime(2028, 2, 29, 7, 0, tzinfo=UTC),
+        datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC),
+    ],
+)
+def test_something_was_sold_today_however_early_it_is(now: datetime) -> None:
+    sales = history.sales()
+    named = {sale.email: sale.email for sale in sales}
+    people = history.People(ids=dict.fromkeys(named, UUID(int=7)), names=named)
+    handles = {product.handle: UUID(int=7) for product in catalog.products()}
+    tables = dict(history.rows(sales, people, handles, UUID(int=7), now))
+    placed = [order["placed_at"] for order in tables[Order]]
+    assert placed == sorted(placed)
+    assert placed[-1] <= now
+    assert sum(at.date() == now.date() for at in placed) >= 5
 
 
 async def test_the_past_sends_no_mail(demo: Deps) -> None:

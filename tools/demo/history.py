@@ -6,7 +6,7 @@ The sales are the same on every machine; only their dates hang on the day of loa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from random import Random
 from typing import Any
@@ -29,6 +29,8 @@ CUSTOMERS = 60
 SPAN = timedelta(days=366)
 # Younger orders wait in the warehouse, with their stock allocated; older ones have left.
 UNSHIPPED = timedelta(days=2)
+# The youngest orders are of today. Loaded earlier in the day than this, they lie closer together.
+TODAY = timedelta(minutes=440)
 CURRENCY = "EUR"
 
 _FIRST = (
@@ -188,7 +190,7 @@ def rows(
         )
     }  # fmt: skip
     for sale in wanted:
-        at = now - sale.ago
+        at = _placed_at(sale, now)
         shipped = sale.ago > UNSHIPPED
         order = _order(sale, people, at, shipped)
         tables[Order].append(order)
@@ -211,6 +213,13 @@ def rows(
             if not shipped:
                 tables[StockMovement] += _movements(sale, item, held, at)
     return list(tables.items())
+
+
+def _placed_at(sale: Sale, now: datetime) -> datetime:
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if sale.ago > TODAY:
+        return now - sale.ago
+    return now - sale.ago * min(1.0, (now - midnight) / TODAY)
 
 
 def _order(sale: Sale, people: People, at: datetime, shipped: bool) -> dict[str, Any]:
