@@ -36,7 +36,7 @@ async def served(deps: Deps) -> AsyncGenerator[str, None]:
     config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await asyncio.wait_for(server.accepts.wait(), 20)
+    await asyncio.wait_for(server.accepts.wait(), 60)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     await serving

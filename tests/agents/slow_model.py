@@ -2,9 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
+import pytest
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from api.adapters import native, vercel
 
 
 class Tap:
@@ -44,3 +48,17 @@ def saying(words: Sequence[str], tap: Tap | None = None) -> FunctionModel:
             yield word
 
     return FunctionModel(route, stream_function=speak)
+
+
+def resumptions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the answers that pages found under way to go on with, as they are found."""
+    found: list[Any] = []
+
+    async def under_way(*args: Any, **named: Any) -> Any:
+        begun = await native.under_way(*args, **named)
+        if begun is not None:
+            found.append(begun)
+        return begun
+
+    monkeypatch.setattr(vercel, "under_way", under_way)
+    return found

@@ -32,7 +32,7 @@ from tools.transcript import TurnView
 from tools.turn import Event
 
 WORDS = ["You ", "will ", "like ", "our ", "mugs."]
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 @pytest.fixture

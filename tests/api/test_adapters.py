@@ -18,7 +18,8 @@ from api.adapters.native import TurnFailed, native
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
-from tests.agents.slow_model import Tap, saying
+from tests.agents.slow_model import Tap, resumptions, saying
+from tests.processes import eventually
 from tools import spend
 from tools.errors import TooManyRequests
 from tools.turn import Event
@@ -305,14 +306,14 @@ async def test_an_answer_is_regenerated_by_asking_again(client: httpx.AsyncClien
 async def test_an_answer_that_runs_is_resumed_from_its_beginning(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tap = Tap()
+    tap, resumed = Tap(), resumptions(monkeypatch)
     model = saying(["We ", "have ", "mugs."], tap)
     monkeypatch.setattr(runner, "choose_model", lambda *_: model)
     thread = uuid4().hex
     path = f"/v1/vercel-ai/{thread}/stream"
     assert (await client.get(path)).status_code == 204
     asking = asyncio.create_task(vercel(client, submit(thread, ui("do you have mugs?"))))
-    await asyncio.wait_for(tap.asked.wait(), 10)
+    await asyncio.wait_for(tap.asked.wait(), 60)
     tap.turn()
     stranger = {"X-Guest-Token": "somebody-else-0123456789abcdefghijk"}
     assert (await client.get(path, headers=stranger)).status_code == 204
@@ -321,7 +322,7 @@ async def test_an_answer_that_runs_is_resumed_from_its_beginning(
         asyncio.create_task(client.get(known))
         for known in (path, f"/v1/vercel-ai/{conversation['id']}/stream")
     ]
-    await asyncio.sleep(0.1)
+    await eventually(lambda: len(resumed) == 2)
     tap.open()
     asked = await asking
     assert "".join(c["delta"] for c in asked if c["type"] == "text-delta") == "We have mugs."

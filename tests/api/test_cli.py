@@ -235,10 +235,8 @@ def test_a_stopped_server_leaves_no_process(tmp_path: Path) -> None:
         with serving(["serve", "--port=0"], environment) as process:
             _until("Serving at", process)
             assert len(mentioning(str(tmp_path))) >= 2
-            began = time.monotonic()
             process.send_signal(number)
             assert process.wait(TIMEOUT_S) == 0, number
-            assert time.monotonic() - began < 30
         assert mentioning(str(tmp_path)) == [], number
 
 
@@ -274,7 +272,7 @@ def two_workers(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[
 
 
 def _gone(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if not any(is_alive(pid) for pid in pids):
             return True
@@ -289,19 +287,22 @@ def test_workers_share_a_port_and_end_with_their_parent(
     children = _children_of(process.pid)
     assert len(children) == 2
     for _ in range(20):
-        assert httpx.get(f"{address}/health/live").status_code == 200
+        assert httpx.get(f"{address}/health/live", timeout=60).status_code == 200
     # One scrape, whoever answers it, counts what both have answered.
-    assert 'route="/health/live",status="200"} 20.0' in httpx.get(f"{address}/metrics").text
+    assert (
+        'route="/health/live",status="200"} 20.0'
+        in httpx.get(f"{address}/metrics", timeout=60).text
+    )
 
     os.kill(children[0], signal.SIGKILL)
     deadline = time.monotonic() + 60
     while len(alive := [c for c in _children_of(process.pid) if is_alive(c)]) < 2:
         assert time.monotonic() < deadline, "the dead one was not replaced"
         time.sleep(0.1)
-    assert httpx.get(f"{address}/health/live").status_code == 200
+    assert httpx.get(f"{address}/health/live", timeout=60).status_code == 200
 
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=60) == 0
     assert _gone(alive)
 
 

@@ -195,7 +195,7 @@ async def test_migrations_go_down_and_up(settings: Settings) -> None:
 
 async def test_migrations_make_what_the_models_say(settings: Settings) -> None:
     assert "up and down" in await processes.check_migrations(settings)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with databases.connection_to(str(settings.database_url)) as connection:
             left = await connection.fetch(
                 "SELECT datname FROM pg_database WHERE datname LIKE 'shopkeeper_scratch_%'"

@@ -66,7 +66,7 @@ async def test_a_sale_in_the_demo_sends_a_mail_into_its_folder(
 ) -> None:
     async with running(settings, capsys) as (address, _):
         headers = {"X-Guest-Token": factories.GUEST_TOKEN}
-        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=60) as client:
             found = await client.get("/v1/products", params={"in_stock": True, "limit": 1})
             cart_id = await ready_cart(client, found.json()["items"][0]["sku"])
             order = await complete(client, cart_id)

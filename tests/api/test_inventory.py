@@ -175,7 +175,7 @@ async def test_the_agent_reaches_the_operations(
 
 async def next_change(events: object) -> dict[str, object]:
     while True:
-        chunk = (await asyncio.wait_for(anext(events), 20)).decode()  # type: ignore[call-overload]
+        chunk = (await asyncio.wait_for(anext(events), 60)).decode()  # type: ignore[call-overload]
         if "event: change" in chunk:
             data = next(line for line in chunk.splitlines() if line.startswith("data: "))
             found: dict[str, object] = json.loads(data.removeprefix("data: "))

@@ -124,6 +124,6 @@ async def test_connections_wait_while_no_more_files_can_be_open(
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         async with serving.web(deps.settings, deps, listener):
-            async with httpx.AsyncClient(base_url=serving.address_of(listener)) as http:
+            async with httpx.AsyncClient(base_url=serving.address_of(listener), timeout=60) as http:
                 assert (await http.get("/health/live")).status_code == 200
             assert listener.refusals == 0

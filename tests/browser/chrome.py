@@ -32,7 +32,7 @@ FLAGS = (
     # Whatever a page asks for, no other host is reached.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def binary() -> str | None:
@@ -188,7 +188,7 @@ async def browser(profile: Path) -> AsyncIterator["Browser"]:
     try:
         address = await asyncio.wait_for(_devtools_address(stderr), WAIT_S)
         drain = asyncio.create_task(_drain(stderr))
-        async with connect(address, max_size=None) as socket:
+        async with connect(address, max_size=None, open_timeout=WAIT_S) as socket:
             yield Browser(socket, address)
         drain.cancel()
     finally:
@@ -225,7 +225,9 @@ class Browser:
             "Target.createTarget", url="about:blank", browserContextId=context
         )
         async with connect(
-            f"{self._origin}/devtools/page/{target['targetId']}", max_size=None
+            f"{self._origin}/devtools/page/{target['targetId']}",
+            max_size=None,
+            open_timeout=WAIT_S,
         ) as socket:
             page = await Page(socket).open()
             yield page

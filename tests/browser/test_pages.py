@@ -214,7 +214,7 @@ async def test_what_is_said_in_another_tab_appears_here(deps: Deps, page: Page, 
     cookies = (await page.send("Network.getCookies"))["cookies"]
     guest = next(cookie["value"] for cookie in cookies if cookie["name"] == "guest")
     conversation = await page.run("localStorage.getItem('shopkeeper.conversation')")
-    async with httpx.AsyncClient(headers={"X-Guest-Token": guest}, timeout=20) as other_tab:
+    async with httpx.AsyncClient(headers={"X-Guest-Token": guest}, timeout=60) as other_tab:
         body = {"text": "show me mugs", "conversation_id": conversation}
         await other_tab.post(f"{site}/v1/chat", json=body)
     await page.until("document.querySelectorAll('.product').length === 2 && " + IDLE)

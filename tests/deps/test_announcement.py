@@ -12,7 +12,7 @@ from deps.bus import RedisStreamBus
 from deps.embedded_valkey import EmbeddedValkey
 from tests.deps.test_bus import envelope
 
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 async def woken_once(woken: asyncio.Event) -> None:

@@ -14,6 +14,7 @@ from deps.core import Deps
 from deps.hot import HotPool
 from deps.postgres import DatabaseUnavailable
 from deps.settings import Settings
+from tests.databases import connection_to
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ async def test_caller_who_leaves_gives_the_connection_back(
 async def test_connection_cut_by_the_server_is_replaced(deps: Deps) -> None:
     pid = await deps.hot.fetchval("SELECT pg_backend_pid()")
     async with deps.begin() as uow:
-        await uow.fetch("SELECT pg_terminate_backend($1)", pid)
+        assert await uow.fetchval("SELECT pg_terminate_backend($1, 60000)", pid)
     await asyncio.sleep(0.05)
     assert await deps.hot.fetchval("SELECT pg_backend_pid()") != pid
 
@@ -147,13 +148,21 @@ async def test_absent_server_is_one_sentence(settings: Settings) -> None:
     await pool.aclose()
 
 
+_SLEEPING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event = 'PgSleep'
+"""
+
+
 async def test_closing_waits_for_what_runs_but_not_for_ever(
     database_url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hot, "CLOSE_TIMEOUT_S", 0.1)
     pool = await HotPool.open(database_url, settings)
-    stuck = asyncio.create_task(pool.fetchval("SELECT pg_sleep(30)"))
-    await asyncio.sleep(0.1)
+    stuck = asyncio.create_task(pool.fetchval("SELECT pg_sleep(300)"))
+    async with connection_to(database_url) as other, asyncio.timeout(60):
+        while not await other.fetchval(_SLEEPING):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     await pool.aclose()
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
         await stuck

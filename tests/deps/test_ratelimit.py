@@ -24,7 +24,8 @@ async def test_bucket_empties_once_for_all(deps: Deps, tmp_path: Path, where: st
     verdicts = await asyncio.gather(*(limiter.take(EndpointClass.AUTH, "ip:a") for _ in range(20)))
     assert sum(verdict.allowed for verdict in verdicts) == 3
     refused = next(verdict for verdict in verdicts if not verdict.allowed)
-    assert (refused.remaining, refused.retry_after_s) == (0, 1200)
+    assert refused.remaining == 0
+    assert 1140 <= refused.retry_after_s <= 1200
     assert (await limiter.take(EndpointClass.AUTH, "ip:b")).allowed
     await caches[where].aclose()
 

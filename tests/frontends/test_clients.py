@@ -18,13 +18,14 @@ from agents import runner
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
-from tests.agents.slow_model import Tap, saying
+from tests.agents.slow_model import Tap, resumptions, saying
+from tests.processes import eventually
 from tests.site import served
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 60.0
 TO_CHECKOUT = (
     "do you have a lamp?",
     "add the first one to my cart",
@@ -60,7 +61,7 @@ class FrontEnd:
 
     async def rest(self, method: str, path: str) -> httpx.Response:
         headers = {"X-Guest-Token": self.guest}
-        async with httpx.AsyncClient(base_url=self.site, headers=headers) as http:
+        async with httpx.AsyncClient(base_url=self.site, headers=headers, timeout=60) as http:
             return await http.request(method, path)
 
     async def check_out(self, thread: str) -> dict[str, Any]:
@@ -175,11 +176,11 @@ async def test_another_persons_thread_and_approval_are_out_of_reach(
 async def test_a_page_that_is_reloaded_goes_on_with_the_answer(
     shopper: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tap = Tap()
+    tap, found = Tap(), resumptions(monkeypatch)
     model = saying(["We ", "have ", "lamps."], tap)
     monkeypatch.setattr(runner, "choose_model", lambda *_: model)
     asked = uuid4()
-    async with httpx.AsyncClient(base_url=shopper.site) as http:
+    async with httpx.AsyncClient(base_url=shopper.site, timeout=60) as http:
         headers = {"X-Guest-Token": shopper.guest}
         body = {"text": "do you have lamps?", "turn_id": str(asked)}
         asking = asyncio.create_task(http.post("/v1/chat", json=body, headers=headers))
@@ -187,7 +188,7 @@ async def test_a_page_that_is_reloaded_goes_on_with_the_answer(
         (conversation,) = (await shopper.rest("GET", "/v1/conversations")).json()["items"]
         line = {"chat": "reloaded", "thread": conversation["id"], "resume": True}
         resumed = asyncio.create_task(shopper.send(**line))
-        await asyncio.sleep(0.2)
+        await eventually(lambda: found)
         tap.open()
         assert (await resumed)["text"] == "We have lamps."
         assert (await asking).status_code == 200

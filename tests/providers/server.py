@@ -12,8 +12,17 @@ from enum import StrEnum
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
-HANG_S = 1.8
+
+class Lost(Response):
+    """An answer that is cut off after its head, as by a network that goes away."""
+
+    def __init__(self) -> None:
+        super().__init__(b"never sent")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
 
 class Fault(StrEnum):
@@ -33,7 +42,6 @@ class Faults:
     """Faults for the next writes, first come first; `None` lets one pass unharmed."""
 
     script: deque[Fault | None] = field(default_factory=deque)
-    hang_s: float = HANG_S
     slow_s: float = 0.3
 
     def take(self) -> Fault | None:
@@ -41,8 +49,7 @@ class Faults:
 
     async def refuse(self, fault: Fault | None) -> Response | None:
         if fault is Fault.TIMEOUT_BEFORE:
-            await asyncio.sleep(self.hang_s)
-            return JSONResponse({}, 504)
+            return Lost()
         if fault is Fault.ERROR_BEFORE:
             return JSONResponse({"error": {"type": "api_error", "message": "boom"}}, 500)
         if fault is Fault.RATE_LIMIT:
@@ -56,7 +63,7 @@ class Faults:
 
     async def after(self, fault: Fault | None, answer: Response) -> Response:
         if fault is Fault.TIMEOUT_AFTER:
-            await asyncio.sleep(self.hang_s)
+            return Lost()
         if fault is Fault.ERROR_AFTER:
             return JSONResponse({"error": {"type": "api_error", "message": "boom"}}, 500)
         return answer

@@ -5,7 +5,6 @@ replays the first answer (declines too), another body is an `idempotency_error`,
 is under way a second gets 409. Test methods as https://docs.stripe.com/testing.
 """
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.providers.server import Fault, Faults
+from tests.providers.server import Fault, Faults, Lost
 
 SECRET_KEY = "sk_test_of_the_tests"
 WEBHOOK_SECRET = "whsec_of_the_tests"
@@ -53,7 +52,7 @@ class StripeServer:
 
     faults: Faults = field(default_factory=Faults)
     search_lag_s: float = 0.0
-    delay_s: float = 0.0
+    is_away: bool = False  # Nothing that is asked for is answered.
     intents: dict[str, Json] = field(default_factory=dict)
     charges: dict[str, Json] = field(default_factory=dict)
     refunds: dict[str, Json] = field(default_factory=dict)
@@ -95,7 +94,8 @@ class StripeServer:
     def read(self, run: Callable[[str, Json], Json]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             self.calls += 1
-            await asyncio.sleep(self.delay_s)
+            if self.is_away:
+                return Lost()
             params = nested(parse_qsl(request.url.query, keep_blank_values=True))
             return self.answer(request, lambda: run(request.path_params.get("id", ""), params))
 

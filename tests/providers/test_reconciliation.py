@@ -187,7 +187,7 @@ async def test_two_runs_at_once_book_once(staff: Deps, stripe_account: StripeSer
 async def test_a_provider_that_is_away_leaves_a_failed_run(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    stripe_account.delay_s = 2.0
+    stripe_account.is_away = True
     with pytest.raises(Unavailable):
         await run(staff)
     async with staff.begin() as uow:

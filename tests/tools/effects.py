@@ -165,7 +165,7 @@ async def settled(reconciler: Reconciler, deps: Deps) -> None:
         SELECT count(*) FROM event_checkpoint
         WHERE seq < (SELECT coalesce(max(seq), 0) FROM outbox)
     """
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await reconciler.run_once(deps, settle_s=0)
         while await scalar(deps, behind):
             await reconciler.run_once(deps, settle_s=0)

@@ -131,7 +131,7 @@ async def test_an_entry_waits_for_the_closing_and_is_added_to_it(deps: Deps) -> 
             tomorrow = uow.now.date()
             assert await uow.fetchval("SELECT ledger_close_next($1, $2)", tomorrow, uow.now)
             closing.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await uow.fetchval(_WAITS):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
@@ -154,7 +154,7 @@ async def test_the_worker_closes_days(deps: Deps) -> None:
     await book(on_day(deps, 1), 100)
     stop = asyncio.Event()
     working = asyncio.create_task(worker.run(on_day(deps, 3), stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await closed(deps)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     stop.set()

@@ -159,7 +159,7 @@ async def test_two_transactions_that_write_the_same_words_crosswise_both_commit(
                 await uow.session.flush()
                 await both.wait()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asyncio.gather(
             writes("a", ["Zebra mug", "Apple mug"]), writes("b", ["Apple mug", "Zebra mug"])
         )
