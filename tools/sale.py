@@ -466,11 +466,15 @@ async def resume_stuck(deps: Deps) -> int:
 
 
 async def _resume(deps: Deps, order_id: OrderId) -> None:
+    await drive(deps, order_id)
     async with deps.begin() as uow:
         found = await order.locked(uow, order_id)
-        waits_since = uow.now - found.created_at
-        if found.payment_status is PaymentStatus.REQUIRES_ACTION and waits_since >= ACTION_TTL:
-            await condemn(uow, order_id, "authentication_expired")
+        tenders = await payment.tenders(uow, order_id)
+        # Only who still has to authenticate, as the provider has just said, is late.
+        is_waiting = any(tender.state is PaymentState.REQUIRES_ACTION for tender in tenders)
+        if not is_waiting or uow.now < found.created_at + ACTION_TTL:
+            return
+        await condemn(uow, order_id, "authentication_expired")
     await drive(deps, order_id)
 
 

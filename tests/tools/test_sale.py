@@ -15,7 +15,7 @@ from deps.gateway import Gateway, Outcome, OutcomeStatus
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tests.factories import unsaved_tender as tender
-from tools import checkout, inventory, order, payment, sale
+from tools import checkout, order, payment, sale
 from tools.errors import OutOfStock, PaymentDeclined, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
@@ -375,42 +375,6 @@ async def test_a_placed_sale_is_not_condemned(customer: Deps, placed: OrderView)
         await sale.condemn(uow, OrderId(placed.id), "too_late")
         (tender,) = await payment.tenders(uow, OrderId(placed.id))
     assert tender.decline_code is None
-
-
-async def test_a_shopper_has_half_an_hour_to_authenticate(
-    customer: Deps, gateway: ScriptedGateway
-) -> None:
-    await factories.product(customer, "MUG", price=1_000, stock=9)
-    filled = await factories.filled_cart(customer, MUG=1)
-    waiting = await checkout.complete(customer, filled.id, payment_method="tok_3ds")
-    assert (waiting.status, waiting.payment_status) == ("pending", "requires_action")
-    assert waiting.payment_action is not None
-    again = await checkout.complete(customer, filled.id, payment_method="tok_3ds")
-    assert again == waiting
-    assert await sale.resume_stuck(factories.later(customer, minutes=29)) == 1
-    async with customer.begin() as uow:
-        told = [event.type for event in await order.timeline(uow, waiting.number)]
-    assert told.count("PaymentActionRequired") == 1
-    late = factories.later(customer, minutes=30)
-    assert await sale.resume_stuck(late) == 1
-    with pytest.raises(PaymentDeclined) as refused:
-        await sale.drive(late, OrderId(waiting.id))
-    assert refused.value.extra["decline_code"] == "authentication_expired"
-    assert gateway.charges == {}
-    assert await check(late) == []
-
-
-async def test_a_shopper_who_authenticates_keeps_the_units_for_longer(
-    customer: Deps, gateway: ScriptedGateway
-) -> None:
-    await factories.product(customer, "MUG", price=1_000, stock=9)
-    filled = await factories.filled_cart(customer, MUG=1)
-    gateway.script.append(Fault.TIMEOUT_BEFORE)
-    with pytest.raises(Unavailable):
-        await checkout.complete(customer, filled.id, payment_method="tok_3ds")
-    assert await sale.resume_stuck(factories.later(customer, minutes=10)) == 1
-    assert await inventory.expire_due(factories.later(customer, minutes=24)) == 0
-    assert await inventory.expire_due(factories.later(customer, minutes=26)) == 1
 
 
 async def test_a_decline_is_told_and_its_call_has_failed(
