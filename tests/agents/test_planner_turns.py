@@ -16,7 +16,7 @@ STAFF = frozenset(k for k, op in OPERATIONS.items() if op.scope in ROLE_SCOPES[R
 
 async def test_words_that_were_sent_back_are_not_the_persons() -> None:
     agent = Agent(Planner(STAFF, "EUR"), output_type=str, retries=2)
-    sent_back = []
+    sent_back: list[str] = []
 
     @agent.output_validator
     async def refuse_once(reply: str) -> str:
