@@ -28,7 +28,7 @@ from db.models.payment import (
 from db.types import OrderId, PaymentId, new_id
 from deps.core import Deps, UnitOfWork
 from deps.gateway import Outcome, OutcomeStatus
-from tools import idempotency, order, payment, refund_plan, refund_share, sale, sweep
+from tools import idempotency, order, payment, refund_plan, refund_share, sale, sale_outcome, sweep
 from tools.errors import Conflict, InvalidInput, NotCapturable, PaymentDeclined, Unavailable
 from tools.events import PaymentAuthorizationExpired, PaymentFailed, PaymentVoided
 from tools.payment import PaymentView
@@ -419,7 +419,7 @@ async def _record_renewal(uow: UnitOfWork, payment_id: PaymentId, outcome: Outco
     of = await order.locked(uow, OrderId(tender.order_id))
     tenders = await payment.tenders(uow, OrderId(of.id))
     was_open = tender.decline_code is None
-    await sale.record_authorization(uow, of, tender, outcome)
+    await sale_outcome.authorization(uow, of, tender, outcome)
     if tender.state is PaymentState.UNKNOWN:
         return None  # The provider is still deciding; the next sweep asks again.
     if tender.state is PaymentState.REQUIRES_ACTION:

@@ -27,17 +27,9 @@ from db.models.payment import AttemptKind, AttemptState, Payment, PaymentState
 from db.types import Money, OrderId, PaymentId
 from deps.core import Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome, OutcomeStatus
-from tools import cart, inventory, order, payment, sweep
+from tools import cart, inventory, order, payment, sale_outcome, sweep
 from tools.errors import OutOfStock, PaymentDeclined, Unavailable
-from tools.events import (
-    OrderCancelled,
-    OrderPlaced,
-    PaymentActionRequired,
-    PaymentAuthorized,
-    PaymentExpired,
-    PaymentFailed,
-    PaymentVoided,
-)
+from tools.events import OrderCancelled, OrderPlaced
 from tools.order import OrderView
 
 LEASE = timedelta(seconds=30)  # Longer than a gateway may take; then another process takes over.
@@ -47,7 +39,6 @@ STEPS_MAX = 40
 ACTION_TTL = timedelta(minutes=30)  # How long a shopper may take to authenticate.
 UNDO_AGAIN_AFTER = timedelta(hours=1)  # What was refused is tried anew, not at every sweep.
 
-_OPEN = (PaymentState.CREATED, PaymentState.UNKNOWN, PaymentState.REQUIRES_ACTION)
 _ENDED = (
     PaymentState.DECLINED,
     PaymentState.VOIDED,
@@ -123,7 +114,7 @@ def next_step(found: Order, tenders: Sequence[Payment]) -> tuple[Step, Payment |
     if any(tender.decline_code is not None for tender in tenders):
         return _next_undo(tenders)
     for tender in tenders:
-        if tender.state in _OPEN:
+        if tender.state in sale_outcome.OPEN:
             return Step.AUTHORIZE, tender
     if found.payment_status in (PaymentStatus.PENDING, PaymentStatus.REQUIRES_ACTION):
         return Step.CONFIRM, None
@@ -161,10 +152,10 @@ async def _run_step(
         return None
     assert tender is not None
     kind, record = {
-        Step.AUTHORIZE: (AttemptKind.AUTHORIZE, record_authorization),
-        Step.CAPTURE: (AttemptKind.CAPTURE, _record_capture),
-        Step.VOID: (AttemptKind.VOID, _record_void),
-        Step.GIVE_BACK: (AttemptKind.REFUND, _record_give_back),
+        Step.AUTHORIZE: (AttemptKind.AUTHORIZE, sale_outcome.authorization),
+        Step.CAPTURE: (AttemptKind.CAPTURE, sale_outcome.capture),
+        Step.VOID: (AttemptKind.VOID, sale_outcome.void),
+        Step.GIVE_BACK: (AttemptKind.REFUND, sale_outcome.give_back),
     }[step]
     amount = {
         AttemptKind.VOID: 0,
@@ -240,47 +231,6 @@ async def unknown(deps: Deps, key: str) -> Unavailable:
     )
 
 
-async def record_authorization(
-    uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome
-) -> None:
-    """Write what came of authorising a tender. One that the provider still decides on is unknown,
-    and has its reference already: webhooks name it, and it is asked for by it."""
-    if tender.state not in _OPEN:
-        return
-    tender.updated_at, order_id = uow.now, OrderId(found.id)
-    tender.provider_reference = outcome.reference or tender.provider_reference
-    tender.action, tender.expires_at = outcome.action, outcome.expires_at
-    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.AUTHORIZE)
-    if outcome.status is OutcomeStatus.PENDING:
-        tender.state = PaymentState.UNKNOWN
-        return
-    if outcome.status is OutcomeStatus.REQUIRES_ACTION:
-        if tender.state is not PaymentState.REQUIRES_ACTION:
-            tender.state = PaymentState.REQUIRES_ACTION
-            found.payment_status = PaymentStatus.REQUIRES_ACTION
-            await inventory.extend(uow, order_id=order_id)  # The shopper is busy authenticating.
-            uow.publish(PaymentActionRequired(order_id=order_id, payment_id=PaymentId(tender.id)))
-        return
-    if not outcome.approved:
-        code = outcome.decline_code or "declined"
-        await payment.finish_attempt(uow, key, AttemptState.FAILED, code)
-        tender.state, tender.decline_code = PaymentState.DECLINED, code
-        uow.publish(PaymentFailed(order_id=order_id, payment_id=PaymentId(tender.id), code=code))
-        return
-    await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
-    tender.state = PaymentState.AUTHORIZED
-    uow.publish(
-        PaymentAuthorized(
-            order_id=order_id,
-            payment_id=PaymentId(tender.id),
-            amount=outcome.amount,
-            currency=outcome.currency,
-        )
-    )
-    if (outcome.amount, outcome.currency) != (tender.amount, tender.currency):
-        tender.decline_code = "amount_mismatch"
-
-
 async def condemn(uow: UnitOfWork, order_id: OrderId, code: str) -> None:
     """Mark a pending sale to be undone; `drive` does it. Repeating it changes nothing."""
     found = await order.locked(uow, order_id)
@@ -295,27 +245,6 @@ async def _confirm(uow: UnitOfWork, order_id: OrderId) -> None:
     if found.status is OrderStatus.PENDING:
         await inventory.allocate(uow, order_id=order_id)
         found.payment_status = PaymentStatus.AUTHORIZED
-
-
-async def _record_capture(uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome) -> None:
-    if tender.state is not PaymentState.AUTHORIZED or outcome.status is OutcomeStatus.PENDING:
-        return
-    key = payment.attempt_key(PaymentId(tender.id), AttemptKind.CAPTURE)
-    tender.updated_at = uow.now
-    if not outcome.approved or outcome.amount != tender.amount:
-        code = outcome.decline_code or "amount_mismatch"
-        await payment.finish_attempt(uow, key, AttemptState.FAILED, code)
-        tender.decline_code = code
-        uow.publish(
-            PaymentFailed(order_id=OrderId(found.id), payment_id=PaymentId(tender.id), code=code)
-        )
-        taken = min(outcome.amount, tender.amount) if outcome.approved else 0
-        if taken > 0:
-            # Another amount than asked for, and yet it was taken: book it, so that it goes back.
-            await payment.record_capture(uow, found, tender, taken, transaction_id=tender.id)
-        return
-    await payment.finish_attempt(uow, key, AttemptState.SUCCEEDED)
-    await payment.record_capture(uow, found, tender, outcome.amount, transaction_id=tender.id)
 
 
 async def _place(uow: UnitOfWork, order_id: OrderId) -> None:
@@ -345,28 +274,6 @@ async def _place(uow: UnitOfWork, order_id: OrderId) -> None:
     )
 
 
-async def _record_void(uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome) -> None:
-    is_open = tender.state in (PaymentState.AUTHORIZED, PaymentState.REQUIRES_ACTION)
-    if not is_open or outcome.status is OutcomeStatus.PENDING:
-        return
-    attempt = await payment.last_attempt(uow, PaymentId(tender.id), AttemptKind.VOID)
-    assert attempt is not None, "a void is written before it is asked for"
-    ids = {"order_id": OrderId(found.id), "payment_id": PaymentId(tender.id)}
-    if outcome.approved:
-        await payment.finish_attempt(uow, attempt.key, AttemptState.SUCCEEDED)
-        tender.state, tender.updated_at = PaymentState.VOIDED, uow.now
-        uow.publish(PaymentVoided(**ids))
-        return
-    code = outcome.decline_code or "refused"
-    if attempt.state is not AttemptState.FAILED:
-        await payment.finish_attempt(uow, attempt.key, AttemptState.FAILED, code)
-        uow.publish(PaymentFailed(**ids, code="void_refused"))
-    if tender.expires_at is not None and tender.expires_at <= uow.now:
-        # What has lapsed reserves nothing any more, whatever the provider says.
-        tender.state, tender.updated_at = PaymentState.EXPIRED, uow.now
-        uow.publish(PaymentExpired(**ids))
-
-
 async def _number(deps: Deps, tender: Payment, kind: AttemptKind) -> int:
     """Say which call of its kind is due for a tender: an undoing that was refused would only be
     refused again under its key, so another follows after a while. Else the key is used again."""
@@ -378,25 +285,6 @@ async def _number(deps: Deps, tender: Payment, kind: AttemptKind) -> int:
         return 1
     is_over = last.state is AttemptState.FAILED and last.started_at <= uow.now - UNDO_AGAIN_AFTER
     return last.number + is_over
-
-
-async def _record_give_back(
-    uow: UnitOfWork, found: Order, tender: Payment, outcome: Outcome
-) -> None:
-    """Book that what a tender of a sale that is undone brought went back whole."""
-    owed = tender.captured_amount - tender.refunded_amount
-    if outcome.status is OutcomeStatus.PENDING:
-        return
-    attempt = await payment.last_attempt(uow, PaymentId(tender.id), AttemptKind.REFUND)
-    assert attempt is not None, "a refund is written before it is asked for"
-    if not outcome.approved:
-        code = outcome.decline_code or "refused"
-        await payment.finish_attempt(uow, attempt.key, AttemptState.FAILED, code)
-    elif owed:
-        await payment.finish_attempt(uow, attempt.key, AttemptState.SUCCEEDED)
-        await payment.record_refund(
-            uow, found, tender, owed, transaction_id=payment.derived(tender.id, 1)
-        )
 
 
 async def _undo(uow: UnitOfWork, order_id: OrderId) -> None:
@@ -501,13 +389,13 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
                 decline_code=tender.decline_code or "declined",
             )
         if tender.state in (PaymentState.CREATED, PaymentState.UNKNOWN):
-            kind, record = AttemptKind.AUTHORIZE, record_authorization
+            kind, record = AttemptKind.AUTHORIZE, sale_outcome.authorization
         elif tender.state is PaymentState.AUTHORIZED and not is_condemned:
-            kind, record = AttemptKind.CAPTURE, _record_capture
+            kind, record = AttemptKind.CAPTURE, sale_outcome.capture
         elif keeps:
-            kind, record = AttemptKind.REFUND, _record_give_back
+            kind, record = AttemptKind.REFUND, sale_outcome.give_back
         else:
-            kind, record = AttemptKind.VOID, _record_void
+            kind, record = AttemptKind.VOID, sale_outcome.void
         amount = {AttemptKind.VOID: 0, AttemptKind.REFUND: keeps}.get(kind, tender.amount)
         number = await _number(deps, tender, kind)
         outcome = await call(deps, tender, kind, amount, number)
