@@ -27,12 +27,15 @@ from pydantic_ai.settings import ModelSettings
 
 from agents import planner_words
 from agents.desk import desk_of, key_of, tool_of
-from agents.planner_answer import CONFIRM
+from agents.planner_answer import CONFIRM, agrees
 from agents.planner_context import Candidate, Context, context_of, fact, prompt_of, today_of
 from agents.planner_fill import (
     arguments_in,
+    is_part,
     lines_meant,
     required,
+    said_beside,
+    signed,
     takes_lines,
 )
 from agents.planner_frame import Mode
@@ -351,15 +354,45 @@ class Planner(Model):
         )
 
     def _fill(self, intent: Intent, text: str, context: Context, tools: set[str]) -> Step:
+        """Plan the first step, and keep with a question the wish that it is about."""
+        asked = (context.question or {}) if intent.answers_question else {}
+        step = self._filled(intent, text, context, tools, asked)
+        if "question" in step.note:
+            step.note["question"] = {"text": asked.get("text", text)} | step.note["question"]
+        return step
+
+    def _filled(
+        self, intent: Intent, text: str, context: Context, tools: set[str], asked: dict[str, Any]
+    ) -> Step:
         operation = intent.operation
         assert operation is not None
-        asked = (context.question or {}) if intent.answers_question else {}
-        missing = asked.get("missing")
+        missing, given = asked.get("missing"), intent.slots
+        if intent.adds:
+            more = said_beside(operation, text, context, self._currency)
+            given = given | more
+            if missing == CONFIRM and not agrees(text):
+                return self._confirm(operation, signed(given, asked), asked["text"], intent)
+            if missing not in (CONFIRM, *more):
+                step = self._go(operation, signed(given, asked), tools)
+                named = planner_words.about(more, self._currency)
+                step.text = (
+                    f"{named[:1].upper()}{named[1:]}. {step.text}"
+                    if named and step.text
+                    else step.text
+                )
+                return step
         if missing == CONFIRM:  # What they said yes to is what they wrote before.
-            text, missing = asked["text"], None
+            text = asked["text"]
         slots = arguments_in(
-            operation, text, context, self._currency, given=intent.slots, asked=missing
-        )
+            operation, text, context, self._currency,
+            given=given, asked=None if missing == CONFIRM else missing,
+        )  # fmt: skip
+        slots |= {name: value for name, value in intent.kept.items() if name not in slots}
+        slots = signed(slots, asked)
+        if is_part(operation, slots, text, missing):
+            return _ask(
+                operation, slots, "amount", planner_words.question("amount", self._currency)
+            )
         slot = next((s for s in PRODUCT_SLOTS if s in operation.parameters), None)
         if _hesitates(operation, intent):
             chosen = pointed_at(text, context)
@@ -376,7 +409,7 @@ class Planner(Model):
         """Ask before a write that was asked about, or that may be meant otherwise."""
         offers = intent.mode in (Mode.HOW, Mode.ABILITY, Mode.TROUBLE) and intent.is_sure
         asked = {"operation": operation.key, "slots": slots, "missing": CONFIRM, "text": text}
-        said = planner_words.offer(operation, slots, is_certain=offers)
+        said = planner_words.offer(operation, slots, self._currency, is_certain=offers)
         return Step(text=said, note={"question": asked}, operation=operation.key)
 
     def _find_product(

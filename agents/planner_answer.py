@@ -5,7 +5,9 @@ import re
 from collections.abc import Collection
 
 from agents.planner_context import Context
-from agents.planner_hear import ACT_MIN, SAME_MIN, Heard, Intent, fresh
+from agents.planner_fill import takes_address
+from agents.planner_hear import ACT_MIN, SAME_MIN, Heard, Intent, fresh, is_address
+from agents.planner_numbers import says_all, says_part
 from agents.planner_slots import (
     EXTRACTORS,
     PRODUCT_SLOTS,
@@ -16,6 +18,7 @@ from agents.planner_slots import (
     variants_named,
 )
 from agents.planner_text import words
+from agents.planner_tokens import split
 from tools.registry import OPERATIONS, Risk
 
 CONFIRM = "confirm"
@@ -35,6 +38,20 @@ _YES = re.compile(
 )
 
 
+# `oh no, I meant …`, `sorry, make that …`: what was made out before is wrong in part.
+_CORRECTS = re.compile(
+    r"^(?:(?:no|nope|oh|oops|sorry|wait|hold on|actually|ok|okay|well|my mistake|i am sorry|yes|but)\b[ ,.!-]*)*"
+    r"(?:i (?:mean|meant|was (?:talking|asking) about)|(?:make|change) (?:it|that|this|them)(?: to)?|"
+    r"it (?:is|was|should be)|rather|but)?\b[ ,:]*"
+)
+# Said of amounts and numbers alone, it names them and tells no reason.
+_DETAILS = re.compile(
+    r"(?:(?:#(?:number|money|sku|count|id|email|date)|order|number|the|of|for|it|is|at|in|on|to|not|"
+    r"just|only|units?|one|and|a)\b[ ,.]*)+"
+)
+_FREE = ("reason", "name", "note", "message", "title")
+
+
 def answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) -> Intent | None:
     """Take the message as the answer to the question just asked, if it can be one."""
     asked = context.question
@@ -44,15 +61,22 @@ def answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) 
     if _NO.fullmatch(said) or heard.refuses:
         return Intent(None, "declined")
     operation = OPERATIONS[asked["operation"]]
-    if missing == CONFIRM:
-        if not _YES.fullmatch(said):
-            return None
-        return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
+    found = Intent(operation, answers_question=True, slots=dict(asked["slots"]))
+    if missing == CONFIRM and _YES.fullmatch(said):
+        return found
+    if takes_address(operation) and is_address(text):
+        found.adds = text
+        return found
+    if missing == "amount" and (says_all(text) or says_part(text)):
+        return found
     asks = fresh(heard, allowed)
-    says_more = missing not in ("reason", "name", "note") and (
-        len(words(said)) > 2 or _is_like(heard, SAME_MIN)
-    )
+    says_more = missing not in _FREE and (len(words(said)) > 2 or _is_like(heard, SAME_MIN))
     if asks is not None and asks != operation.key and says_more:
+        return None
+    if missing in (CONFIRM, *_FREE) and _is_detail(heard.written):
+        found.adds = text
+        return found
+    if missing == CONFIRM:
         return None
     chosen = (*PRODUCT_SLOTS, "lines", "changes")
     if operation.risk is not Risk.READ and missing in chosen and _INQUIRES.match(said):
@@ -61,11 +85,32 @@ def answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) 
         fits = _names_one(text, heard, context)
     elif missing in EXTRACTORS and missing not in ("reason", "name", "note"):
         fits = EXTRACTORS[missing](text, context) is not None or missing == "query"
+    elif missing in _FREE:
+        fits = bool(said) and not _INQUIRES.match(said) and (asks is None or not _commands(heard))
     else:
         fits = bool(said) and not (asks is not None and _is_like(heard, ACT_MIN))
     if not fits or _is_elsewhere(heard):
         return None
-    return Intent(operation, answers_question=True, slots=dict(asked["slots"]))
+    return found
+
+
+def _is_detail(said: str) -> bool:
+    """Tell whether a message only says more of what was asked for, or corrects it."""
+    rest = " ".join(split(said[end.end() :] if (end := _CORRECTS.match(said)) else said))
+    return "#" in rest and _DETAILS.fullmatch(rest) is not None
+
+
+def agrees(text: str) -> bool:
+    """Tell whether a message that says more begins with a yes."""
+    return (
+        re.match(r"\s*(?:yes|yeah|yep|yup|sure|ok|okay|please do|do it)\b", text, re.I) is not None
+    )
+
+
+def _commands(heard: Heard) -> bool:
+    """Tell whether a message is a wish of its own rather than a reason: it says what to do."""
+    is_told = re.match(r"(?:i|we|it|he|she|they|the|my|our|customer)\b", heard.core) is not None
+    return _is_like(heard, ACT_MIN) and not is_told
 
 
 def _names_one(text: str, heard: Heard, context: Context) -> bool:

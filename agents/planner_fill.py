@@ -17,6 +17,7 @@ from agents.grounding import minor_units
 from agents.phrases import phrases_for
 from agents.planner_context import Candidate, Context, named
 from agents.planner_dates import bound_in, day_in
+from agents.planner_numbers import in_figures, says_all, says_part
 from agents.planner_slots import (
     ADDRESS_FIELDS,
     EXTRACTORS,
@@ -28,6 +29,7 @@ from agents.planner_slots import (
     prices_in,
     quantity_in,
     sku_in,
+    takes_away,
 )
 from agents.planner_text import normalize, words
 from agents.planner_tokens import stem
@@ -165,6 +167,45 @@ def is_address(operation: Operation) -> bool:
     return {"line1", "postal_code", "city"} <= set(operation.parameters)
 
 
+def takes_address(operation: Operation) -> bool:
+    """Tell whether an operation sends something to an address, in fields or as a whole."""
+    return is_address(operation) or any(map(_is_address_model, hints_of(operation).values()))
+
+
+def _is_address_model(hint: Any) -> bool:
+    is_model = isinstance(hint, type) and issubclass(hint, BaseModel)
+    return is_model and {"line1", "city"} <= hint.model_fields.keys()
+
+
+def said_beside(operation: Operation, text: str, context: Context, currency: str) -> dict[str, Any]:
+    """Return what a message itself says, whatever the conversation is about; free text is none."""
+    bare = Context(orders=context.orders, rows=context.rows, today=context.today)
+    found = arguments_in(operation, text, bare, currency, given={}, asked=None)
+    return {name: value for name, value in found.items() if name not in _FREE}
+
+
+def signed(slots: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the direction of what was said first: of `write off some`, `3` are three less.
+
+    Args:
+        slots: What was made out.
+        asked: The question that was open, with the wish that it was about.
+    """
+    delta = slots.get("delta", 0)
+    return slots | {"delta": -delta} if delta > 0 and takes_away(asked.get("text", "")) else slots
+
+
+def is_part(operation: Operation, slots: dict[str, Any], text: str, missing: str | None) -> bool:
+    """Tell whether a sum was said and not made out: without it, all there is would be meant."""
+    if "amount" not in operation.parameters or "amount" in slots:
+        return False
+    return (
+        not says_all(text)
+        if missing == "amount"
+        else says_part(re.split(r"\bbecause\b|[:;]", text, maxsplit=1)[0])
+    )
+
+
 def _whole(name: str, hint: Any, text: str, currency: str) -> Any:
     """Take the whole answer for what was asked."""
     said = text.strip()
@@ -208,7 +249,7 @@ def by_type(name: str, hint: Any, text: str, context: Context, currency: str) ->
         return money_in(text, currency)
     if hint is int:
         return _number_named(name, text, context)
-    if issubclass(hint, BaseModel) and {"line1", "city"} <= hint.model_fields.keys():
+    if _is_address_model(hint):
         found = address_in(text)
         return found if {"line1", "city"} <= found.keys() else None
     if hint is str:
@@ -274,6 +315,7 @@ def _second_sku(text: str, first: str) -> str | None:
 def money_in(text: str, currency: str) -> int | None:
     """Return the one amount said in `currency`, in minor units; two different ones are no answer,
     and neither is one in another currency, or with its cents apart."""
+    text = in_figures(text)
     if _CENTS.search(text):
         return None
     places = exponent(currency)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from agents.planner_context import Context
 from agents.planner_deed import DEEDS
-from agents.planner_slots import phrase_in
+from agents.planner_slots import order_in, phrase_in
 
 _NUMBER = r"(?:#count|one|two|three|four|five|six|seven|eight|nine|ten|twelve|a couple|a dozen)"
 _LEAD = re.compile(
@@ -47,8 +47,36 @@ _IN = re.compile(
 _METHOD = re.compile(
     r"(?:(?:ship|send|deliver) (?:it|them) |make (?:it|that) |i (?:want|would like|prefer) |use |take )?(?:by |via |with )?(?P<method>standard|express|pick ?up|pickup)(?: (?:shipping|delivery))?(?: (?:is|would be|sounds) (?:fine|ok|okay|good|great|enough|alright))?"
 )
+_POINTED = (
+    r"(?:the )?(?:first|second|third|fourth|fifth|sixth|last|latest|newest|other)(?: one| order)?"
+)
 _DO_IT = re.compile(
-    rf"(?P<verb>{'|'.join(DEEDS)}) (?:it|this|that|this one|that one|this order|that order|the order)(?: (?:because|since|as|for) .*)?"
+    rf"(?P<verb>{'|'.join(DEEDS)}) (?:it|this|that|this one|that one|this order|that order|the order|{_POINTED})(?: (?:because|since|as|for) .*)?"
+)
+# `where is it?`, `has the second one been shipped?`, `did you cancel it?`: how it stands with an order.
+_STANDS = re.compile(
+    r"(?:(?:and|so|but) )?(?=.*\b(?:it|that|this|they)\b|.*\b" + _POINTED + r"\b)"
+    r"(?!.*\b(?:possible|able|allowed|okay?|can|could|may|should|if|to (?:cancel|return|refund|change|send|ship))\b)"
+    r"(?:(?:where|when|is|are|was|were|has|have|will|what is the status of)\b.*\b(?:shipped|sent|dispatched|delivered|arrived?|arrives|"
+    r"arriving|paid|cancelled|canceled|refunded|returned|coming|comes?|way|here|late|status|gone through)\b.*|"
+    r"did\b.*\b(?:cancel|ship|send|refund|arrive|come|work|go through|deliver)(?:ed)?\b.*|"
+    r"where (?:is|are|was) (?:it|that|this|they|"
+    + _POINTED
+    + r")(?: right)?(?: now| at)?[ ?]*|what is the status of\b.*)"
+)
+_OF_ORDERS: Final = frozenset(
+    [
+        "order",
+        "checkout",
+        "receipt",
+        "refund",
+        "return",
+        "exchange",
+        "order_edit",
+        "payment",
+        "capture",
+        "aftersales",
+    ]
 )
 _SELLS = re.compile(
     r"(?:(?:do|does) (?:you|your (?:shop|store)|the shop) (?:also |still |even )?(?:sell|carry|stock)|(?:have )?you got (?:any|some)|got any) (?P<what>[a-z][a-z' -]{2,40})"
@@ -89,7 +117,7 @@ def following(written: str, context: Context, allowed: Collection[str]) -> Follo
     said = _LEAD.sub("", written)
     is_more = _MORE.match(said) is not None
     core = _TAIL.sub("", _MORE.sub("", said))
-    for rule in (_deed, _amount, _method, _superlative, _variety, _place, _other):
+    for rule in (_deed, _standing, _amount, _method, _superlative, _variety, _place, _other):
         found = rule(core, context)
         if found is not None:
             return found if found.key in allowed else None
@@ -124,12 +152,26 @@ def sought_in(rest: str) -> str:
 
 
 def _deed(core: str, context: Context) -> Following | None:
-    """`cancel it`: the order that was just shown."""
+    """`cancel it`, `ship the second one`: of the orders that were just shown."""
     said = _DO_IT.fullmatch(core)
-    shown = (context.last_operation or "").partition(".")[0] in ("order", "checkout", "receipt")
-    if said is None or not shown or context.focus_order is None:
+    if said is None or not _is_about_orders(context):
         return None
-    return Following(DEEDS[said["verb"]], {"number": context.focus_order})
+    number = order_in(core, context)
+    return Following(DEEDS[said["verb"]], {} if number is None else {"number": number})
+
+
+def _standing(core: str, context: Context) -> Following | None:
+    """`where is it?`, `the second one` of orders: how that order stands."""
+    asks = _STANDS.fullmatch(core) or (context.orders and _PLACE.fullmatch(core))
+    if not asks or context.question is not None or not _is_about_orders(context):
+        return None
+    number = order_in(core, context)
+    return None if number is None else Following("order.get", {"number": number})
+
+
+def _is_about_orders(context: Context) -> bool:
+    known = context.focus_order is not None or bool(context.orders)
+    return known and (context.last_operation or "").partition(".")[0] in _OF_ORDERS
 
 
 def _amount(core: str, context: Context) -> Following | None:

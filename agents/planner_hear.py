@@ -51,6 +51,10 @@ class Intent:
     """Whether a write may be done without asking back."""
     answers_question: bool = False
     slots: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What was said before and holds where the message says nothing else."""
+    adds: str = ""
+    """What they say beside an answer, or instead of it: more of what it is to be done with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,4 +271,4 @@ def _again(heard: Heard, context: Context) -> Intent | None:
         if name in operation.parameters and name not in ("sku", "handle_or_sku", "number", "query")
     }
     explicit = "same" in heard.said
-    return Intent(operation, is_sure=explicit, slots=kept)
+    return Intent(operation, is_sure=explicit, kept=kept)

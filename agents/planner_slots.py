@@ -35,6 +35,9 @@ _NOT_SKU = frozenset(
     )
 )
 _PRICE = r"(?:(?:eur|€|\$|usd|£)\s*)?(\d+(?:[.,]\d{1,2})?)\s*(?:eur|euros?|€|\$|dollars?|bucks)?"
+_BARE_ORDER = re.compile(r"(?<![\w.,€$-])\d{4,9}(?![\w.,-]*\d)")
+_IT = re.compile(r"\b(?:it|this|that|its)\b", re.IGNORECASE)
+_OTHER = re.compile(r"\bother (?:order|one)\b", re.IGNORECASE)
 # `1200 dollars` is no order number.
 _SUM = re.compile(
     r"(?:\b(?:eur|usd|gbp)|[€$£])\s?\d[\d.,]*|\d[\d.,]*\s?(?:eur|usd|gbp|[€$£]|euros?|dollars?|"
@@ -87,16 +90,27 @@ def sku_in(text: str) -> str | None:
 
 
 def order_in(text: str, context: Context) -> int | None:
-    match = _ORDER.search(text)
-    if match:
-        return int(match[1])
-    bare = re.findall(r"(?<![\w.,€$-])\d{4,9}(?![\w.,-]*\d)", _SUM.sub(" ", text))
-    if len(bare) == 1:
-        return int(bare[0])
+    """Return the number of the order that is named, pointed at, or talked about."""
+    left = _SUM.sub(" ", text)
+    said = {int(number) for number in _ORDER.findall(left)}
+    if not _has_postal_code(text):
+        said |= {int(number) for number in _BARE_ORDER.findall(left)}
+    if said:
+        return said.pop() if len(said) == 1 else None
     position = ordinal_in(text)
     if position is not None and -len(context.orders) <= position < len(context.orders):
         return context.orders[position]
-    return None
+    if _OTHER.search(text):
+        others = [number for number in context.orders if number != context.focus_order]
+        return others[0] if len(others) == 1 else None
+    if position is not None and not _IT.search(text):
+        return None  # Of a list there is not, or of more than there are.
+    return context.focus_order
+
+
+def _has_postal_code(text: str) -> bool:
+    found = address_in(text).keys() if "," in text else set()
+    return {"line1", "postal_code"} <= found
 
 
 def ordinal_in(text: str) -> int | None:
@@ -237,13 +251,25 @@ def _location(text: str, context: Context) -> str | None:
     return match[1] if match else None
 
 
+_LOST = re.compile(
+    r"\b(?:remove|write (?:it |them )?off|wrote off|take|subtract|minus|reduce|fewer|broken|broke|"
+    r"damaged|lost|stolen|scrap(?:ped)?)\b",
+    re.IGNORECASE,
+)
+_FOUND = re.compile(r"\b(?:found|add|plus|extra|more|turned up)\b", re.IGNORECASE)
+
+
 def _delta(text: str, context: Context) -> int | None:
     signed = re.search(r"(?<![\w-])([+-])\s?(\d{1,6})\b", text)
     if signed:
         return int(signed[1] + signed[2])
     amount = quantity_in(_REASON.sub("", text))
-    lost = re.search(r"\b(?:remove|write off|take|subtract|minus|reduce|broken|lost)\b", text, re.I)
-    return -amount if amount is not None and lost else amount
+    return -amount if amount is not None and takes_away(text) else amount
+
+
+def takes_away(text: str) -> bool:
+    """Tell whether units are to become fewer."""
+    return _LOST.search(text) is not None and _FOUND.search(text) is None
 
 
 def _query(text: str, context: Context) -> str | None:
@@ -283,7 +309,7 @@ def _email(text: str, context: Context) -> str | None:
 # By parameter name: the same name means the same thing in every operation.
 EXTRACTORS: Mapping[str, Callable[[str, Context], Any]] = {
     "quantity": lambda text, context: quantity_in(text),
-    "number": lambda text, context: order_in(text, context) or context.focus_order,
+    "number": order_in,
     "reason": _reason,
     "days": _days,
     "location": _location,

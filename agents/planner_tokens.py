@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from rapidfuzz.distance import OSA
 
+from agents.planner_numbers import in_figures
 from agents.planner_text import NUMBER_WORDS, listed
 
 ADDRESS, DATE, EMAIL, NUMBER = "#address", "#date", "#email", "#number"
@@ -117,6 +118,7 @@ def stem(word: str) -> str:
 
 def marked(text: str) -> str:
     """Replace what has a form of its own, such as an email address, by a mark of its kind."""
+    text = in_figures(text)
     for mark, pattern in _ENTITIES:
         text = pattern.sub(f" {mark} ", text)
     return text

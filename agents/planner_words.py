@@ -1,6 +1,7 @@
 """Word a tool result from templates, one per kind. Every figure comes from the result."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -328,18 +329,40 @@ def _yours(said: str) -> str:
 def gist(operation: Operation) -> str:
     """Return what an operation does, from its own description, as the end of a sentence."""
     first = (inspect.getdoc(operation.run) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
-    first = _yours(first.partition(";")[0].partition(". ")[0])
+    first = _yours(re.split(r"[;:]|\. ", first, maxsplit=1)[0])
     return first[:1].lower() + first[1:]
 
 
-def offer(operation: Operation, slots: Mapping[str, Any], *, is_certain: bool) -> str:
+def about(slots: Mapping[str, Any], currency: str) -> str:
+    """Name what something is to be done with, as far as it was made out: `order #7, EUR 5.00`."""
+    return ", ".join(_named(name, value, currency) for name, value in slots.items())
+
+
+def _named(name: str, value: Any, currency: str) -> str:
+    if name == "number":
+        return f"order #{value}"
+    if name.endswith("amount") and isinstance(value, int):
+        return money(value, currency)
+    if name == "delta" and isinstance(value, int):
+        return f"{value:+d}"
+    if isinstance(value, list):
+        return ", ".join(_named("", item, currency) for item in value)
+    if isinstance(value, dict):
+        return " ".join(str(part) for part in value.values())
+    if name in ("quantity", "units", "counted"):
+        return _units(value)
+    return f"{name} {value}" if name in ("location", "reason") else str(value)
+
+
+def offer(
+    operation: Operation, slots: Mapping[str, Any], currency: str, *, is_certain: bool
+) -> str:
     """Ask whether to do something that was asked about."""
-    said = [f"order #{slots['number']}"] if "number" in slots else []
-    said += [str(slots[name]) for name in ("sku", "quantity", "name", "code") if name in slots]
-    about = f" ({', '.join(said)})" if said else ""
+    said = about({n: v for n, v in slots.items() if not n.endswith("_id")}, currency)
+    with_it = f" ({said})" if said else ""
     if is_certain:
-        return f"I can do that for you here: {gist(operation)}{about}. Shall I?"
-    return f"Do you want me to {gist(operation)}{about}? Say yes, or put it in other words."
+        return f"I can do that for you here: {gist(operation)}{with_it}. Shall I?"
+    return f"Do you want me to {gist(operation)}{with_it}? Say yes, or put it in other words."
 
 
 def question(missing: str, currency: str) -> str:

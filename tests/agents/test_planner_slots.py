@@ -57,7 +57,11 @@ AN_ID = "0190ab12-0000-7000-8000-000000000001"
         ("£20", "EUR", None),
         ("20 euros or 30 euros", "EUR", None),
         ("20 euros, I said 20 EUR", "EUR", 2000),
-        ("20 euros and 50 cents", "EUR", None),
+        ("20 euros and 50 cents", "EUR", 2050),
+        ("five euros fifty because of a chip", "EUR", 550),
+        ("a hundred and twenty euros", "EUR", 12000),
+        ("twenty-five euros", "EUR", 2500),
+        ("5 euros 20 days ago", "EUR", 500),
         ("50 cents", "EUR", None),
         ("20", "EUR", None),
         ("20 eurocents", "EUR", None),
@@ -166,10 +170,28 @@ def test_a_place_in_the_list(text: str, place: int | None) -> None:
         ("the last one", 1003),
         ("the fifth one", None),
         ("my order", None),
+        ("Ada, Lange Reihe 5, 20099 Hamburg, Germany", None),
     ],
 )
 def test_an_order_is_named_or_pointed_at(text: str, number: int | None) -> None:
     assert order_in(text, Context(orders=[1001, 1002, 1003])) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("cancel it", 1001),
+        ("the other one", 1002),
+        ("and for the other order too", 1002),
+        ("ship 1003 and 1004", None),
+        ("ship order 1003 and order 1004", None),
+        ("the fifth one", None),
+    ],
+)
+def test_of_several_orders_the_one_talked_about_is_none_that_was_not_said(
+    text: str, number: int | None
+) -> None:
+    assert order_in(text, Context(orders=[1001, 1002], focus_order=1001)) == number
 
 
 @pytest.mark.parametrize(

@@ -37,3 +37,80 @@ async def test_a_word_that_is_like_nothing_is_an_answer(guest: Deps, answer: str
     assert (await talk.say("add to cart")).text.startswith("Which product")
     (card,) = (await talk.say(answer)).of("card")[-1:]
     assert [line["sku"] for line in card["data"]["lines"]] == ["KETTLE-1"]
+
+
+async def orders_of(deps: Deps, count: int) -> list[int]:
+    await factories.product(deps, "MUG-1", title="Stoneware mug")
+    return [(await factories.placed_order(deps, **{"MUG-1": 2})).number for _ in range(count)]
+
+
+async def test_a_correction_is_no_reason(customer: Deps) -> None:
+    first, second = await orders_of(customer, 2)
+    talk = Talk(customer)
+    await talk.say(f"cancel order {first}")
+    asked = await talk.say(f"sorry, I meant {second}")
+    assert not asked.tools
+    assert asked.text == f"Order #{second}. Why? I keep the reason with it."
+    (approval,) = (await talk.say("it came too late")).of("approval")
+    assert f"number: {second}, reason: it came too late" in approval["summary"]
+
+
+@pytest.mark.parametrize("reason", ["sorry, it was a mistake", "the customer asked for it"])
+async def test_a_reason_may_be_told_in_any_words(customer: Deps, reason: str) -> None:
+    (number,) = await orders_of(customer, 1)
+    talk = Talk(customer)
+    await talk.say(f"cancel order {number}")
+    (approval,) = (await talk.say(reason)).of("approval")
+    assert f"reason: {reason}" in approval["summary"]
+
+
+async def test_a_question_is_no_reason(customer: Deps) -> None:
+    (number,) = await orders_of(customer, 1)
+    talk = Talk(customer)
+    await talk.say(f"cancel order {number}")
+    reply = await talk.say("has it been shipped yet?")
+    assert not reply.of("approval")
+
+
+@pytest.mark.parametrize("part", ["half of", "a part of the money of"])
+async def test_a_part_that_is_not_understood_is_never_all(
+    customer: Deps, merchant: Deps, part: str
+) -> None:
+    (number,) = await orders_of(customer, 1)
+    talk = Talk(merchant)
+    asked = await talk.say(f"refund {part} order {number} because it has a chip")
+    if asked.text.startswith("Do you want me to give money"):
+        asked = await talk.say("yes")
+    assert asked.text == "How much, in EUR?"
+    assert (await talk.say("half")).text == "How much, in EUR?"
+    (approval,) = (await talk.say("10")).of("approval")
+    assert approval["preview"]["refund_amount"] == 1000
+
+
+async def test_a_number_alone_keeps_the_direction(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG-1", title="Stoneware mug")
+    talk = Talk(merchant)
+    await talk.say("write off broken units of MUG-1 at HAM")
+    for answer in ("yes", "2", "they fell"):
+        reply = await talk.say(answer)
+    (call,) = [t for t in reply.of("tool") if t["status"] == "running"]
+    assert call["arguments"]["delta"] == -2
+
+
+async def test_an_address_goes_to_the_order_it_was_asked_for(customer: Deps) -> None:
+    (number,) = await orders_of(customer, 1)
+    talk = Talk(customer)
+    await talk.say(f"change the delivery address of my order {number}")
+    lines = ("Ada Lovelace, Lange Reihe 5, 20099 Hamburg, Germany", "yes")
+    (approval,) = [card for line in lines for card in (await talk.say(line)).of("approval")]
+    assert approval["operation"] == "order_edit.modify_address"
+    assert f"number: {number}, address: Ada Lovelace Lange Reihe 5" in approval["summary"]
+
+
+async def test_how_an_order_stands_is_asked_by_pointing_at_it(customer: Deps) -> None:
+    first, second = await orders_of(customer, 2)
+    talk = Talk(customer)
+    await talk.say("show my orders")
+    assert f"#{first}" in (await talk.say("where is the second one?")).text
+    assert f"#{second}" in (await talk.say("and has the other one been shipped?")).text
+    assert f"#{second}" in (await talk.say("when will it arrive?")).text

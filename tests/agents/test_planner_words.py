@@ -306,9 +306,9 @@ def test_a_question_names_what_is_missing(missing: str, asked: str) -> None:
 
 def test_an_offer_names_what_it_is_about() -> None:
     operation = OPERATIONS["checkout.cancel"]
-    sure = planner_words.offer(operation, {"number": 1001}, is_certain=True)
+    sure = planner_words.offer(operation, {"number": 1001}, "EUR", is_certain=True)
     assert sure.startswith("I can do that for you here: cancel ")
     assert sure.endswith("(order #1001). Shall I?")
-    unsure = planner_words.offer(operation, {}, is_certain=False)
+    unsure = planner_words.offer(operation, {}, "EUR", is_certain=False)
     assert unsure.startswith("Do you want me to cancel ")
     assert "(" not in unsure

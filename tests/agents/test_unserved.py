@@ -80,4 +80,4 @@ async def test_an_offer_names_what_was_pointed_at(merchant: Deps) -> None:
     await factories.product(merchant, "MUG-2", title="Blue mug", price=1900)
     talk = Talk(merchant)
     await talk.say("show me the cheapest mugs")
-    assert "(MUG-1, 50)" in (await talk.say("restock the first one with 50")).text
+    assert "(MUG-1, 50 units)" in (await talk.say("restock the first one with 50")).text
