@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from deps.core import Deps
+from deps.core import Actor, Deps
 from tests import factories
-from tools import cart, cart_delivery, checkout
+from tools import cart, cart_delivery, checkout, credit_tender
 from tools.errors import Conflict, InvalidInput, NotFound
 
 
@@ -139,6 +139,24 @@ async def test_a_bought_cart_can_not_be_changed(guest: Deps) -> None:
     with pytest.raises(Conflict):
         async with guest.begin() as uow:
             await cart.set_quantity(uow, filled.id, "MUG", 4)
+    with pytest.raises(Conflict, match="has been checked out"):
+        await credit_tender.choose(guest, filled.id, codes=[], uses_account=False)
+
+
+async def test_a_cart_is_its_owner_s_and_nobody_s_without_one(deps: Deps, guest: Deps) -> None:
+    nobody = deps.acting_as(Actor(scopes=guest.actor.scopes))
+    opened = await factories.filled_cart(guest)
+    for work in (cart.create, cart.current):
+        with pytest.raises(InvalidInput) as refused:
+            async with nobody.begin() as uow:
+                await work(uow)
+        assert refused.value.field == "X-Guest-Token"
+    for other in (nobody, factories.guest(deps, "the-token-of-another-shopper-0123456789")):
+        with pytest.raises(NotFound):
+            async with other.begin() as uow:
+                await cart.access(uow, opened.id)
+    async with guest.begin() as uow:
+        assert (await cart.access(uow, opened.id)).id == opened.id
 
 
 DELIVERY: dict[str, Any] = {
