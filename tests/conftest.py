@@ -134,7 +134,7 @@ def mailer() -> RecordingMailer:
 
 @pytest.fixture
 def gateway() -> ScriptedGateway:
-    return ScriptedGateway()
+    return ScriptedGateway(clock=lambda: NOW)
 
 
 @pytest.fixture

@@ -431,15 +431,15 @@ async def test_what_lapses_is_authorised_anew(
 async def test_only_what_is_due_and_not_under_way_lapses(
     customer: Deps, staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:
-    gateway.clock = staff.clock
+    gateway.clock = factories.later(staff, days=-1).clock
     due = [await factories.placed_order(customer, MUG=1) for _ in range(2)]
     gateway.script.append(Fault.TIMEOUT_BEFORE)
     with pytest.raises(Unavailable):
         await capture.take(staff, due[1].number)
-    assert await capture.expire_due(factories.later(staff, days=7, seconds=-1)) == 0
-    week_later = factories.later(staff, days=7)
-    assert await capture.expire_due(week_later) == 1
-    assert await capture.expire_due(week_later) == 0
+    assert await capture.expire_due(factories.later(staff, days=6, seconds=-1)) == 0
+    lapsed = factories.later(staff, days=6)
+    assert await capture.expire_due(lapsed) == 1
+    assert await capture.expire_due(lapsed) == 0
     async with staff.begin() as uow:
         rows = [await payment.list_for_order(uow, each.number) for each in (placed, *due)]
     assert [[row.state.value for row in each] for each in rows] == [
