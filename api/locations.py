@@ -9,7 +9,7 @@ from api.deps import UowDep, needs
 from api.problems import problems
 from tools import location, stock_rule
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
-from tools.location import LocationView
+from tools.location import NAME_CHARS_MAX, PRIORITY_MAX, LocationView
 from tools.stock_rule import RULES_MAX, Coordinates, PostalAreaView, Rule
 
 router = APIRouter(prefix="/inventory", tags=["stock"], dependencies=[needs("stock:write")])
@@ -21,8 +21,10 @@ Prefix = Annotated[str, Path(max_length=10, examples=["20"])]
 class LocationInput(BaseModel):
     """Fields left out stay as they are."""
 
-    name: str | None = Field(default=None, min_length=1, max_length=200, examples=["Hamburg"])
-    priority: int | None = Field(default=None, ge=0, le=10_000)
+    name: str | None = Field(
+        default=None, min_length=1, max_length=NAME_CHARS_MAX, examples=["Hamburg"]
+    )
+    priority: int | None = Field(default=None, ge=0, le=PRIORITY_MAX)
     is_active: bool | None = None
     country_code: str | None = Field(default=None, min_length=2, max_length=2, examples=["DE"])
     latitude: float | None = Field(default=None, ge=-90, le=90, examples=[53.55])

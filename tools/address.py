@@ -23,6 +23,12 @@ class Address(Written):
     country_code: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2.")
 
 
+def is_country_code(text: str) -> bool:
+    """Say whether a text has the form of an ISO 3166-1 alpha-2 code, in either case."""
+    # Others' letters may become two when they are written large.
+    return len(text) == 2 and text.isascii() and text.isalpha()
+
+
 class DefaultAddressPreview(BaseModel):
     address: Address | None
     new_address: Address

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from deps.core import UnitOfWork
 from tools import cart
-from tools.address import Address
+from tools.address import Address, is_country_code
 from tools.cart import CartView
 from tools.errors import InvalidInput
 from tools.registry import Risk, operation
@@ -71,7 +71,7 @@ async def deliver_to(
         if not 1 <= len(value.strip()) <= limit:
             raise InvalidInput(f"{field} must have 1 to {limit} characters.", field=field)
     country = country_code.strip().upper()
-    if len(country) != 2 or not country.isascii() or not country.isalpha():
+    if not is_country_code(country):
         raise InvalidInput("country_code must be two letters, such as DE.", field="country_code")
     address = Address(
         name=name.strip(),

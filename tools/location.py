@@ -1,6 +1,6 @@
 """Stock locations: where they are, which ship first, and which are closed."""
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import IntegrityError
@@ -8,8 +8,13 @@ from sqlmodel import col, select
 
 from db.models.inventory import Location
 from deps.core import UnitOfWork
+from tools.address import is_country_code
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.registry import Risk, operation
+
+CODE_CHARS_MAX: Final = 32
+NAME_CHARS_MAX: Final = 200
+PRIORITY_MAX: Final = 10_000
 
 
 class LocationView(BaseModel):
@@ -29,7 +34,7 @@ class LocationDetails(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=NAME_CHARS_MAX)
     priority: int = Field(ge=-(2**31), lt=2**31)
     is_active: bool
     country_code: str | None = Field(default=None, pattern="^[A-Z]{2}$")
@@ -113,9 +118,12 @@ async def save(
     Raises:
         InvalidInput: A code, country or coordinate that cannot be, or a new location has no name.
     """
-    if not 1 <= len(code) <= 32 or not code.isprintable() or code != code.strip():
-        raise InvalidInput("code must have 1 to 32 characters.", field="code")
-    if country_code is not None and not (len(country_code) == 2 and country_code.isalpha()):
+    _check_code(code)
+    if name is not None and not 1 <= len(name) <= NAME_CHARS_MAX:
+        raise InvalidInput(f"name must have 1 to {NAME_CHARS_MAX} characters.", field="name")
+    if priority is not None and not 0 <= priority <= PRIORITY_MAX:
+        raise InvalidInput(f"priority must be 0 to {PRIORITY_MAX}.", field="priority")
+    if country_code is not None and not is_country_code(country_code):
         raise InvalidInput("country_code must be two letters.", field="country_code")
     if latitude is not None and not -90 <= latitude <= 90:
         raise InvalidInput("latitude must be -90 to 90.", field="latitude")
@@ -167,10 +175,12 @@ async def forget(
 
     Raises:
         NotFound: No such location.
+        InvalidInput: A code that cannot be.
         Conflict: Stock, a count, a transfer or a rule names it.
     """
     found = await _locked(uow, code)
     if before is not None:
+        _check_code(code)
         found = found or Location(code=code, name=before.name)
         for field, value in before.model_dump().items():
             setattr(found, field, value)
@@ -185,6 +195,11 @@ async def forget(
     except IntegrityError as error:
         raise Conflict(f"{code} has been used; close it instead.", field="code") from error
     return await show(uow)
+
+
+def _check_code(code: str) -> None:
+    if not 1 <= len(code) <= CODE_CHARS_MAX or not code.isprintable() or code != code.strip():
+        raise InvalidInput(f"code must have 1 to {CODE_CHARS_MAX} characters.", field="code")
 
 
 async def _locked(uow: UnitOfWork, code: str) -> Location | None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from db.models.inventory import Location
 from db.models.stock_rule import PostalArea, RuleKind, StockRule
 from deps.core import UnitOfWork
+from tools.address import is_country_code
 from tools.errors import InvalidInput, NotFound
 from tools.location import by_code
 from tools.registry import Risk, operation
@@ -102,7 +103,9 @@ async def replace(uow: UnitOfWork, rules: list[Rule]) -> list[Rule]:
     for rule in rules:
         if (rule.kind is RuleKind.PREFERRED) != (rule.location is not None):
             raise InvalidInput("preferred needs a location; the others have none.", field="rules")
-        places.append(await by_code(uow, rule.location, "rules") if rule.location else None)
+        if rule.country_code is not None and not is_country_code(rule.country_code):
+            raise InvalidInput("country_code must be two letters.", field="rules")
+        places.append(None if rule.location is None else await by_code(uow, rule.location, "rules"))
     # Two people who replace them at once must not end with a mixture.
     await uow.fetch("LOCK TABLE stock_rule IN SHARE ROW EXCLUSIVE MODE")
     await uow.fetch("DELETE FROM stock_rule")
@@ -200,9 +203,9 @@ async def _area(uow: UnitOfWork, country_code: str, prefix: str) -> PostalArea |
 async def _place(
     uow: UnitOfWork, country_code: str, prefix: str, latitude: float, longitude: float
 ) -> PostalAreaView:
-    if not (len(country_code) == 2 and country_code.isalpha()):
+    if not is_country_code(country_code):
         raise InvalidInput("country_code must be two letters.", field="country_code")
-    if len(prefix) > 10 or not (prefix == "" or prefix.isalnum()):
+    if len(prefix) > 10 or not (prefix == "" or (prefix.isascii() and prefix.isalnum())):
         raise InvalidInput("prefix must be at most 10 letters and digits.", field="prefix")
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         raise InvalidInput("These are no coordinates.", field="latitude")

@@ -10,6 +10,7 @@ from deps.core import Deps
 from tests import factories
 from tools.bundle import PARTS_MAX, BundlePartInput
 from tools.errors import Conflict, DomainError, InvalidInput, NotFound, NotRefundable
+from tools.location import LocationDetails
 from tools.registry import OPERATIONS
 from tools.stock_rule import RULES_MAX, Rule
 from tools.surface import load_operations
@@ -19,11 +20,19 @@ Refused = tuple[str, dict[str, Any], type[DomainError], str | None]
 LONG = "x" * 501
 NAIVE = datetime(2026, 1, 30)  # noqa: DTZ001  It names no moment: that is the point.
 MANY = 10**9
+PLACE = LocationDetails(name="Hamburg", priority=1, is_active=True)
+PREFERRED = RuleKind.PREFERRED
 
 BOUNDS: list[Refused] = [
     ("location.save", {"code": " HAM"}, InvalidInput, "code"),
     ("location.save", {"code": "x" * 33}, InvalidInput, "code"),
     ("location.save", {"code": "HAM", "country_code": "DEU"}, InvalidInput, "country_code"),
+    ("location.save", {"code": "HAM", "country_code": "ßß"}, InvalidInput, "country_code"),
+    ("location.save", {"code": "HAM", "name": ""}, InvalidInput, "name"),
+    ("location.save", {"code": "HAM", "name": "x" * 201}, InvalidInput, "name"),
+    ("location.save", {"code": "HAM", "priority": -1}, InvalidInput, "priority"),
+    ("location.save", {"code": "HAM", "priority": 2**31}, InvalidInput, "priority"),
+    ("location.forget", {"code": "x" * 33, "before": PLACE}, InvalidInput, "code"),
     ("location.save", {"code": "HAM", "latitude": 91, "longitude": 0}, InvalidInput, "latitude"),
     ("location.save", {"code": "HAM", "latitude": 0, "longitude": 181}, InvalidInput, "longitude"),
     ("location.save", {"code": "HAM", "latitude": 1}, InvalidInput, "latitude"),
@@ -69,6 +78,26 @@ BOUNDS: list[Refused] = [
         {"rules": [Rule(kind=RuleKind.FEWEST_SPLITS)] * (RULES_MAX + 1)},
         InvalidInput,
         "rules",
+    ),
+    ("stock_rule.replace", {"rules": [Rule(kind=PREFERRED)]}, InvalidInput, "rules"),
+    ("stock_rule.replace", {"rules": [Rule(kind=PREFERRED, location="")]}, NotFound, "rules"),
+    (
+        "stock_rule.replace",
+        {"rules": [Rule(kind=RuleKind.NEAREST, country_code="ßß")]},
+        InvalidInput,
+        "rules",
+    ),
+    (
+        "stock_rule.place_area",
+        {"country_code": "ßß", "latitude": 0, "longitude": 0},
+        InvalidInput,
+        "country_code",
+    ),
+    (
+        "stock_rule.place_area",
+        {"country_code": "DE", "latitude": 0, "longitude": 0, "prefix": "ß" * 10},
+        InvalidInput,
+        "prefix",
     ),
     (
         "stock_rule.place_area",
