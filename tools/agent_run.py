@@ -15,7 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, update
 
@@ -213,7 +213,8 @@ async def record(
 
     A run's row is written once: the calls of one message may be in transactions at once.
     """
-    call_id, given = new_id(), to_jsonable_python(dict(arguments))
+    # JSON has no word for what is not a number, which a model may write all the same.
+    call_id, given = new_id(), from_json(to_json(dict(arguments), inf_nan_mode="strings"))
     undoing = compensation or Compensation()
     inverse = undoing.arguments if operation.risk is not Risk.READ else None
     finished_at = None if outcome is CallOutcome.STARTED else uow.now

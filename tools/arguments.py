@@ -20,7 +20,7 @@ def model_of(operation: Operation) -> type[BaseModel]:
         name: (hints[name], ... if parameter.default is Parameter.empty else parameter.default)
         for name, parameter in operation.parameters.items()
     }
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=False)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False)
     return create_model(operation.key.replace(".", "_"), __config__=config, **fields)
 
 

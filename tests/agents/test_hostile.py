@@ -1,18 +1,22 @@
 """A model that breaks things: calls that do not parse, tools that are not there, and no end."""
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 
 import pytest
 from pydantic_ai.messages import ModelResponsePart, TextPart, ToolCallPart
 
+from agents.base import call_operation
+from db.models.agent import CallOutcome
 from db.types import new_id
 from deps.core import Deps
 from evals.attacks.obedient import ObedientModel
 from tests import factories
 from tests.agents.talk import Talk
 from tools import invariant
-from tools.errors import DomainError
+from tools.errors import DomainError, InvalidInput
+from tools.registry import OPERATIONS
 
 TURN_S = 90.0  # For ever would be longer, and a loaded machine is slow.
 CALLS: dict[str, list[ModelResponsePart]] = {
@@ -61,3 +65,15 @@ async def test_a_turn_ends_and_leaves_the_shop_sound(deps: Deps, guest: Deps, na
     assert failure is None or failure.status_code in (429, 503), "an answer, not a crash"
     assert 0 < model.requests <= 20, "the budget of a turn holds"
     assert await invariant.check(deps) == []
+
+
+async def test_a_call_with_what_is_no_number_is_refused_and_recorded(
+    deps: Deps, merchant: Deps
+) -> None:
+    given = {"country_code": "DE", "latitude": math.nan, "longitude": math.inf}
+    with pytest.raises(InvalidInput):
+        await call_operation(merchant, OPERATIONS["stock_rule.place_area"], given)
+    async with deps.begin() as uow:
+        (row,) = await uow.fetch("SELECT arguments, outcome FROM agent_call")
+    assert row["outcome"] == CallOutcome.FAILED
+    assert row["arguments"] == {"country_code": "DE", "latitude": "NaN", "longitude": "Infinity"}

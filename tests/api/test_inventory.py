@@ -173,6 +173,13 @@ async def test_the_agent_reaches_the_operations(
     assert answer.status_code == expected, answer.text
 
 
+async def test_the_agent_is_not_asked_for_what_is_no_number(staff: httpx.AsyncClient) -> None:
+    call = b'{"arguments": {"country_code": "DE", "latitude": 1e400, "longitude": 0}}'
+    headers = {"Content-Type": "application/json", **key()}
+    answer = await staff.post("/v1/agents/stock_rule/place_area", content=call, headers=headers)
+    assert (answer.status_code, answer.json()["field"]) == (422, "latitude")
+
+
 async def next_change(events: object) -> dict[str, object]:
     while True:
         chunk = (await asyncio.wait_for(anext(events), 60)).decode()  # type: ignore[call-overload]
