@@ -54,7 +54,9 @@ async def list_conversations(
 async def read_conversation(
     conversation_id: UUID,
     uow: UowDep,
-    before: Annotated[int | None, Query(ge=1, description="Turns before this number.")] = None,
+    before: Annotated[
+        int | None, Query(ge=1, lt=2**31, description="Turns before this number.")
+    ] = None,
     limit: Limit = 50,
 ) -> ConversationView:
     """Show the last turns of a conversation, oldest first. A running one has no reply yet."""

@@ -17,6 +17,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.answer import problem, send_answer
+from api.body import WRITES, read_body, replayed
 from api.caller import deps_of, owner_of_keys
 from api.headers import header, sent
 from api.problems import AWAY, database_away
@@ -34,7 +35,6 @@ from tools.idempotency import (
 )
 from tools.registry import OPERATIONS, Risk
 
-WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 EXEMPT: Final = ("/v1/auth/", "/v1/chat", "/v1/agui", "/v1/vercel-ai")
 REQUIRED: Final = tuple(
     re.compile(pattern)
@@ -127,7 +127,7 @@ class IdempotencyMiddleware:
             await database_away()(scope, receive, send)
 
     async def _once(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read_body(receive)
+        body = await read_body(receive)
         if body is None:
             return  # The client left, or sent too much; whoever counted has answered.
         deps = deps_of(scope)
@@ -160,7 +160,7 @@ class IdempotencyMiddleware:
         recorder = _Recorder()
         token = current_claim.set(held)
         try:
-            await self.app(scope, _replay(body, receive), recorder.send)
+            await self.app(scope, replayed(body, receive), recorder.send)
         except BaseException:
             # Also when the request is cancelled: the key must not stay locked by nobody.
             await asyncio.shield(abandon(deps, held))
@@ -182,27 +182,3 @@ class IdempotencyMiddleware:
         else:
             await asyncio.shield(abandon(deps, held))
         return recorder
-
-
-async def _read_body(receive: Receive) -> bytes | None:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    is_sent = False
-
-    async def replay() -> Message:
-        nonlocal is_sent
-        if is_sent:
-            return await receive()
-        is_sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay

@@ -4,6 +4,7 @@
     Edge         request id, trace, security headers, metrics, access log, the last resort: 500
     Bounds       body size (413) and time (504)
     RateLimits   429
+    Text         `api.text`
     Idempotency  `api.idempotency`
     Etags        304 for what the caller has already
 
@@ -23,11 +24,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import routing
 from api.answer import problem
+from api.body import WRITES
 from api.caller import address, caller, deps_of, owner_of_limits
 from api.headers import header, sent, with_headers
-from api.idempotency import WRITES, IdempotencyMiddleware
+from api.idempotency import IdempotencyMiddleware
 from api.metrics import IN_FLIGHT, count_request
 from api.routing import route_template
+from api.text import TextMiddleware
 from deps.cache import etag_of
 from deps.ratelimit import EndpointClass, RateLimiter, Verdict
 from deps.settings import Settings
@@ -342,6 +345,7 @@ def install(app: FastAPI, settings: Settings) -> None:
     """Add every middleware, the last one outermost, and the index of routes inside them all."""
     app.add_middleware(EtagMiddleware)
     app.add_middleware(IdempotencyMiddleware)
+    app.add_middleware(TextMiddleware)
     if settings.rate_limits:
         app.add_middleware(RateLimitMiddleware)
     app.add_middleware(

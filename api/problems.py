@@ -74,11 +74,7 @@ def _on_domain_error(request: Request, error: Exception) -> Response:
 def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = [
-        FieldError(
-            field=".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0]),
-            code=item["type"],
-            message=item["msg"],
-        )
+        FieldError(field=_field_of(item), code=item["type"], message=item["msg"])
         for item in error.errors()
     ]
     detail = "; ".join(f"{item.field}: {item.message}" for item in found[:5])
@@ -89,6 +85,12 @@ def _on_invalid_request(request: Request, error: Exception) -> Response:
         field=found[0].field if found else None,
         errors=[item.model_dump() for item in found],
     )
+
+
+def _field_of(item: dict[str, Any]) -> str:
+    if item["type"] == "json_invalid":  # Its place is a position in the text, and no field's name.
+        return "body"
+    return ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0])
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:

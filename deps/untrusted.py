@@ -171,13 +171,16 @@ def _defused(match: re.Match[str]) -> str:
 
 
 def visible_in(value: Any) -> Any:
-    """Return a JSON value with every text visible and trimmed; a member of an enum stays one."""
+    """Return a JSON value with every text visible and trimmed, in forms and names of fields, too; a
+    member of an enum stays one."""
     if isinstance(value, str) and not isinstance(value, Enum):
         return visible(value).strip()
     if isinstance(value, list):
         return [visible_in(item) for item in value]
     if isinstance(value, dict):
-        return {key: visible_in(item) for key, item in value.items()}
+        return {visible_in(key): visible_in(item) for key, item in value.items()}
+    if isinstance(value, BaseModel):
+        return value.model_copy(update={name: visible_in(item) for name, item in value})
     return value
 
 

@@ -97,10 +97,10 @@ async def thread(uow: UnitOfWork, thread_key: str, title: str) -> Conversation:
     """Return the actor's conversation that a client calls `thread_key`, opened when it is new.
 
     Raises:
-        InvalidInput: A guest without a token is asking, or the key is too long.
+        InvalidInput: A guest without a token is asking, or the key is too long or no text.
     """
-    if not 1 <= len(thread_key) <= 200:
-        raise InvalidInput("A thread id has 1 to 200 characters.", field="threadId")
+    if not 1 <= len(thread_key) <= 200 or "\0" in thread_key:
+        raise InvalidInput("A thread id has 1 to 200 characters and no NUL.", field="threadId")
     owner = str(uow.actor.user_id or uow.actor.guest_secret_sha256)
     await uow.session.execute(_TAKE_THREAD, {"thread": f"{owner} {thread_key}"})
     return await known_thread(uow, thread_key) or await start(uow, title, thread_key)

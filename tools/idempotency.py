@@ -99,7 +99,8 @@ _PURGE: Final = """
 
 def fingerprint(method: str, path: str, query: str, body: bytes) -> str:
     """Digest what a request asks for. JSON that differs in key order or spacing is the same."""
-    with suppress(orjson.JSONDecodeError):  # Not JSON: the bytes are what they are.
+    # Not JSON, or nested deeper than it writes: the bytes are what they are.
+    with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
         body = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
     parts = (method.encode(), path.encode(), query.encode(), body)
     return hashlib.sha256(b"".join(b"%d:%b" % (len(part), part) for part in parts)).hexdigest()

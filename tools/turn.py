@@ -139,10 +139,12 @@ async def begin(
         NotFound: No such conversation, or someone else's; or a turn of another one.
         TurnRunning: Another turn runs; wait for it or cancel it.
         TooManyRequests: The actor has `RUNNING_PER_OWNER_MAX` turns running.
-        InvalidInput: Nothing was said, or too much.
+        InvalidInput: Nothing was said, or too much, or what is no text.
     """
     if not 1 <= len(said.strip()) <= TEXT_CHARS_MAX or len(said) > TEXT_CHARS_MAX:
         raise InvalidInput(f"Say 1 to {TEXT_CHARS_MAX} characters.", field="text")
+    if "\0" in said:  # Which the database cannot keep.
+        raise InvalidInput("Text must not contain NUL characters.", field="text")
     if thread_key is None and deps.actor.key is not None:
         begun = await _begin_ordinary(deps, conversation_id, said, runner, channel, turn_id)
         if begun is not None:

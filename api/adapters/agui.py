@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from pydantic_ai.ui.ag_ui import AGUIAdapter, AGUIEventStream
 
-from api.adapters.native import begin, native, without_history
+from api.adapters.native import begin, native, not_understood, without_history
 from api.chat import STREAM_HEADERS, runner_of
 from api.deps import DepsDep
 from api.problems import problems
@@ -52,7 +52,7 @@ async def agui(request: Request, deps: DepsDep) -> StreamingResponse:
     try:
         asked = AGUIAdapter.build_run_input(without_history(await request.body()))
     except ValidationError as error:
-        raise InvalidInput(f"Not an AG-UI run: {error.errors()[0]['msg']}") from error
+        raise not_understood("an AG-UI run", error) from error
     message = _last(asked)
     runner = runner_of(request)
     begun = await begin(

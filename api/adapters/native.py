@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import orjson
+from pydantic import ValidationError
 from pydantic_ai import CustomEvent
 from pydantic_ai.messages import (
     AgentStreamEvent,
@@ -64,17 +65,27 @@ def without_history(body: bytes) -> bytes:
     and remember kinds of messages that the installed models refuse.
 
     Raises:
-        InvalidInput: Not JSON.
+        InvalidInput: Not JSON, or nested too deep to be a message.
     """
     try:
         sent = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"The body is not JSON: {error}") from error
+        raise InvalidInput(f"The body is not JSON: {error}", field="body") from error
     messages = sent.get("messages") if isinstance(sent, dict) else None
     if not isinstance(messages, list):
         return body
     theirs = [i for i, m in enumerate(messages) if isinstance(m, dict) and m.get("role") == "user"]
-    return orjson.dumps({**sent, "messages": messages[theirs[-1] if theirs else 0 :]})
+    try:
+        return orjson.dumps({**sent, "messages": messages[theirs[-1] if theirs else 0 :]})
+    except orjson.JSONEncodeError as error:
+        raise InvalidInput("The last message is nested too deep.", field="messages") from error
+
+
+def not_understood(what: str, error: ValidationError) -> InvalidInput:
+    """Return the refusal of a request that is not `what` it should be, by its first wrong field."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "body"
+    return InvalidInput(f"Not {what}: {field}: {first['msg']}.", field=field)
 
 
 async def begin(

@@ -18,7 +18,7 @@ from pydantic_ai.ui.vercel_ai.request_types import (
     UIMessage,
 )
 
-from api.adapters.native import begin, native, under_way, without_history
+from api.adapters.native import begin, native, not_understood, under_way, without_history
 from api.chat import STREAM_HEADERS, runner_of
 from api.deps import DepsDep
 from api.problems import problems
@@ -64,7 +64,7 @@ async def vercel_ai(request: Request, deps: DepsDep) -> StreamingResponse:
     try:
         asked = VercelAIAdapter.build_run_input(without_history(await request.body()))
     except ValidationError as error:
-        raise InvalidInput(f"Not a useChat request: {error.errors()[0]['msg']}") from error
+        raise not_understood("a useChat request", error) from error
     message = _last(asked)
     is_new = asked.trigger == "submit-message"
     begun = await begin(

@@ -264,11 +264,27 @@ async def test_another_persons_thread_is_one_of_ones_own(client: httpx.AsyncClie
     assert still["turns"] == 1
 
 
+DEEP = b'{"messages": [{"role": "user", "content": ' + b"[" * 500 + b"]" * 500 + b"}]}"
+
+
 @pytest.mark.parametrize("path", ["/v1/agui", "/v1/vercel-ai"])
-@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"messages": []}'])
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"messages": []}', DEEP])
 async def test_nonsense_is_refused(client: httpx.AsyncClient, path: str, body: bytes) -> None:
     answer = await client.post(path, content=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    assert answer.json()["field"]
+
+
+@pytest.mark.parametrize(
+    ("thread", "said", "field"), [("a\0b", "hello", "threadId"), ("ab", "hel\0lo", "text")]
+)
+async def test_what_the_database_cannot_keep_is_refused(
+    client: httpx.AsyncClient, thread: str, said: str, field: str
+) -> None:
+    over_agui = await client.post("/v1/agui", json=run(thread, user(said)))
+    over_vercel = await client.post("/v1/vercel-ai", json=submit(thread, ui(said)))
+    for answer in (over_agui, over_vercel):
+        assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
 async def test_a_message_may_come_in_parts_but_not_as_a_file(client: httpx.AsyncClient) -> None:

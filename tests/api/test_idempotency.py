@@ -171,6 +171,16 @@ async def test_who_asks_whether_the_client_left_is_told(
     assert (await http.post(SPEND, json={}, headers=key())).status_code == 201
 
 
+async def test_a_body_nested_deeper_than_can_be_written_is_compared_as_it_is(
+    till: Till, http: httpx.AsyncClient
+) -> None:
+    deep = b"[" * 500 + b"]" * 500
+    answers = [await http.post(SPEND, content=deep, headers=key()) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert (await http.post(SPEND, content=deep + b" ", headers=key())).status_code == 422
+    assert till.effects == 1
+
+
 async def test_malformed_key_is_refused(http: httpx.AsyncClient) -> None:
     answer = await http.post(SPEND, json={}, headers=key("x" * 201))
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_invalid")

@@ -5,8 +5,10 @@ import base64
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from agents.base import as_data
+from db.models.stock_rule import RuleKind
 from deps import untrusted
 from tools.catalog_clean import clean
 
@@ -24,6 +26,11 @@ HIDDEN = [
     "M\u2060ug\u2064",
     "Mug\u180e",
 ]
+
+
+class Part(BaseModel):
+    sku: str
+    sizes: dict[str, list[str]]
 
 
 @pytest.mark.parametrize("text", HIDDEN, ids=ascii)
@@ -63,6 +70,13 @@ def test_what_is_smuggled_can_be_looked_at() -> None:
 def test_what_speaks_to_a_model_is_pointed_out(text: str, flag: str) -> None:
     assert flag in untrusted.flags(text)
     assert untrusted.flags_in({"a": [1, None, {"b": text}]})
+
+
+def test_texts_are_made_visible_wherever_they_are() -> None:
+    sent = {"\0a": [Part(sku=" M\0UG ", sizes={"\u200bL": ["\0"]})], "kind": RuleKind.NEAREST}
+    shown = untrusted.visible_in(sent)
+    assert shown == {"a": [Part(sku="MUG", sizes={"L": [""]})], "kind": RuleKind.NEAREST}
+    assert shown["kind"] is RuleKind.NEAREST
 
 
 @pytest.mark.parametrize(
