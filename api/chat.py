@@ -21,7 +21,7 @@ from api.deps import DepsDep, UowDep
 from api.problems import problems
 from tools import transcript as transcripts
 from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests, TurnRunning
-from tools.turn import TEXT_CHARS_MAX, Event
+from tools.turn import NUMBER_MAX, TEXT_CHARS_MAX, Event
 
 router = APIRouter(tags=["chat"])
 
@@ -101,9 +101,11 @@ async def follow(
     conversation_id: UUID,
     request: Request,
     deps: DepsDep,
-    after: Annotated[int | None, Query(ge=0, description="The last number seen.")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=NUMBER_MAX, description="The last number seen.")
+    ] = None,
     live: Annotated[bool, Query(description="Stay connected when nothing runs.")] = False,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=NUMBER_MAX)] = None,
 ) -> StreamingResponse:
     """Follow a conversation from where you left off: send the last `id` as `Last-Event-ID`.
 

@@ -35,7 +35,7 @@ from deps import background
 from deps.core import Deps
 from deps.ratelimit import EndpointClass, RateLimiter
 from tools.errors import DomainError, InvalidInput, TooManyRequests, Unavailable
-from tools.turn import TEXT_CHARS_MAX
+from tools.turn import NUMBER_MAX, TEXT_CHARS_MAX
 
 router = APIRouter(tags=["chat"])
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Hello(BaseModel):
         default=None, min_length=GUEST_TOKEN_CHARS_MIN, max_length=GUEST_TOKEN_CHARS_MAX
     )
     conversation_id: UUID | None = None
-    after: int = Field(default=0, ge=0)
+    after: int = Field(default=0, ge=0, le=NUMBER_MAX)
 
 
 class Say(BaseModel):

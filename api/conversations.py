@@ -55,13 +55,13 @@ async def read_conversation(
     conversation_id: UUID,
     uow: UowDep,
     before: Annotated[
-        int | None, Query(ge=1, lt=2**31, description="Turns before this number.")
+        int | None, Query(ge=1, le=turns.NUMBER_MAX, description="Turns before this number.")
     ] = None,
     limit: Limit = 50,
 ) -> ConversationView:
     """Show the last turns of a conversation, oldest first. A running one has no reply yet."""
     # The number first: what happens between the two reads is then told twice rather than never.
-    news = await turns.news(uow, conversation_id, 2**31 - 1, remember_broken)
+    news = await turns.news(uow, conversation_id, turns.NUMBER_MAX, remember_broken)
     row = await conversations.access(uow, conversation_id)
     shown = await transcript.history(uow, conversation_id, before, limit)
     return ConversationView(id=row.id, title=row.title, last_event=news.last_event, turns=shown)

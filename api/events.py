@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from api.deps import DepsDep, UowDep, needs
-from api.parameters import Cursor, Limit
+from api.parameters import SEQ_MAX, Cursor, Limit
 from api.problems import problems
 from tools import audit, event_log
 from tools.audit import AuditView
@@ -16,7 +16,6 @@ from tools.event_log import DeadLetterView, EventView, ReplayReport
 from tools.page import ByTime, Page
 
 router = APIRouter(tags=["events"])
-SEQ_MAX = 2**63 - 1
 readers = [needs("event:read")]
 writers = [needs("event:write")]
 

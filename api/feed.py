@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.responses import StreamingResponse
 
 from api.deps import DepsDep, needs
+from api.parameters import SEQ_MAX
 from api.problems import problems
 from deps import background
 from deps.announcement import Announcements
@@ -168,7 +169,7 @@ def hub_of(request: Request, source: Source[C]) -> Hub[C]:
 async def follow(
     request: Request,
     deps: DepsDep,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=SEQ_MAX)] = None,
 ) -> StreamingResponse:
     """Stream `change` events: `{seq, type, occurred_at, summary, order_number, payload}`.
 
@@ -191,7 +192,7 @@ async def follow(
 async def follow_stock(
     request: Request,
     deps: DepsDep,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=SEQ_MAX)] = None,
 ) -> StreamingResponse:
     """Stream every stock movement as a `change` event, with the counters after it (staff).
 

@@ -24,6 +24,7 @@ from tools import conversation as conversations
 from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests, TurnRunning
 
 TEXT_CHARS_MAX: Final = 4000
+NUMBER_MAX: Final = 2**31 - 1  # Of turns and of events, which count up in their conversation.
 RUNNING_PER_OWNER_MAX: Final = 8
 # The events of older turns are dropped; who asks for them is told to read the turns.
 TURNS_WITH_EVENTS: Final = 5

@@ -225,6 +225,7 @@ MALFORMED: list[tuple[str | bytes, str | None]] = [
     ('{"type": "say", "text": "  "}', "text"),
     ('{"type": "say", "text": "' + "x" * 4001 + '"}', "text"),
     ('{"type": "say", "text": "hi", "turn_id": "7"}', "turn_id"),
+    ('{"type": "say", "text": "a\\u0000b"}', "text"),
     ("{", None),
     ('"' + "x" * chat_socket.MESSAGE_BYTES_MAX + '"', None),
     (b'{"type": "ping"}', None),
@@ -248,6 +249,7 @@ async def test_a_malformed_message_is_refused_by_its_field_and_the_next_is_taken
 OPENINGS: list[tuple[dict[str, Any], str]] = [
     ({"type": "say", "text": "hello"}, "type"),
     ({"type": "hello", "after": -1}, "after"),
+    ({"type": "hello", "after": 2**31}, "after"),
     ({"type": "hello", "conversation_id": "mine"}, "conversation_id"),
     ({"type": "hello", "guest_token": "short"}, "guest_token"),
     ({"type": "hello", "token": "x" * 4001}, "token"),

@@ -43,6 +43,22 @@ async def test_they_are_listed_searched_renamed_and_deleted(client: httpx.AsyncC
         assert (await client.get(path)).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("address", "sent", "field"),
+    [
+        ("/v1/conversations/{}?before=2147483648", None, "before"),
+        ("/v1/chat/{}/events?after=2147483648", None, "after"),
+        ("/v1/chat/{}/events", "2147483648", "last-event-id"),
+    ],
+)
+async def test_numbers_that_cannot_be_are_refused_before_the_answer_begins(
+    client: httpx.AsyncClient, address: str, sent: str | None, field: str
+) -> None:
+    place = address.format(await talk(client, "hello"))
+    answer = await client.get(place, headers={"Last-Event-ID": sent} if sent else {})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
 async def test_the_list_pages_without_gaps(client: httpx.AsyncClient) -> None:
     for i in range(5):
         await talk(client, f"hello {i}")

@@ -82,10 +82,16 @@ async def next_change(events: AsyncGenerator[bytes, None]) -> dict[str, object]:
                 return data
 
 
-async def test_only_staff_may_watch(client: httpx.AsyncClient, deps: Deps, customer: Deps) -> None:
+async def test_only_staff_may_watch(
+    client: httpx.AsyncClient, merchant: Deps, customer: Deps
+) -> None:
     assert (await client.get("/v1/feed")).status_code == 401
     answer = await client.get("/v1/feed", headers=factories.bearer(customer))
     assert answer.status_code == 403
+    staff = factories.bearer(merchant)
+    for place in ("/v1/feed", "/v1/inventory/stream"):
+        late = await client.get(place, headers={**staff, "Last-Event-ID": str(2**63)})
+        assert (late.status_code, late.json()["field"]) == (422, "last-event-id")
     for source in (feed, stock_feed):
         with pytest.raises(Forbidden):
             async with customer.begin() as uow:
