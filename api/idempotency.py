@@ -56,6 +56,11 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 _CREDENTIAL_HEADERS: Final = frozenset({b"set-cookie", b"x-guest-token"})
 
 
+def takes_key(method: str, path: str) -> bool:
+    """Say whether a key has a meaning: on every write whose answer may be told again."""
+    return method in WRITES and path.startswith("/v1/") and not path.startswith(EXEMPT)
+
+
 def is_required(method: str, path: str) -> bool:
     """Say whether a key must be sent: where a blind repeat could cost money, stock or an order."""
     if method != "POST":
@@ -100,12 +105,7 @@ class IdempotencyMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] != "http"
-            or scope["method"] not in WRITES
-            or not scope["path"].startswith("/v1/")
-            or scope["path"].startswith(EXEMPT)
-        ):
+        if scope["type"] != "http" or not takes_key(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
         key = header(scope, b"idempotency-key")

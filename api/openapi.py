@@ -11,13 +11,38 @@ import orjson
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from api.idempotency import is_required, takes_key
 from api.problems import PROBLEM_CONTENT, ProblemDetails
+from tools.idempotency import KEY_LENGTH_MAX
 
 EDGE_ANSWERS: Final = {
     "401": "The credentials are missing, wrong or expired.",
     "422": "The request breaks a rule of its fields.",
     "429": "Too many requests; wait as long as `Retry-After` says.",
     "500": "A fault of the server; it is logged under the `X-Request-Id`.",
+    "503": "The database or another service is away; try again.",
+    "504": "It took too long, and whether it happened is unknown: ask before repeating.",
+}
+# Of what has a body, of what takes a key, and of what a caller may know already.
+BODY_ANSWERS: Final = {
+    "400": "The body cannot be read.",
+    "413": "The body is longer than the server takes.",
+}
+KEY_ANSWERS: Final = {
+    "400": "The `Idempotency-Key` is missing or malformed, or the body cannot be read.",
+    "409": "A request with this `Idempotency-Key` is still being handled.",
+}
+NOT_MODIFIED: Final = {"description": "What `If-None-Match` names is still so."}
+IDEMPOTENCY_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A fresh one, such as a UUID, per intent: a retry then gets the first answer.",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": KEY_LENGTH_MAX,
+        "pattern": r"^[\x21\x23-\x7e]([\x20-\x7e]*[\x21\x23-\x7e])?$",
+    },
 }
 LIMIT_HEADERS: Final = {
     name: {"description": text, "schema": {"type": "string"}}
@@ -97,7 +122,7 @@ def completed(schema: dict[str, Any]) -> dict[str, Any]:
                 operation.setdefault("description", operation.get("summary", ""))
                 operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
                 if path.startswith("/v1/"):
-                    _add_edge_answers(operation)
+                    _add_edge_answers(method, path, operation)
     schema["tags"] = [{"name": tag} for tag in sorted(tags)]
     for node in _nodes(schema):
         # Python's integers have no width, but every one here is kept in a bigint at most.
@@ -116,9 +141,17 @@ def _problem_schemas() -> dict[str, Any]:
     return {**schema.pop("$defs"), ProblemDetails.__name__: schema}
 
 
-def _add_edge_answers(operation: dict[str, Any]) -> None:
-    responses = operation["responses"]
-    for status, description in EDGE_ANSWERS.items():
+def _add_edge_answers(method: str, path: str, operation: dict[str, Any]) -> None:
+    responses, answers = operation["responses"], dict(EDGE_ANSWERS)
+    if "requestBody" in operation:
+        answers |= BODY_ANSWERS
+    if takes_key(method.upper(), path):
+        answers |= KEY_ANSWERS
+        key = {**IDEMPOTENCY_KEY, "required": is_required(method.upper(), path)}
+        operation.setdefault("parameters", []).append(key)
+    if method == "get" and "application/json" in responses.get("200", {}).get("content", {}):
+        responses["304"] = NOT_MODIFIED
+    for status, description in answers.items():
         responses.setdefault(status, {"description": description, "content": PROBLEM_CONTENT})
     for status, response in responses.items():
         if status.startswith(("2", "4")):

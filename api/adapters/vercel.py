@@ -77,7 +77,11 @@ async def vercel_ai(request: Request, deps: DepsDep) -> StreamingResponse:
 @router.get(
     "/vercel-ai/{chat}/stream",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "None runs."}},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "None runs."},
+        **problems(),
+    },
 )
 async def resume(chat: Chat, request: Request, deps: DepsDep) -> Response:
     """Go on with the answer that runs in a chat, from its beginning: what `useChat` asks for with

@@ -1,5 +1,6 @@
 """Every route, asked about what is not there: it answers with what it describes, and no bug."""
 
+from collections import Counter
 from typing import Any
 from uuid import uuid4
 
@@ -94,4 +95,39 @@ async def test_every_route_answers_as_it_says(
             problem = ProblemDetails.model_validate_json(answer.content)
             assert problem.status == answer.status_code
     assert len(asked) > 150
+    assert not wrong, "\n".join(wrong)
+
+
+JSON = {"Content-Type": "application/json"}
+UNREADABLE = b'{"a": "\xff"}'
+
+
+def key(value: str = "") -> dict[str, str]:
+    return {"Idempotency-Key": value or str(uuid4())}
+
+
+async def test_every_write_says_what_the_edge_refuses(
+    client: httpx.AsyncClient, deps: Deps
+) -> None:
+    described = (await client.get("/v1/openapi.json")).json()
+    client.headers.update(factories.bearer(await factories.user(deps, role=Role.ADMIN)))
+    wrong, codes = [], Counter[str]()
+    for method, template, path, responses, body in requests_of(described):
+        if method == "GET":
+            continue
+        operation = described["paths"][template][method.lower()]
+        named = {p["name"]: p["required"] for p in operation.get("parameters", [])}
+        sent: list[dict[str, Any]] = [{"content": UNREADABLE, "headers": JSON | key()}]
+        if named.get("Idempotency-Key"):
+            sent += [{"json": body}, {"json": body, "headers": key("x" * 201)}]
+        for request in sent:
+            answer = await client.request(method, path, **request)
+            code = answer.json()["code"] if answer.is_error else "done"
+            codes[code] += 1
+            expected = request is sent[0] or answer.status_code == 400
+            if str(answer.status_code) not in responses or not expected:
+                wrong.append(f"{method} {template}: {answer.status_code} {answer.text[:200]}")
+            if code.startswith("idempotency_key") and "Idempotency-Key" not in named:
+                wrong.append(f"{method} {template}: {code}")
+    assert codes["idempotency_key_required"] == codes["idempotency_key_invalid"] > 10
     assert not wrong, "\n".join(wrong)
