@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from db.models.user import Role
 from db.types import new_id
-from deps import postgres
+from deps import hot, postgres
 from deps.cache import Cache
 from deps.core import Deps
 from deps.credit import CreditGateway
@@ -40,6 +40,16 @@ hypothesis.settings.register_profile("searching", _PATIENT)
 hypothesis.settings.register_profile("shopkeeper", _PATIENT, derandomize=True)
 hypothesis.settings.load_profile("shopkeeper")
 NOW = datetime(2026, 1, 30, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Generator[None, None, None]:
+    """On a machine that is busy with other things a server takes long, and is not away."""
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (postgres, hot):
+            patched.setattr(module, "CONNECT_TIMEOUT_S", 60.0)
+            patched.setattr(module, "POOL_TIMEOUT_S", 60.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ async def say(
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = []
     for block in answer.text.strip().split("\n\n"):
+        if block.startswith(":"):  # It takes long, and says so.
+            continue
         fields = dict(line.split(": ", 1) for line in block.split("\n"))
         events.append((fields["event"], json.loads(fields["data"])))
     assert events[-1][0] == "done"

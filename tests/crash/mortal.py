@@ -34,7 +34,7 @@ from deps.scripted import ScriptedGateway
 from deps.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCENARIO_TIMEOUT_S = 60
+SCENARIO_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,9 @@ class MortalGateway(ScriptedGateway):
 
 async def _live(task: Task) -> None:
     scenarios = importlib.import_module("tests.crash.scenarios")
-    settings = Settings(_env_file=None, rate_limits=False)
+    settings = Settings(
+        _env_file=None, rate_limits=False, statement_timeout_ms=60_000, lock_timeout_ms=60_000
+    )
     async with open_deps(settings, database_url=task.database_url, redis_url=None) as opened:
         fate = Fate(task.dies_at)
         gateway = MortalGateway(file=Path(task.provider_file))

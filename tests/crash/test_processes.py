@@ -35,9 +35,14 @@ async def deps(
     """One shop for the whole module, since two web processes take seconds to start."""
     url = server.dsn(f"processes_{uuid4().hex}")
     await postgres.clone_database(url, template)
-    settings = Settings(_env_file=None, rate_limits=False)
-    async with open_deps(settings, database_url=url, redis_url=valkey.url) as opened:
-        yield opened
+    # For the web processes too, which read their settings from here: nothing is given up because
+    # the machine is busy with other things.
+    with pytest.MonkeyPatch.context() as patience:
+        for name in ("STATEMENT_TIMEOUT_MS", "LOCK_TIMEOUT_MS", "REQUEST_TIMEOUT_S"):
+            patience.setenv(f"SHOPKEEPER_{name}", "120000")
+        settings = Settings(_env_file=None, rate_limits=False)
+        async with open_deps(settings, database_url=url, redis_url=valkey.url) as opened:
+            yield opened
     await postgres.drop_database(url)
 
 
