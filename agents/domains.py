@@ -13,6 +13,7 @@ from agents.notification import notification_agent
 from agents.order import order_agent
 from agents.payment import payment_agent
 from agents.product import product_agent
+from agents.promotion import promotion_agent
 from agents.refund import refund_agent
 from agents.support import support_agent
 from agents.user import user_agent
@@ -27,6 +28,7 @@ class Domain(StrEnum):
     INVENTORY = "inventory"
     PAYMENT = "payment"
     REFUND = "refund"
+    PROMOTION = "promotion"
     ANALYTICS = "analytics"
     NOTIFICATION = "notification"
     USER = "user"
@@ -40,6 +42,7 @@ AGENTS: Mapping[Domain, Agent[Deps, str]] = {
     Domain.INVENTORY: inventory_agent,
     Domain.PAYMENT: payment_agent,
     Domain.REFUND: refund_agent,
+    Domain.PROMOTION: promotion_agent,
     Domain.ANALYTICS: analytics_agent,
     Domain.NOTIFICATION: notification_agent,
     Domain.USER: user_agent,

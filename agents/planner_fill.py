@@ -31,6 +31,7 @@ from agents.planner_slots import (
     sku_in,
     takes_away,
 )
+from agents.planner_terms import TERMS, minimum_apart
 from agents.planner_text import normalize, words
 from agents.planner_tokens import stem
 from db.types import exponent
@@ -107,10 +108,13 @@ def arguments_in(
     if is_address(operation):
         return slots | address_answer(text, asked)
     unmeant = _unmeant_amounts(operation, text)
+    apart = {}
+    if "minimum_amount" in operation.parameters:
+        apart["amount"], apart["minimum_amount"] = minimum_apart(text)
     for name, hint in hints_of(operation).items():
         if name in slots or name in UNSAID or name in PRODUCT_SLOTS or name in unmeant:
             continue
-        value = _value(name, hint, text, context, currency)
+        value = _value(name, hint, apart.get(name, text), context, currency)
         if name == "number" and name not in required(operation) and not _REFERS.search(text):
             value = EXTRACTORS[name](text, replace(context, focus_order=None))
         if name == "query" and isinstance(value, str) and operation.domain != "product":
@@ -125,6 +129,7 @@ def arguments_in(
 def _unmeant_amounts(operation: Operation, text: str) -> set[str]:
     """Of `amount` and `shipping_amount`, one sum said is the one that is named, not both."""
     amounts = {name for name in operation.parameters if name.endswith("_amount")}
+    amounts.discard("minimum_amount")  # It is told apart by what is said before it.
     if "amount" not in operation.parameters or not amounts:
         return set()
     said = words(normalize(text))
@@ -226,6 +231,8 @@ def _value(name: str, hint: Any, text: str, context: Context, currency: str) -> 
         return True if re.search(r"\bin stock\b|\bavailable\b", text.lower()) else None
     if name in EXTRACTORS:
         return EXTRACTORS[name](text, context)
+    if name in TERMS:
+        return TERMS[name](text, context) or context.known.get(name)
     return by_type(name, hint, text, context, currency)
 
 

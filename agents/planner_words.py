@@ -54,8 +54,12 @@ def cart(data: Any, operation: str) -> str:
     currency = data["currency"]
     lines = ", ".join(f"{line['quantity']} × {line['title']}" for line in data["lines"])
     text = f"Your cart: {lines}. Total {money(data['total_amount'], currency)}"
+    if data["discount_amount"]:
+        text += f", {money(data['discount_amount'], currency)} off by {data['discount_code']}"
     if data["shipping_amount"]:
         text += f", {money(data['shipping_amount'], currency)} of it for shipping"
+    if data["tax_amount"]:
+        text += f", {money(data['tax_amount'], currency)} of it tax"
     missing = [p["message"] for p in data["problems"]]
     if not missing:
         return f"{text}. Everything is there: say “check out” to buy."
@@ -199,6 +203,24 @@ def _balances(data: Any, operation: str) -> str:
     return f"Balances: {listed}." if listed else "The ledger is empty."
 
 
+def _discount(data: Any, operation: str) -> str:
+    currency = data["currency"]
+    takes = f"{data['percent']} %" if data["percent"] else money(data["amount"], currency)
+    least = data["minimum_amount"]
+    parts = [f"{data['code']} takes {takes} off"]
+    parts += [f"goods of {money(least, currency)} or more"] if least else ["the goods"]
+    parts += [f"from {data['starts_at'][:10]}"] if data["starts_at"] else []
+    parts += [f"until {data['ends_at'][:10]}"] if data["ends_at"] else []
+    of = f" of {data['uses_max']}" if data["uses_max"] else ""
+    ended = "" if data["is_active"] else " It is switched off."
+    return f"{' '.join(parts)}; used {data['uses']}{of} times.{ended}"
+
+
+def _discounts(data: Any, operation: str) -> str:
+    told = " ".join(_discount(item, operation) for item in data["items"][:LISTED_MAX])
+    return told or "There are no discount codes."
+
+
 def _answer(data: Any, operation: str) -> str:
     return " ".join(data["statements"])
 
@@ -260,6 +282,8 @@ _BY_KIND: Mapping[str, Callable[[Any, str], str]] = {
     "list[TimelineEntry]": _timeline,
     "list[CategoryView]": _categories,
     "UserView": _user,
+    "DiscountView": _discount,
+    "Page[DiscountView]": _discounts,
     "Answer": _answer,
     "Receipt": _receipt,
     "HandoverView": _handover,
@@ -274,6 +298,11 @@ _DONE = {
     "cart.change_item": "Changed.",
     "cart.remove_item": "Removed.",
     "cart.deliver_to": "Noted.",
+    "cart.apply_discount": "Applied.",
+    "cart.remove_discount": "Taken off.",
+    "promotion.create_code": "Made.",
+    "promotion.end_code": "Done.",
+    "promotion.resume_code": "Done.",
     "inventory.adjust": "Booked.",
 }
 QUESTIONS = {

@@ -16,9 +16,9 @@ TOPIC_MIN: Final = 0.6
 # What can not be done, and by scope what can: the first one permitted is named.
 TOPICS: Final[Mapping[str, tuple[str, tuple[tuple[str, str], ...]]]] = {
     "price": (
-        "I can not change prices or make discounts.",
+        "I can not change prices.",
         (
-            ("payment:write", "I can issue a gift card or grant store credit instead."),
+            ("promotion:write", "I can make a discount code or issue a gift card instead."),
             ("catalog:read", "I can tell what something costs now."),
         ),
     ),

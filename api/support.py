@@ -24,6 +24,7 @@ Number = Annotated[int, Path(ge=1, lt=2**63, examples=[1])]
 
 class Subject(StrEnum):
     DELIVERY = "delivery"
+    TAX = "tax"
     PAYMENT_METHODS = "payment_methods"
     PAYMENT_PROBLEM = "payment_problem"
     CANCELLATION = "cancellation"

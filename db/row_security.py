@@ -95,6 +95,8 @@ GUARDED: Final[Mapping[str, Guard]] = {
         "customer_id IS NULL OR customer_id = agent_actor() OR agent_may('payment:read')"
     ),
     "credit_movement": Guard(_part_of("credit_account", "account_id")),
+    # Shoppers name a code to `discount_terms`; they do not look through them.
+    "discount": Guard("agent_may('promotion:write')"),
     "dispute": Guard("agent_may('payment:read')"),
     "webhook_event": Guard("agent_may('payment:read')"),
     "reconciliation_run": Guard("agent_may('payment:read')"),
@@ -152,6 +154,7 @@ CLOSED: Final[Mapping[str, str]] = {
 # What a function does for the shop, beyond what the actor may see: numbering events, and moving
 # stock that other people wait for. With the triggers, these run as the owner of the tables.
 AS_OWNER: Final = (
+    "discount_terms",
     "outbox_add",
     "stock_announce",
     "stock_reserve",

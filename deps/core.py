@@ -113,6 +113,7 @@ MERCHANT_SCOPES = CUSTOMER_SCOPES | {
     "order:manage",
     "payment:read",
     "payment:write",
+    "promotion:write",
     "analytics:read",
     "notification:read_all",
     "user:read_all",

@@ -1,9 +1,10 @@
 """Settings from the environment (and `.env`); every variable starts with `SHOPKEEPER_` except the
 two addresses and the model key that other tools share."""
 
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,6 +15,9 @@ PLACEHOLDER_SECRET = "development-only-secret-change-me-please"
 class Environment(StrEnum):
     DEVELOPMENT = "development"
     PRODUCTION = "production"
+
+
+TaxPercent = Annotated[Decimal, Field(ge=0, le=100, decimal_places=2)]
 
 
 class CaptureMode(StrEnum):
@@ -104,6 +108,11 @@ class Settings(BaseSettings):
         default=None, description="PayPal's live one if unset; sandboxes have another."
     )
     capture: CaptureMode = CaptureMode.AUTOMATIC
+    tax_rates: dict[Annotated[str, Field(pattern=r"^([A-Z]{2}|\*)$")], TaxPercent] = Field(
+        default_factory=dict,
+        description="Per cent that come on top of goods and delivery, by the country of the "
+        'delivery, as JSON: {"US": "8.25", "*": "0"}. Elsewhere prices contain their tax.',
+    )
     scripted_gateway_file: Path | None = Field(
         default=None, description="Where the scripted provider remembers; none: in the process."
     )
@@ -144,6 +153,13 @@ class Settings(BaseSettings):
     )
     rate_limits: bool = Field(default=True, description="Off for benchmarks and tests only.")
     trace_sample_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
+
+    def tax_rate(self, country_code: str | None) -> int:
+        """Return the tax that comes on top in a country, in hundredths of a per cent."""
+        if country_code is None or not self.tax_rates:
+            return 0
+        percent = self.tax_rates.get(country_code, self.tax_rates.get("*", Decimal(0)))
+        return int(percent * 100)
 
     @property
     def link_host_names(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy import text
@@ -196,6 +197,12 @@ def later(deps: Deps, **delta: float) -> Deps:
     """The same dependencies with the clock moved ahead."""
     now = deps.clock() + timedelta(**delta)
     return replace(deps, clock=lambda: now)
+
+
+def taxed(deps: Deps, **rates: str) -> Deps:
+    """The same dependencies of a shop that puts tax on top: per cent by country."""
+    percents = {country: Decimal(percent) for country, percent in rates.items()}
+    return replace(deps, settings=deps.settings.model_copy(update={"tax_rates": percents}))
 
 
 async def damage(deps: Deps, *statements: str) -> None:

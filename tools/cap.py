@@ -78,16 +78,23 @@ async def check_refunds(uow: UnitOfWork, action: PendingAction, *, is_other: boo
 
 
 async def check_discounts(uow: UnitOfWork, effects: Effects) -> None:
-    """Refuse new prices that lie too far below the ones in force.
+    """Refuse new prices that lie too far below the ones in force, and codes that take too much off.
 
     Runs where the old prices are still to be read: before the change, or after a rehearsal.
 
     Raises:
         LimitReached: Deeper than `agent_discount_percent_max`.
     """
+    most = uow.settings.agent_discount_percent_max
+    for code, percent in effects.discounts.items():
+        if percent > most:
+            raise LimitReached(
+                f"{code} would take up to {percent} % off, and agents may give {most} %; an amount "
+                "needs goods of a minimum amount.",
+                limit="discount_percent",
+            )
     if not effects.prices:
         return
-    most = uow.settings.agent_discount_percent_max
     rows = await uow.session.execute(_OLD_PRICES, {"skus": list(effects.prices)})
     for sku, old in rows:
         if effects.prices[sku] * 100 < old * (100 - most):

@@ -1,5 +1,6 @@
 """Carts: what a shopper intends to buy, priced live, with what is still missing to buy it."""
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -7,9 +8,9 @@ from pydantic import BaseModel, Field
 from sqlmodel import col, update
 
 from db.models.cart import Cart, CartStatus
-from db.types import CartId, new_id
+from db.types import CartId, Money, new_id
 from deps.core import HotWork, UnitOfWork, Work
-from tools import idempotency
+from tools import idempotency, total
 from tools.address import Address
 from tools.errors import Conflict, DomainError, InvalidInput, NotFound
 from tools.registry import Risk, operation
@@ -42,7 +43,8 @@ class Problem(BaseModel):
 
 
 class CartView(BaseModel):
-    """A cart with live prices. Amounts are minor units of `currency`; tax is in the prices."""
+    """A cart with live prices. Amounts are minor units of `currency`. `tax_amount` comes on top
+    where the shop has a rate for the country; elsewhere prices contain their tax."""
 
     id: UUID
     status: CartStatus
@@ -50,9 +52,11 @@ class CartView(BaseModel):
     currency: str
     lines: list[CartLineView]
     subtotal_amount: int
-    discount_amount: int = 0
+    discount_code: str | None
+    discount_amount: int
     shipping_amount: int
-    tax_amount: int = 0
+    tax_amount: int
+    tax_rate: int = Field(description="Of `tax_amount`, in hundredths of a per cent.")
     total_amount: int
     email: str | None
     shipping_address: Address | None
@@ -115,7 +119,7 @@ async def create(work: Work) -> CartView:
         work.settings.currency,
         work.now,
     )
-    return _show(document)
+    return _show(work, document)
 
 
 async def current_id(uow: UnitOfWork) -> UUID:
@@ -182,6 +186,7 @@ _VIEW = """
 """
 _NEW = "cart_open($1, $2, $3, $4, $5)"
 _PUT = "cart_put($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_DISCOUNT = "cart_discount($1, $2, $3, $4, $5)"
 _DESCRIBE = "cart_describe($1, $2, $3, $4, $5, $6, $7)"
 
 
@@ -201,37 +206,57 @@ async def view(work: Work, cart_id: UUID) -> CartView:
     document = await work.fetchval(_VIEW, cart_id, *_owner(work), work.now)
     if document is None:
         raise NotFound("No such cart.")
-    return _show(document)
+    return _show(work, document)
 
 
 def _owner(work: Work) -> tuple[UUID | None, str | None]:
     return work.actor.user_id, work.actor.guest_secret_sha256
 
 
-def _show(document: dict[str, Any]) -> CartView:
-    cart, lines = document["cart"], document["lines"]
+def _show(work: Work, document: dict[str, Any]) -> CartView:
+    cart, lines, discount = document["cart"], document["lines"], document["discount"]
     for line in lines:
         line["total_amount"] = line["unit_price_amount"] * line["quantity"]
     subtotal = sum(line["total_amount"] for line in lines)
-    shipping = _shipping(cart, subtotal)
+    refused = discount and discount_refusal(discount, subtotal)
+    tax_rate = work.settings.tax_rate((cart["shipping_address"] or {}).get("country_code"))
+    comes_to = total.reckon(
+        subtotal,
+        discount=None if refused else discount,
+        method=shipping_methods(cart["currency"]).get(cart["shipping_method"] or ""),
+        tax_rate=tax_rate,
+    )
     return CartView.model_validate(
         cart
+        | asdict(comes_to)
         | {
             "lines": lines,
-            "subtotal_amount": subtotal,
-            "shipping_amount": shipping,
-            "total_amount": subtotal + shipping,
-            "problems": _problems(cart, lines),
+            "tax_rate": tax_rate,
+            "total_amount": comes_to.total_amount,
+            "problems": _problems(cart, lines) + _discount_problems(refused),
         }
     )
 
 
-def _shipping(cart: dict[str, Any], subtotal: int) -> int:
-    method = shipping_methods(cart["currency"]).get(cart["shipping_method"] or "")
-    if method is None:
-        return 0
-    is_free = method.free_from_amount is not None and subtotal >= method.free_from_amount
-    return 0 if is_free else method.amount
+def discount_refusal(terms: dict[str, Any], subtotal_amount: int) -> str | None:
+    """Say why a code takes nothing off goods of this price, if it does not."""
+    code, least = terms["code"], Money(terms["minimum_amount"], terms["currency"])
+    if terms["refusal"] is None:
+        is_enough = subtotal_amount >= least.amount
+        return None if is_enough else f"The code {code} is for goods of {least} or more."
+    return {
+        "ended": f"The code {code} is not valid any more.",
+        "not_started": f"The code {code} is not valid yet.",
+        "used_up": f"The code {code} has been used up.",
+    }[terms["refusal"]]
+
+
+def _discount_problems(refused: str | None) -> list[Problem]:
+    """A cart is not bought for more than its code promised: the shopper takes the code off."""
+    if refused is None:
+        return []
+    message = f"{refused} Take it off to go on."
+    return [Problem(code="discount", field="discount_code", message=message)]
 
 
 def _refusal(code: str, sku: str) -> DomainError:
@@ -251,11 +276,11 @@ def _refusal(code: str, sku: str) -> DomainError:
             return Conflict(f"A cart has at most {LINES_MAX} lines.", field="lines")
 
 
-def _changed(document: dict[str, Any], sku: str = "") -> CartView:
+def _changed(work: Work, document: dict[str, Any], sku: str = "") -> CartView:
     """Return the cart after a change, or raise why there was none."""
     if "refusal" in document:
         raise _refusal(document["refusal"], sku)
-    return _show(document)
+    return _show(work, document)
 
 
 def _problems(cart: dict[str, Any], lines: list[dict[str, Any]]) -> list[Problem]:
@@ -325,7 +350,7 @@ async def _put(work: Work, cart_id: UUID, sku: str, quantity: int, *, is_added: 
         QUANTITY_MAX,
         work.now,
     )
-    return _changed(document, sku)
+    return _changed(work, document, sku)
 
 
 async def set_details(
@@ -358,7 +383,17 @@ async def set_details(
         shipping_method,
         work.now,
     )
-    return _changed(document)
+    return _changed(work, document)
+
+
+async def set_discount(work: Work, cart_id: UUID, code: str | None) -> CartView:
+    """Set the code that makes a cart cheaper, or take it off. Safe to repeat.
+
+    Raises:
+        NotFound: No such cart.
+        Conflict: The cart has been checked out.
+    """
+    return _changed(work, await _call(work, _DISCOUNT, cart_id, *_owner(work), code, work.now))
 
 
 async def set_status(uow: UnitOfWork, cart_id: CartId, status: CartStatus) -> None:

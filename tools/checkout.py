@@ -58,10 +58,12 @@ from tools.payment import Tender
 from tools.registry import Risk, operation
 
 OUT_OF_STOCK: Final = "SK001"  # The SQLSTATE our functions raise; the message is the SKU.
+USED_UP: Final = "SK002"  # Likewise, of a code that others have used up.
 READS_MAX: Final = 5
 
 _PREPARE = """
-    SELECT checkout_prepare($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+    SELECT checkout_prepare($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                            $17)
 """
 _CONFIRM = "SELECT checkout_confirm($1, $2, $3, $4, $5, $6, $7, $8)"
 _PLACE = "SELECT checkout_place($1, $2, $3, $4, $5, $6)"
@@ -207,6 +209,7 @@ async def _prepare(deps: Deps, priced: CartView, tenders: Sequence[Tender]) -> _
             order_id,
             priced.shipping_amount,
             priced.tax_amount,
+            priced.tax_rate,
             priced.discount_amount,
             deps.settings.capture is CaptureMode.MANUAL,
             [asdict(tender) | {"id": str(tender.id)} for tender in tenders],
@@ -217,6 +220,8 @@ async def _prepare(deps: Deps, priced: CartView, tenders: Sequence[Tender]) -> _
             now,
         )
     except PostgresError as error:
+        if error.sqlstate == USED_UP:
+            return None
         raise _short(error, priced) from error
     match answer.get("refusal"):
         case "not_found":
@@ -295,6 +300,7 @@ def _placed(priced: CartView, prepared: _Prepared, placed_at: datetime) -> Order
         shipping_amount=priced.shipping_amount,
         tax_amount=priced.tax_amount,
         discount_amount=priced.discount_amount,
+        discount_code=priced.discount_code,
         shipping_address=priced.shipping_address.model_dump(),
         shipping_method=priced.shipping_method,
         lines=[OrderLineView.model_validate(line, from_attributes=True) for line in priced.lines],

@@ -252,6 +252,19 @@ class CreditActivitySet(Event):
     is_active: bool
 
 
+class DiscountCreated(Event):
+    aggregate = "discount"
+    discount_id: UUID
+    code: str
+
+
+class DiscountActivitySet(Event):
+    aggregate = "discount"
+    discount_id: UUID
+    code: str
+    is_active: bool
+
+
 class CreditExpired(Event):
     aggregate = "credit_account"
     credit_account_id: UUID

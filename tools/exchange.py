@@ -60,7 +60,7 @@ async def preview_request(
     of = await order.access(uow, number)
     remark.optional(reason)
     planned = await plan(uow, of, changes, payment_method)
-    difference = sum(change.difference_amount for change in planned)
+    difference = order_line.difference(of, planned)
     return ExchangePreview(
         number=number,
         exchange_id=exchange_id or new_id(),
@@ -148,7 +148,7 @@ async def request(
         order_id=of.id,
         request_sha256=asked,
         method_id=payment_method,
-        difference_amount=sum(change.difference_amount for change in planned),
+        difference_amount=order_line.difference(of, planned),
         currency=of.currency,
         reason=reason,
         requested_by=uow.actor.user_id,
@@ -197,7 +197,7 @@ async def plan(
     taken = await line_change.taken_units(uow, OrderId(of.id))
     planned = await line_change.plan_changes(uow, lines, changes, taken=taken, may_stay=True)
     await line_change.refuse_scarce(uow, planned)
-    difference = sum(change.difference_amount for change in planned)
+    difference = order_line.difference(of, planned)
     await tender.settling_method(uow, of, payment_method, difference)
     return planned
 
@@ -369,8 +369,9 @@ async def _send(
         change_id=found.id,
         removed=reallocation.counted((line.sku, line.quantity) for line in lines),
     )
-    await order_line.replace(uow, of, lines)
-    await order_line.post_change(uow, of, found.id, found.difference_amount)
+    await order_line.replace(
+        uow, of, lines, change_id=found.id, difference_amount=found.difference_amount
+    )
     if found.difference_amount < 0:
         found.refund_id = await tender.give_back(
             uow,

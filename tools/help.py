@@ -58,6 +58,36 @@ async def delivery(uow: UnitOfWork) -> Answer:
     risk=Risk.READ,
     idempotent=True,
     examples=(
+        "is tax included in the prices",
+        "do your prices contain vat",
+        "how much tax do i have to pay",
+        "does sales tax come on top",
+    ),
+)
+async def tax(uow: UnitOfWork) -> Answer:
+    """Tell whether prices contain their tax, and what comes on top where they do not."""
+    rates = uow.settings.tax_rates
+    on_top = {country: rate for country, rate in sorted(rates.items()) if rate and country != "*"}
+    statements = [
+        f"For deliveries to {country}, {rate.normalize():f} % come on top of goods and delivery."
+        for country, rate in on_top.items()
+    ]
+    where = "elsewhere" if on_top else "everywhere"
+    others = rates.get("*")
+    statements.append(
+        f"For deliveries {where}, {others.normalize():f} % come on top."
+        if others
+        else f"Prices contain their tax {where}."
+    )
+    statements.append("Your cart shows what tax it bears once it has an address.")
+    return Answer(subject="tax", statements=statements)
+
+
+@operation(
+    scope="catalog:read",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
         "which payment methods do you accept",
         "how can i pay",
         "can i pay with paypal",

@@ -230,6 +230,11 @@ INVARIANTS: Final[Mapping[str, str]] = {
             OR o.total_amount <>
                o.subtotal_amount + o.shipping_amount + o.tax_amount - o.discount_amount
     """,
+    "a code is used as often as orders carry it, and no oftener than it may be": """
+        SELECT 'discount ' || d.code FROM discount d
+          LEFT JOIN orders o ON o.discount_code = d.code AND o.status <> 'cancelled'
+         GROUP BY d.id HAVING d.uses <> count(o.id) OR d.uses > d.uses_max
+    """,
     "events are numbered from 1 without gaps per aggregate": """
         SELECT aggregate_type || ' ' || aggregate_id FROM outbox
          GROUP BY aggregate_type, aggregate_id
@@ -342,14 +347,17 @@ INVARIANTS: Final[Mapping[str, str]] = {
           JOIN outbox e ON e.aggregate_id = o.id AND e.type = 'OrderPlaced'
          WHERE (e.payload->>'total_amount')::bigint + c.amount <> o.total_amount
     """,
-    "the lines of an edit or exchange are worth its difference": """
+    "the lines of an edit or exchange are worth its difference, where prices are all there is": """
         SELECT 'edit ' || e.id FROM order_edit e LEFT JOIN order_edit_line l ON l.edit_id = e.id
+          JOIN orders o ON o.id = e.order_id AND o.tax_rate = 0 AND o.discount_code IS NULL
          WHERE e.kind = 'items' GROUP BY e.id
         HAVING e.difference_amount <> coalesce(
                    sum((l.new_unit_price_amount - l.unit_price_amount) * l.quantity), 0)
         UNION ALL
         SELECT 'exchange ' || x.id FROM order_exchange x
-          LEFT JOIN order_exchange_line l ON l.exchange_id = x.id GROUP BY x.id
+          LEFT JOIN order_exchange_line l ON l.exchange_id = x.id
+          JOIN orders o ON o.id = x.order_id AND o.tax_rate = 0 AND o.discount_code IS NULL
+         GROUP BY x.id
         HAVING x.difference_amount <> coalesce(
                    sum((l.new_unit_price_amount - l.unit_price_amount) * l.quantity), 0)
     """,

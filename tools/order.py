@@ -63,6 +63,7 @@ class OrderView(OrderSummary):
     shipping_amount: int
     tax_amount: int
     discount_amount: int
+    discount_code: str | None
     shipping_address: dict[str, Any]
     shipping_method: str
     lines: list[OrderLineView]

@@ -82,8 +82,9 @@ async def apply_items(uow: UnitOfWork, of: Order, edit: OrderEdit) -> None:
         added=reallocation.counted((row.new_sku, row.quantity) for row in rows),
     )
     edit.before = {"total_amount": of.total_amount, "version": of.version}
-    await order_line.replace(uow, of, rows)
-    await order_line.post_change(uow, of, edit.id, edit.difference_amount)
+    await order_line.replace(
+        uow, of, rows, change_id=edit.id, difference_amount=edit.difference_amount
+    )
     edit.after = {"total_amount": of.total_amount, "version": of.version}
     if edit.difference_amount < 0:
         edit.refund_id = await tender.give_back(

@@ -80,7 +80,7 @@ async def preview_modify_items(
     """
     of = await order.access(uow, number)
     planned, _ = await _plan_items(uow, of, changes, payment_method)
-    difference = sum(change.difference_amount for change in planned)
+    difference = order_line.difference(of, planned)
     return ItemsPreview(
         number=number,
         edit_id=edit_id or new_id(),
@@ -174,14 +174,14 @@ async def _plan_items(
     lines = await line_change.lines_of(uow, OrderId(of.id))
     planned = await line_change.plan_changes(uow, lines, changes, taken={}, may_stay=False)
     await line_change.refuse_scarce(uow, planned)
-    difference = sum(change.difference_amount for change in planned)
+    difference = order_line.difference(of, planned)
     return planned, await tender.settling_method(uow, of, payment_method, difference)
 
 
 async def _request_items(
     uow: UnitOfWork, of: Order, planned: list[Change], edit_id: UUID, method: StoredMethod | None
 ) -> OrderEdit:
-    difference = sum(change.difference_amount for change in planned)
+    difference = order_line.difference(of, planned)
     await reallocation.hold(
         uow,
         order_id=OrderId(of.id),
@@ -323,6 +323,7 @@ async def preview_modify_address(uow: UnitOfWork, number: int, address: Address)
     """
     of = await order.access(uow, number)
     aftersales.refuse_uneditable(of)
+    _refuse_other_tax(uow, of, address)
     return AddressPreview(
         number=number, address=Address.model_validate(of.shipping_address), new_address=address
     )
@@ -351,9 +352,11 @@ async def modify_address(uow: UnitOfWork, number: int, address: Address) -> Orde
     Raises:
         NotFound: No such order, or it is someone else's.
         IllegalTransition: The order has shipped, or was never placed.
+        Conflict: Deliveries to this country are taxed otherwise.
     """
     of = await order.access(uow, number, lock=True)
     aftersales.refuse_uneditable(of)
+    _refuse_other_tax(uow, of, address)
     wanted = address.model_dump()
     if wanted == of.shipping_address:
         return await order.view(uow, of)
@@ -366,6 +369,17 @@ async def modify_address(uow: UnitOfWork, number: int, address: Address) -> Orde
     uow.publish(OrderAddressChanged(order_id=OrderId(of.id), edit_id=edit.id))
     await uow.session.flush()
     return await order.view(uow, of)
+
+
+def _refuse_other_tax(uow: UnitOfWork, of: Order, address: Address) -> None:
+    """What was charged contains the tax of the country it was sold to."""
+    before, after = of.shipping_address["country_code"], address.country_code
+    if before != after and uow.settings.tax_rate(after) != of.tax_rate:
+        raise Conflict(
+            f"Deliveries to {after} are taxed otherwise; cancel the order and buy again.",
+            field="address.country_code",
+            current=before,
+        )
 
 
 @operation(

@@ -10,8 +10,9 @@ from db.models.order import Order, OrderLine
 from db.models.payment import Account
 from db.types import OrderId
 from deps.core import UnitOfWork
-from tools import payment, product
+from tools import payment, product, total
 from tools.line_change import Change
+from tools.total import Total
 
 
 class LineVersion(Protocol):
@@ -35,19 +36,35 @@ def version(change: Change) -> dict[str, Any]:
     }
 
 
-async def replace(uow: UnitOfWork, of: Order, changes: Sequence[LineVersion]) -> None:
-    """Let units of an order's lines be other variants, and move the order's totals with them.
+def difference(of: Order, changes: Sequence[Change]) -> int:
+    """Return what an order comes to after a change more, or less, than it does now."""
+    goods = sum(change.difference_amount for change in changes)
+    return total.after_change(of, goods).total_amount - of.total_amount
+
+
+async def replace(
+    uow: UnitOfWork,
+    of: Order,
+    changes: Sequence[LineVersion],
+    *,
+    change_id: UUID,
+    difference_amount: int,
+) -> None:
+    """Let units of an order's lines be other variants; move its totals with them, and its books.
 
     A line that changes as a whole stays in its place; otherwise the changed units become a line of
-    their own.
+    their own. The tenders settle what is owed.
+
+    Args:
+        difference_amount: What was promised as the price of it.
     """
     query = select(OrderLine).where(OrderLine.order_id == of.id).with_for_update()
     lines = {line.id: line for line in await uow.session.exec(query)}
     sold = await product.variants_of(uow, {change.new_sku for change in changes})
-    difference = 0
+    goods = 0
     for change in changes:
         line = lines[change.line_id]
-        difference += (change.new_unit_price_amount - line.unit_price_amount) * change.quantity
+        goods += (change.new_unit_price_amount - line.unit_price_amount) * change.quantity
         if change.quantity == line.quantity:
             changed = line
         else:
@@ -69,19 +86,19 @@ async def replace(uow: UnitOfWork, of: Order, changes: Sequence[LineVersion]) ->
         changed.title = product.full_title(of_product.title, variant.title)
         changed.unit_price_amount = change.new_unit_price_amount
         changed.total_amount = change.new_unit_price_amount * changed.quantity
-    of.subtotal_amount += difference
-    of.total_amount += difference
+    await _reprice(uow, of, change_id, total.after_promise(of, goods, difference_amount))
     of.version += 1
     await uow.session.flush()
 
 
-async def post_change(uow: UnitOfWork, of: Order, change_id: UUID, difference: int) -> None:
-    """Book that an order sells for more, or less, than it did; the tenders settle what is owed."""
-    if difference:
-        await payment.post(
-            uow,
-            change_id,
-            OrderId(of.id),
-            of.currency,
-            {Account.RECEIVABLE: difference, Account.REVENUE: -difference},
-        )
+async def _reprice(uow: UnitOfWork, of: Order, change_id: UUID, new: Total) -> None:
+    """Book that an order sells for more, or less, than it did."""
+    moved = {
+        Account.RECEIVABLE: new.total_amount - of.total_amount,
+        Account.REVENUE: of.subtotal_amount - of.discount_amount - new.goods_amount,
+        Account.TAX_PAYABLE: of.tax_amount - new.tax_amount,
+    }
+    of.subtotal_amount, of.discount_amount = new.subtotal_amount, new.discount_amount
+    of.tax_amount, of.total_amount = new.tax_amount, new.total_amount
+    if any(moved.values()):
+        await payment.post(uow, change_id, OrderId(of.id), of.currency, moved)

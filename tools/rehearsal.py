@@ -42,6 +42,13 @@ _PRICES = text("""
     SELECT sku, price_amount FROM variant WHERE xmin = pg_current_xact_id()::xid
 """)
 
+# An amount takes the most, in per cent, off the cheapest goods that it is for.
+_DISCOUNTS = text("""
+    SELECT code, coalesce(percent, ceil(100.0 * amount / greatest(amount, minimum_amount)))::int
+               AS percent
+    FROM discount WHERE xmin = pg_current_xact_id()::xid
+""")
+
 
 class RowCount(BaseModel):
     table: str
@@ -65,6 +72,9 @@ class Effects(BaseModel):
     money: list[MoneyMove] = Field(default_factory=list)
     events: list[str] = Field(default_factory=list)
     prices: dict[str, int] = Field(default_factory=dict, description="New prices by SKU.")
+    discounts: dict[str, int] = Field(
+        default_factory=dict, description="Of new codes: the per cent that they take off at most."
+    )
 
     def total(self, what: str) -> int:
         return sum(abs(move.amount) for move in self.money if move.what == what)
@@ -127,6 +137,7 @@ async def perform(
         money=_money_in(operation, shown) + await _ledger(uow, last),
         events=_names(uow.events[published:]),
         prices=await _prices(uow) if any(c.table == "variant" for c in counts) else {},
+        discounts=await _discounts(uow) if any(c.table == "discount" for c in counts) else {},
     )
     return result, compensation, _outcome(shown, effects)
 
@@ -226,6 +237,10 @@ def _difference(
 async def _ledger(uow: UnitOfWork, after: int) -> list[MoneyMove]:
     rows = await uow.session.execute(_LEDGER, {"after": after})
     return [MoneyMove(what=row.account, amount=row.amount, currency=row.currency) for row in rows]
+
+
+async def _discounts(uow: UnitOfWork) -> dict[str, int]:
+    return {row.code: row.percent for row in await uow.session.execute(_DISCOUNTS)}
 
 
 async def _prices(uow: UnitOfWork) -> dict[str, int]:

@@ -37,6 +37,7 @@ class Cart(SQLModel, table=True):
     email: str | None = Field(default=None, max_length=254)
     shipping_address: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     shipping_method: str | None = Field(default=None, max_length=64)
+    discount_code: str | None = Field(default=None, foreign_key="discount.code", max_length=32)
     version: int = Field(default=1, description="Grows with every change of what is bought.")
     uses_credit: bool = Field(
         default=False,

@@ -63,6 +63,8 @@ class Order(SQLModel, table=True):
             name="total_adds_up",
         ),
         CheckConstraint("total_amount >= 0", name="total_not_negative"),
+        CheckConstraint("discount_amount BETWEEN 0 AND subtotal_amount", name="discount_of_goods"),
+        CheckConstraint("tax_amount >= 0 AND tax_rate >= 0", name="tax_not_negative"),
         # What lists walk along: by time or by amount, of everybody, of one, or of some states.
         Index("ix_orders_created_at_number", "created_at", "number"),
         Index("ix_orders_total_amount_number", "total_amount", "number"),
@@ -78,6 +80,9 @@ class Order(SQLModel, table=True):
         Index("ix_orders_states_created_at_number", *_STATES, "created_at", "number"),
         Index("ix_orders_states_total_amount_number", *_STATES, "total_amount", "number"),
         Index("ix_orders_placed_at", "placed_at"),
+        Index(
+            "ix_orders_discount_code", "discount_code", postgresql_where="discount_code IS NOT NULL"
+        ),
         Index("ix_orders_unfinished", "created_at", postgresql_where="status = 'pending'"),
     )
 
@@ -99,6 +104,12 @@ class Order(SQLModel, table=True):
     tax_amount: int = Field(default=0, sa_type=BigInteger)
     discount_amount: int = Field(default=0, sa_type=BigInteger)
     total_amount: int = Field(sa_type=BigInteger)
+    discount_code: str | None = Field(default=None, foreign_key="discount.code", max_length=32)
+    tax_rate: int = Field(
+        default=0,
+        sa_column_kwargs={"server_default": "0"},
+        description="Hundredths of a per cent, put on goods and shipping; 0: prices contain tax.",
+    )
     shipping_address: dict[str, Any] = Field(sa_type=JSONB)
     shipping_method: str = Field(max_length=64)
     created_at: datetime = Field(sa_type=UtcDateTime)

@@ -11,13 +11,13 @@ import pytest
 
 from bench import load
 from deps import postgres
-from deps.core import Deps
+from deps.core import SYSTEM, Deps
 from deps.embedded_postgres import EmbeddedPostgres
 from deps.embedded_valkey import EmbeddedValkey
 from deps.runtime import open_deps
 from deps.settings import Settings
 from tests import factories
-from tools import invariant
+from tools import invariant, promotion
 
 pytestmark = pytest.mark.slow
 
@@ -124,4 +124,25 @@ async def test_one_cart_bought_fifty_times_at_once(deps: Deps, shop: load.Shop) 
         "SELECT count(*) FROM orders WHERE cart_id = $1", cart.rpartition("/")[2]
     )
     assert placed == 1
+    assert await invariant.check(deps) == []
+
+
+async def test_a_code_for_twenty_orders_and_sixty_buyers(deps: Deps, shop: load.Shop) -> None:
+    await factories.product(deps, "GIFT", stock=100)
+    async with deps.acting_as(SYSTEM).begin() as uow:
+        await promotion.create_code(uow, "TWENTY", percent=25, uses_max=20)
+    buyers = [_guest() for _ in range(60)]
+    carts = await asyncio.gather(*(_cart(shop, guest, ("GIFT", 1)) for guest in buyers))
+    for guest, cart in zip(buyers, carts, strict=True):
+        status, body = await shop.client.request(
+            "PUT", f"{cart}/discount", guest, {"code": "twenty"}
+        )
+        assert status == 200, body
+    answers = await asyncio.gather(
+        *(_pay(shop, guest, cart) for guest, cart in zip(buyers, carts, strict=True))
+    )
+    assert Counter(status for status, _ in answers) == {200: 20, 409: 40}
+    assert {body["code"] for status, body in answers if status == 409} == {"checkout_incomplete"}
+    assert {body["discount_code"] for status, body in answers if status == 200} == {"TWENTY"}
+    assert await deps.hot.fetchval("SELECT uses FROM discount") == 20
     assert await invariant.check(deps) == []

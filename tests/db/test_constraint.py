@@ -65,6 +65,37 @@ CHECKS: Final[list[tuple[str, str, str, list[Row], list[Row]]]] = [
         [(1, 0), (-1, 0), (0, 1), (0, -1)],
         [(0, 0)],
     ),
+    (
+        "discount",
+        "code_is_plain",
+        "code, percent",
+        [("SALE", 1), ("5-OFF_X", 1), ("A" * 32, 1)],
+        [("AB", 1), ("sale", 1), ("-ALE", 1), ("SA LE", 1), ("ŠALE", 1)],
+    ),
+    (
+        "discount",
+        "percent_or_amount",
+        "percent, amount",
+        [(10, None), (None, 10)],
+        [(10, 10), (None, None)],
+    ),
+    ("discount", "percent_range", "percent", [(1,), (99,)], [(0,), (100,)]),
+    ("discount", "amount_positive", "amount", [(1,)], [(0,), (-1,)]),
+    ("discount", "minimum_not_negative", "minimum_amount, percent", [(0, 1)], [(-1, 1)]),
+    (
+        "discount",
+        "uses_within_max",
+        "uses, uses_max, percent",
+        [(0, 1, 1), (1, 1, 1), (5, None, 1)],
+        [(2, 1, 1), (-1, 1, 1), (-1, None, 1)],
+    ),
+    (
+        "discount",
+        "ends_after_start",
+        "starts_at, ends_at, percent",
+        [("2026-01-01", "2026-01-02", 1), (None, "2026-01-01", 1), ("2026-01-01", None, 1)],
+        [("2026-01-01", "2026-01-01", 1), ("2026-01-02", "2026-01-01", 1)],
+    ),
     ("dispute", "amount_positive", "amount", [(1,)], [(0,), (-1,)]),
     (
         "dispute",
@@ -100,6 +131,14 @@ CHECKS: Final[list[tuple[str, str, str, list[Row], list[Row]]]] = [
         [(1000, 100, 20, 3, 1117)],
         [(1000, 100, 20, 3, 1116), (1000, 100, 20, 3, 1118)],
     ),
+    (
+        "orders",
+        "discount_of_goods",
+        "discount_amount, subtotal_amount",
+        [(0, 5), (5, 5)],
+        [(-1, 5), (6, 5)],
+    ),
+    ("orders", "tax_not_negative", "tax_amount, tax_rate", [(0, 0)], [(-1, 0), (0, -1)]),
     ("orders", "total_not_negative", "total_amount", [(0,)], [(-1,)]),
     ("payment", "amount_positive", "amount", [(1,)], [(0,), (-1,)]),
     (
@@ -320,6 +359,13 @@ async def test_what_is_unique_is_refused_twice(copies: "asyncpg.Connection[Any]"
         for place in range(len(row)):
             differs = (*row[:place], other[place], *row[place + 1 :])
             assert await _refusal(copies, table, columns, row, differs) is None, (table, columns)
+
+
+async def test_a_code_is_of_one_discount(copies: "asyncpg.Connection[Any]") -> None:
+    columns = "code, percent"
+    error = await _refusal(copies, "discount", columns, ("SALE", 5), ("SALE", 10))
+    assert isinstance(error, asyncpg.UniqueViolationError)
+    assert await _refusal(copies, "discount", columns, ("SALE", 5), ("SPRING", 5)) is None
 
 
 async def test_an_order_has_one_pending_edit(copies: "asyncpg.Connection[Any]") -> None:

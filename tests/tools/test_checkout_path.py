@@ -47,7 +47,7 @@ _OF_ITSELF = {"id", "seq", "secret_sha256", "guest_secret_sha256", "trace_id"}
 
 TAX = 50
 # Where `checkout_prepare` is told whose cart it is, the order, what is added, and the tenders.
-SECRET, PREPARED, SHIPPING, TAXED, TENDERS = 2, 5, 6, slice(7, 9), 10
+SECRET, PREPARED, SHIPPING, TAXED, TENDERS = 2, 5, 6, (7, 9), 11
 
 
 class Watched:
@@ -64,7 +64,8 @@ class Watched:
         name = next((n for n in ("checkout_confirm", "checkout_place") if n in sql), None)
         if "checkout_prepare" in sql:
             taxed = list(args)
-            taxed[TAXED] = [TAX, TAX]
+            for place in TAXED:
+                taxed[place] = TAX
             await self.before("checkout_prepare", sql, tuple(taxed))
             return await self.pool.fetchval(sql, *taxed)
         if name is None:

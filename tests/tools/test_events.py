@@ -141,6 +141,8 @@ GOLDEN: dict[tuple[str, int], dict[str, Any]] = {
         "currency": "EUR",
     },
     ("CreditRedeemed", 1): {"credit_account_id": ID, "customer_id": OTHER_ID},
+    ("DiscountCreated", 1): {"discount_id": ID, "code": "WELCOME10"},
+    ("DiscountActivitySet", 1): {"discount_id": ID, "code": "WELCOME10", "is_active": False},
     ("CreditActivitySet", 1): {"credit_account_id": ID, "is_active": False},
     ("CreditExpired", 1): {"credit_account_id": ID, "amount": 1200, "currency": "EUR"},
     ("PaymentVoided", 1): {"order_id": ID, "payment_id": OTHER_ID},

@@ -20,7 +20,7 @@ from db.models.user import User
 from db.types import LocationId, new_id
 from deps import security
 from deps.core import SYSTEM, Deps, UnitOfWork
-from tools import catalog_import
+from tools import catalog_import, promotion
 from tools.demo import catalog, history
 from tools.demo.history import People
 from tools.events import OrderPlaced
@@ -65,6 +65,7 @@ async def load(deps: Deps, *, progress: Progress | None = None) -> LoadReport:
     report = LoadReport()
     locations = await _locations(deps, report)
     tell("locations", len(locations), len(locations))
+    await _discounts(deps)
     await _products(deps, locations["HAM"], report, tell)
     await _stock(deps, locations, tell)
     people = await _people(deps, report)
@@ -93,6 +94,11 @@ async def _locations(deps: Deps, report: LoadReport) -> dict[str, LocationId]:
         report.locations = len(rows)
         found = await uow.session.execute(text("SELECT code, id FROM location"))
         return {row.code: row.id for row in found}
+
+
+async def _discounts(deps: Deps) -> None:
+    async with deps.begin() as uow:
+        await promotion.create_code(uow, "WELCOME10", percent=10)
 
 
 async def _products(

@@ -95,7 +95,7 @@ export function facts(pairs) {
 
 export function totals(data) {
   const rows = [
-    ["Subtotal", data.subtotal_amount], ["Discount", data.discount_amount ? -data.discount_amount : null],
+    ["Subtotal", data.subtotal_amount], [`Discount ${data.discount_code || ""}`, data.discount_amount ? -data.discount_amount : null],
     ["Delivery", data.shipping_amount], ["Tax", data.tax_amount || null],
   ].filter(([, amount]) => Number.isFinite(amount));
   return el("dl", { class: "totals" },

@@ -1,0 +1,127 @@
+"""What was sold with a code and a tax is changed, exchanged and given back on those terms."""
+
+import pytest
+from sqlalchemy import text
+
+from deps.core import Deps
+from deps.scripted import ScriptedGateway
+from tests import aftersales as shop
+from tests import factories
+from tests.tools.test_return import exchanged, to
+from tools import (
+    cart_discount,
+    checkout,
+    exchange,
+    fulfillment,
+    invariant,
+    order,
+    order_edit,
+    promotion,
+    refund_desk,
+)
+from tools.errors import Conflict
+from tools.order import OrderView
+
+# Steel 6,500, oak 9,900: 20 % off, delivery is free from 60.00 on, and 10 % tax on what is left.
+STEEL, OAK = 5_720, 8_712
+
+
+async def ordered(customer: Deps, merchant: Deps, **units: int) -> OrderView:
+    async with merchant.begin() as uow:
+        await promotion.create_code(uow, "FIFTH", percent=20)
+    taxed = factories.taxed(customer, DE="10")
+    skus = {f"LAMP-{finish.upper()}": n for finish, n in units.items()}
+    filled = await factories.filled_cart(taxed, **skus)
+    await cart_discount.put(taxed, filled.id, "FIFTH")
+    return await checkout.complete(taxed, filled.id, payment_method=shop.CARD)
+
+
+async def books(deps: Deps, of: OrderView) -> dict[str, int]:
+    async with deps.begin() as uow:
+        rows = await uow.session.execute(
+            text("SELECT account, sum(amount) FROM ledger_entry WHERE order_id = :id GROUP BY 1"),
+            {"id": of.id},
+        )
+        return {account: int(amount) for account, amount in rows if amount}
+
+
+async def read(deps: Deps, of: OrderView) -> OrderView:
+    async with deps.begin() as uow:
+        return await order.get(uow, of.number)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "before", "after"), [("steel", "oak", STEEL, OAK), ("oak", "steel", OAK, STEEL)]
+)
+async def test_a_changed_item_is_paid_as_if_it_had_been_bought(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway,
+    old: str, new: str, before: int, after: int,
+) -> None:  # fmt: skip
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await ordered(customer, merchant, **{old: 1})
+    delivery = placed.total_amount - before
+    changes = to(f"LAMP-{new.upper()}", f"LAMP-{old.upper()}")
+    async with customer.begin() as uow:
+        shown = await order_edit.preview_modify_items(uow, placed.number, changes, method)
+    assert shown.charge_amount - shown.refund_amount == after - before
+
+    edited = await order_edit.modify_items(customer, placed.number, changes, method)
+
+    assert edited.total_amount == shown.new_total_amount == after + delivery
+    assert sum(gateway.charges.values()) == edited.total_amount
+    goods = edited.subtotal_amount - edited.discount_amount
+    assert edited.discount_amount == edited.subtotal_amount // 5
+    booked = await books(customer, placed)
+    assert (booked["revenue"], booked["tax_payable"]) == (-goods, -edited.tax_amount)
+    assert await invariant.check(customer) == []
+
+
+async def test_exchanges_under_way_at_once_cost_what_was_promised(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await ordered(customer, merchant, steel=1, oak=1)
+    await _deliver(merchant, placed)
+    dearer = await exchanged(customer, placed.number, to("LAMP-OAK", "LAMP-STEEL"), method)
+    cheaper = await exchanged(customer, placed.number, to("LAMP-BRASS", "LAMP-OAK"), method)
+    assert (dearer.difference_amount, cheaper.difference_amount) == (OAK - STEEL, 7_040 - OAK)
+    for found in (cheaper, dearer):
+        await exchange.receive(merchant, found.id)
+    now = await read(customer, placed)
+    assert now.total_amount == placed.total_amount + OAK - STEEL + 7_040 - OAK
+    assert sum(gateway.charges.values()) == now.total_amount
+    assert await invariant.check(customer) == []
+
+
+async def test_a_line_is_given_back_with_its_share_of_the_code_and_its_tax(
+    customer: Deps, merchant: Deps
+) -> None:
+    await shop.lamp(customer)
+    placed = await ordered(customer, merchant, steel=1, oak=1)
+    async with merchant.begin() as uow:
+        shown = await refund_desk.preview(uow, placed.number, lines={"LAMP-OAK": 1})
+    assert shown.refund_amount == OAK
+
+
+async def test_a_country_with_another_tax_is_refused(customer: Deps, merchant: Deps) -> None:
+    await shop.lamp(customer)
+    placed = await ordered(customer, merchant, steel=1)
+    taxed = factories.taxed(customer, DE="10", AT="20", NL="10")
+    for country in ("NL", "AT"):
+        address = factories.ADDRESS.model_copy(update={"country_code": country})
+        async with taxed.begin() as uow:
+            if country == "AT":
+                with pytest.raises(Conflict, match="taxed otherwise"):
+                    await order_edit.modify_address(uow, placed.number, address)
+            else:
+                moved = await order_edit.modify_address(uow, placed.number, address)
+                assert moved.shipping_address["country_code"] == "NL"
+
+
+async def _deliver(merchant: Deps, of: OrderView) -> None:
+    async with merchant.begin() as uow:
+        await fulfillment.ship(uow, of.number, "T-1", "DHL")
+    async with merchant.begin() as uow:
+        await fulfillment.deliver(uow, of.number)

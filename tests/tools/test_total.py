@@ -1,0 +1,123 @@
+"""What goods come to: parts that add up, whatever the terms, and roundings that lose nothing."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools import total
+from tools.shipping import ShippingMethod
+
+AMOUNTS = st.integers(0, 10**9)
+RATES = st.integers(0, 10_000)
+METHODS = st.builds(
+    ShippingMethod,
+    code=st.just("standard"),
+    name=st.just("Standard"),
+    amount=st.integers(0, 10_000),
+    free_from_amount=st.none() | AMOUNTS,
+)
+DISCOUNTS = st.builds(lambda n: {"percent": n, "amount": None}, st.integers(1, 99)) | st.builds(
+    lambda n: {"percent": None, "amount": n}, st.integers(1, 10**9)
+)
+
+
+@dataclass
+class Order:
+    subtotal_amount: int
+    discount_amount: int
+    shipping_amount: int
+    tax_amount: int
+    total_amount: int
+    tax_rate: int
+
+
+def order(of: total.Total, tax_rate: int) -> Order:
+    return Order(
+        of.subtotal_amount, of.discount_amount, of.shipping_amount, of.tax_amount, of.total_amount,
+        tax_rate,
+    )  # fmt: skip
+
+
+@given(AMOUNTS, st.none() | DISCOUNTS, st.none() | METHODS, RATES)
+def test_no_part_is_negative_and_the_total_is_their_sum(
+    subtotal: int, discount: dict[str, int] | None, method: ShippingMethod | None, rate: int
+) -> None:
+    of = total.reckon(subtotal, discount=discount, method=method, tax_rate=rate)
+    assert 0 <= of.discount_amount <= subtotal
+    assert of.shipping_amount in (0, method.amount if method else 0)
+    exact = Fraction((subtotal - of.discount_amount + of.shipping_amount) * rate, 10_000)
+    assert abs(of.tax_amount - exact) <= Fraction(1, 2)
+    assert of.total_amount == (subtotal - of.discount_amount + of.shipping_amount + of.tax_amount)
+
+
+def test_a_code_takes_off_its_part_or_its_amount_and_never_more_than_there_is() -> None:
+    def off(subtotal: int, percent: int | None, amount: int | None) -> int:
+        terms = {"percent": percent, "amount": amount}
+        return total.reckon(subtotal, discount=terms, method=None, tax_rate=0).discount_amount
+
+    assert off(1_250, 10, None) == 125
+    assert off(1_255, 10, None) == 126  # 125.5: halves go up.
+    assert off(1_254, 10, None) == 125
+    assert off(1_250, None, 500) == 500
+    assert off(400, None, 500) == 400
+
+
+def test_delivery_is_free_from_what_is_paid_for_the_goods() -> None:
+    method = ShippingMethod(code="standard", name="", amount=490, free_from_amount=6_000)
+    code = {"percent": 10, "amount": None}
+    free = total.reckon(6_000, discount=None, method=method, tax_rate=0)
+    dear = total.reckon(6_000, discount=code, method=method, tax_rate=0)
+    assert (free.shipping_amount, dear.shipping_amount) == (0, 490)
+
+
+def test_tax_is_put_on_the_reduced_goods_and_on_their_delivery() -> None:
+    method = ShippingMethod(code="standard", name="", amount=490)
+    of = total.reckon(10_000, discount={"percent": 20, "amount": None}, method=method, tax_rate=825)
+    assert (of.discount_amount, of.tax_amount, of.total_amount) == (2_000, 700, 9_190)
+
+
+@given(AMOUNTS, st.none() | DISCOUNTS, st.none() | METHODS, RATES)
+def test_a_change_that_changes_nothing_costs_nothing(
+    subtotal: int, discount: dict[str, int] | None, method: ShippingMethod | None, rate: int
+) -> None:
+    of = total.reckon(subtotal, discount=discount, method=method, tax_rate=rate)
+    assert total.after_change(order(of, rate), 0) == of
+
+
+@given(AMOUNTS, AMOUNTS, st.none() | DISCOUNTS, st.none() | METHODS, RATES)
+def test_after_a_change_no_part_is_negative(
+    subtotal: int, later: int, discount: dict[str, int] | None, method: ShippingMethod | None,
+    rate: int,
+) -> None:  # fmt: skip
+    of = total.reckon(subtotal, discount=discount, method=method, tax_rate=rate)
+    new = total.after_change(order(of, rate), later - subtotal)
+    assert new.subtotal_amount == later
+    assert 0 <= new.discount_amount <= later
+    assert new.tax_amount >= 0
+    assert new.shipping_amount == of.shipping_amount
+
+
+@given(
+    st.lists(st.integers(1, 50_000), min_size=2, max_size=4),
+    st.lists(st.integers(1, 50_000), min_size=4, max_size=4),
+    st.none() | DISCOUNTS,
+    METHODS,
+    RATES,
+)
+def test_changes_promised_at_once_are_kept_one_after_the_other(
+    prices: list[int], new: list[int], discount: dict[str, int] | None, method: ShippingMethod,
+    rate: int,
+) -> None:  # fmt: skip
+    """Each is priced while the others still wait; the cents of rounding go where they can."""
+    of = order(total.reckon(sum(prices), discount=discount, method=method, tax_rate=rate), rate)
+    changes = [after - before for before, after in zip(prices, new, strict=False)]
+    promised = [total.after_change(of, goods).total_amount - of.total_amount for goods in changes]
+    expected = of.total_amount + sum(promised)
+    for goods, difference in zip(changes, promised, strict=True):
+        of = order(total.after_promise(of, goods, difference), rate)
+        assert min(of.tax_amount, of.discount_amount) >= 0
+    assert of.total_amount == expected
+    exact = total.after_change(of, 0)
+    assert abs(exact.total_amount - of.total_amount) <= len(changes) + 1

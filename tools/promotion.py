@@ -1,0 +1,312 @@
+"""Discount codes, as staff make and end them. The terms of a code never change: whoever has used it
+got what was said, and another offer is another code."""
+
+import re
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import col, select
+
+from db.models.promotion import Discount
+from deps.core import UnitOfWork
+from tools.errors import AlreadyExists, InvalidInput, NotFound
+from tools.events import DiscountActivitySet, DiscountCreated
+from tools.page import ByTime, Page, aware, by_id, read_page
+from tools.registry import Risk, operation
+
+AMOUNT_MAX: Final = 10_000_000
+PERCENT_MAX: Final = 99
+USES_MAX: Final = 10_000_000
+_CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9_-]{2,31}")
+
+
+class DiscountView(BaseModel):
+    """A code: `percent` or `amount` (minor units of `currency`) off the price of the goods."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    code: str
+    percent: int | None
+    amount: int | None
+    currency: str
+    minimum_amount: int = Field(description="What the goods have to cost at least.")
+    starts_at: datetime | None
+    ends_at: datetime | None
+    uses_max: int | None
+    uses: int = Field(description="Orders that carry it and are not cancelled.")
+    is_active: bool
+    created_at: datetime
+
+
+def normal_code(code: str) -> str:
+    """Return a code as it is kept, whatever its case.
+
+    Raises:
+        InvalidInput: No code looks like this.
+    """
+    plain = code.strip().upper()
+    if not _CODE.fullmatch(plain):
+        raise InvalidInput(
+            "A code has 3 to 32 letters, digits, - and _, such as WELCOME10.", field="code"
+        )
+    return plain
+
+
+def _made(
+    uow: UnitOfWork,
+    code: str,
+    percent: int | None,
+    amount: int | None,
+    minimum_amount: int,
+    uses_max: int | None,
+    starts_at: datetime | None,
+    ends_at: datetime | None,
+) -> Discount:
+    if (percent is None) == (amount is None):
+        raise InvalidInput("A code takes off either a percent or an amount.", field="percent")
+    ranges = (
+        ("percent", percent, 1, PERCENT_MAX),
+        ("amount", amount, 1, AMOUNT_MAX),
+        ("minimum_amount", minimum_amount, 0, AMOUNT_MAX),
+        ("uses_max", uses_max, 1, USES_MAX),
+    )
+    for field, value, least, most in ranges:
+        if value is not None and not least <= value <= most:
+            raise InvalidInput(f"{field} must be {least} to {most}.", field=field)
+    starts = aware(starts_at, "starts_at") if starts_at else None
+    ends = aware(ends_at, "ends_at") if ends_at else None
+    if ends is not None and ends <= max(starts or uow.now, uow.now):
+        raise InvalidInput("ends_at must lie ahead, and after starts_at.", field="ends_at")
+    return Discount(
+        code=normal_code(code),
+        percent=percent,
+        amount=amount,
+        currency=uow.settings.currency,
+        minimum_amount=minimum_amount,
+        starts_at=starts,
+        ends_at=ends,
+        uses_max=uses_max,
+        created_at=uow.now,
+    )
+
+
+async def preview_create_code(
+    uow: UnitOfWork,
+    code: str,
+    percent: int | None = None,
+    amount: int | None = None,
+    minimum_amount: int = 0,
+    uses_max: int | None = None,
+    starts_at: datetime | None = None,
+    ends_at: datetime | None = None,
+) -> DiscountView:
+    """Say which code `create_code` would make, without doing it.
+
+    Raises: As `create_code`.
+    """
+    made = _made(uow, code, percent, amount, minimum_amount, uses_max, starts_at, ends_at)
+    known = await _find(uow, made.code)
+    if known is not None:
+        _refuse_other(known, made)
+    return DiscountView.model_validate(known or made)
+
+
+@operation(
+    scope="promotion:write",
+    risk=Risk.MONEY,
+    idempotent=True,
+    preview=preview_create_code,
+    examples=(
+        "create the discount code {code} for {percent} percent off",
+        "make a coupon {code} with {percent} % off",
+        "new promo code {code}: {amount} off orders over {minimum_amount}",
+        "create a discount code {code} of {percent} percent that can be used {uses_max} times",
+        "set up a {percent} percent coupon called {code}",
+    ),
+)
+async def create_code(
+    uow: UnitOfWork,
+    code: str,
+    percent: int | None = None,
+    amount: int | None = None,
+    minimum_amount: int = 0,
+    uses_max: int | None = None,
+    starts_at: datetime | None = None,
+    ends_at: datetime | None = None,
+) -> DiscountView:
+    """Make a discount code. Making the same one again changes nothing.
+
+    Args:
+        code: What shoppers type: 3 to 32 letters, digits, - and _, in any case.
+        percent: Per cent off the goods, 1 to 99; this or `amount`.
+        amount: Minor units of the shop's currency off the goods.
+        minimum_amount: What the goods have to cost at least, in minor units.
+        uses_max: How many orders may carry it; leave out for any number.
+        starts_at: From when it can be used; leave out for now.
+        ends_at: Until when; leave out for ever.
+
+    Raises:
+        InvalidInput: A term breaks a rule.
+        AlreadyExists: There is such a code with other terms.
+    """
+    made = _made(uow, code, percent, amount, minimum_amount, uses_max, starts_at, ends_at)
+    # Two who make it at once: the second finds the first's.
+    await uow.fetchval("SELECT pg_advisory_xact_lock(hashtextextended($1, 2))", made.code)
+    known = await _find(uow, made.code)
+    if known is not None:
+        _refuse_other(known, made)
+        return DiscountView.model_validate(known)
+    uow.session.add(made)
+    uow.publish(DiscountCreated(discount_id=made.id, code=made.code))
+    await uow.session.flush()
+    return DiscountView.model_validate(made)
+
+
+def _refuse_other(known: Discount, made: Discount) -> None:
+    terms = ("percent", "amount", "minimum_amount", "uses_max", "starts_at", "ends_at")
+    if any(getattr(known, term) != getattr(made, term) for term in terms):
+        raise AlreadyExists(f"There is a code {made.code} with other terms.", field="code")
+
+
+async def working(uow: UnitOfWork, code: str) -> dict[str, Any] | None:
+    """Return what lets a code be used again once it is ended, if it can be used."""
+    found = await _known(uow, code)
+    return {"code": found.code} if found.is_active else None
+
+
+async def ended(uow: UnitOfWork, code: str) -> dict[str, Any] | None:
+    """Return what ends a code again once it can be used, if it is ended."""
+    found = await _known(uow, code)
+    return None if found.is_active else {"code": found.code}
+
+
+@operation(
+    scope="promotion:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="promotion.resume_code",
+    restore=working,
+    examples=(
+        "end the discount code {code}",
+        "switch off the coupon {code}",
+        "deactivate the promo code {code}",
+        "nobody may use the code {code} any more",
+    ),
+)
+async def end_code(uow: UnitOfWork, code: str) -> DiscountView:
+    """End a discount code: no further cart can be bought with it. Orders that carry it stay.
+
+    Args:
+        code: The code.
+
+    Raises:
+        NotFound: No such code.
+    """
+    return await _set_active(uow, code, False)
+
+
+@operation(
+    scope="promotion:write",
+    risk=Risk.REVERSIBLE,
+    idempotent=True,
+    inverse="promotion.end_code",
+    restore=ended,
+    examples=(
+        "resume the discount code {code}",
+        "switch the coupon {code} on again",
+        "reactivate the promo code {code}",
+        "let people use the code {code} again",
+    ),
+)
+async def resume_code(uow: UnitOfWork, code: str) -> DiscountView:
+    """Let a discount code that was ended be used again, within its terms.
+
+    Args:
+        code: The code.
+
+    Raises:
+        NotFound: No such code.
+    """
+    return await _set_active(uow, code, True)
+
+
+@operation(
+    scope="promotion:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "show the discount code {code}",
+        "how often was the coupon {code} used",
+        "how many uses of the promo code {code} are left",
+        "when does the code {code} end",
+    ),
+)
+async def get_code(uow: UnitOfWork, code: str) -> DiscountView:
+    """Show a discount code: its terms, and how often it was used.
+
+    Args:
+        code: The code.
+
+    Raises:
+        NotFound: No such code.
+    """
+    return DiscountView.model_validate(await _known(uow, code))
+
+
+@operation(
+    scope="promotion:write",
+    risk=Risk.READ,
+    idempotent=True,
+    examples=(
+        "list the discount codes",
+        "which coupons do we have",
+        "show all promo codes",
+        "which discount codes are running",
+    ),
+)
+async def list_codes(
+    uow: UnitOfWork,
+    is_active: bool | None = None,
+    sort: ByTime = ByTime.NEWEST,
+    limit: int = 20,
+    cursor: str | None = None,
+) -> Page[DiscountView]:
+    """List the discount codes.
+
+    Args:
+        is_active: Only those that are switched on, or were ended by hand.
+        sort: newest or oldest first.
+        limit: How many to return, 1 to 100.
+        cursor: `next_cursor` of the page before.
+    """
+    query = select(Discount)
+    if is_active is not None:
+        query = query.where(Discount.is_active == is_active)
+    order = by_id(Discount.id, sort)
+    return await read_page(uow, query, order, DiscountView.model_validate, limit, cursor)
+
+
+async def _find(uow: UnitOfWork, code: str, *, lock: bool = False) -> Discount | None:
+    query = select(Discount).where(col(Discount.code) == code)
+    if lock:
+        query = query.with_for_update()
+    return (await uow.session.exec(query.execution_options(populate_existing=True))).first()
+
+
+async def _known(uow: UnitOfWork, code: str, *, lock: bool = False) -> Discount:
+    found = await _find(uow, normal_code(code), lock=lock)
+    if found is None:
+        raise NotFound("There is no such discount code.", field="code")
+    return found
+
+
+async def _set_active(uow: UnitOfWork, code: str, is_active: bool) -> DiscountView:
+    found = await _known(uow, code, lock=True)
+    if found.is_active is not is_active:
+        found.is_active = is_active
+        uow.publish(DiscountActivitySet(discount_id=found.id, code=found.code, is_active=is_active))
+        await uow.session.flush()
+    return DiscountView.model_validate(found)
