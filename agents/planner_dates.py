@@ -161,37 +161,40 @@ def day_in(text: str, today: date | None) -> str | None:
     return None
 
 
-def bound_in(text: str, today: date | None, *, is_upper: bool) -> str | None:
+def bound_in(
+    text: str, today: date | None, *, is_upper: bool, is_ahead: bool = False
+) -> str | None:
     """Return where the period that is said begins or, with `is_upper`, ends, as a moment in UTC.
 
-    One without a year is the last there was. Who names a last day means all of it, so the end is
-    the midnight after it.
+    One without a year is the last there was, or the next there is. Who names a last day means all
+    of it, so the end is the midnight after it.
 
     Args:
         text: What the person wrote.
         today: The day on which it was written; without it, only ISO dates are understood.
         is_upper: Which of the two is wanted.
+        is_ahead: Whether something is planned; otherwise it is looked up.
     """
-    first, after = _bounds(text, today)
+    first, after = _bounds(text, today, is_ahead)
     day = after if is_upper else first
     return f"{day.isoformat()}T00:00:00Z" if day else None
 
 
-def _bounds(text: str, today: date | None) -> tuple[date | None, date | None]:
+def _bounds(text: str, today: date | None, is_ahead: bool) -> tuple[date | None, date | None]:
     sayings = _sayings(text, today)
-    behind = Near(today or date.max, is_ahead=False)
+    near = Near(today or date.max, is_ahead)
     for one, other in pairwise(sayings):
         if _BETWEEN.fullmatch(text, one.end, other.start):
-            return _between(one, other, behind)
+            return _between(one, other, near)
     for said in sayings:
-        if period := said.read(behind):
+        if period := said.read(near):
             link = _LINK.search(text[: said.start])
             return _linked(link[1].lower() if link else "", period)
     return None, None
 
 
-def _between(one: Saying, other: Saying, behind: Near) -> tuple[date | None, date | None]:
-    begun, ended = one.read(behind), other.read(behind)
+def _between(one: Saying, other: Saying, near: Near) -> tuple[date | None, date | None]:
+    begun, ended = one.read(near), other.read(near)
     if begun and ended and ended.first < begun.first:
         # In `from 20 December to 10 January` the end follows the begin, unless it has a year.
         follows = other.read(Near(begun.first, is_ahead=True))

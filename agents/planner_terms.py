@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import date, timedelta
 from typing import Any
 
 from agents.planner_context import Context
-from agents.planner_slots import date_in
+from agents.planner_dates import bound_in
 
 _NAMED = re.compile(
     r"\b(?:code|coupon|voucher|card|promo|discount|called|named)\b"
@@ -29,8 +28,6 @@ _MINIMUM = re.compile(
     r"(\S{0,4}\s?\d[\d.,]*(?:\s?(?:[a-z]+|[€£$]))?(?:\s+or more)?)",
     re.IGNORECASE,
 )
-_STARTS = re.compile(r"\b(?:from|starting|starts|beginning|as of)\b(.{3,40})", re.IGNORECASE)
-_ENDS = re.compile(r"\b(?:until|till|to|ends?|ending|through|before)\b(.{3,40})", re.IGNORECASE)
 
 
 def code_in(text: str) -> str | None:
@@ -62,17 +59,8 @@ def minimum_apart(text: str) -> tuple[str, str]:
     return text[: said.start()] + " " + text[said.end() :], said[1]
 
 
-def _starts(text: str, context: Context) -> str | None:
-    said = _STARTS.search(text)
-    day = date_in(said[1], context) if said else None
-    return f"{day}T00:00:00Z" if day else None
-
-
-def _ends(text: str, context: Context) -> str | None:
-    """Until a day is until it is over."""
-    said = _ENDS.search(text)
-    day = date_in(said[1], context) if said else None
-    return f"{date.fromisoformat(day) + timedelta(days=1)}T00:00:00Z" if day else None
+def _bound(text: str, context: Context, *, is_upper: bool) -> str | None:
+    return bound_in(text, context.today, is_upper=is_upper, is_ahead=True)
 
 
 # By parameter name, as in `planner_slots.EXTRACTORS`.
@@ -80,6 +68,6 @@ TERMS: Mapping[str, Callable[[str, Context], Any]] = {
     "code": lambda text, context: code_in(text),
     "percent": lambda text, context: percent_in(text),
     "uses_max": lambda text, context: uses_in(text),
-    "starts_at": _starts,
-    "ends_at": _ends,
+    "starts_at": lambda text, context: _bound(text, context, is_upper=False),
+    "ends_at": lambda text, context: _bound(text, context, is_upper=True),
 }

@@ -205,7 +205,7 @@ def _balances(data: Any, operation: str) -> str:
 
 def _discount(data: Any, operation: str) -> str:
     currency = data["currency"]
-    takes = f"{data['percent']} %" if data["percent"] else money(data["amount"], currency)
+    takes = f"{data['percent']} %" if data["percent"] else money(data["amount"] or 0, currency)
     least = data["minimum_amount"]
     parts = [f"{data['code']} takes {takes} off"]
     parts += [f"goods of {money(least, currency)} or more"] if least else ["the goods"]

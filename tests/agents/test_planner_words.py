@@ -146,7 +146,7 @@ def line(**more: Any) -> dict[str, Any]:
 
 CART = {
     "lines": [line()], "currency": "EUR", "total_amount": 2990, "shipping_amount": 490,
-    "problems": [],
+    "discount_amount": 0, "tax_amount": 0, "problems": [],
 }  # fmt: skip
 
 
@@ -156,6 +156,9 @@ CART = {
         ({"lines": []}, "Your cart is empty."),
         ({}, "Your cart: 2 × Stoneware mug. Total EUR 29.90, EUR 4.90 of it for shipping. "
              "Everything is there: say “check out” to buy."),
+        ({"discount_code": "SALE", "discount_amount": 250, "tax_amount": 190},
+         "Your cart: 2 × Stoneware mug. Total EUR 29.90, EUR 2.50 off by SALE, EUR 4.90 of it for "
+         "shipping, EUR 1.90 of it tax. Everything is there: say “check out” to buy."),
         ({"shipping_amount": 0, "problems": [{"code": "missing", "message": "No address yet."}]},
          "Your cart: 2 × Stoneware mug. Total EUR 29.90. No address yet. Tell me: deliver to name, "
          "street, postal code and city, country, email, standard."),
