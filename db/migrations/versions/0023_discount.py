@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from db.migrations.statements import statements
 from db.types import UtcDateTime
 
-revision = '0022'
-down_revision = '0021'
+revision = '0023'
+down_revision = '0022'
 branch_labels = None
 depends_on = None
 
@@ -50,7 +50,7 @@ def upgrade() -> None:
     op.create_check_constraint(op.f('ck_orders_tax_not_negative'), 'orders', 'tax_amount >= 0 AND tax_rate >= 0')
     op.create_index('ix_orders_discount_code', 'orders', ['discount_code'], unique=False, postgresql_where='discount_code IS NOT NULL')
     op.execute(f"DROP FUNCTION {PREPARE.format(rate='')}")
-    for statement in statements('functions_0022.sql'):
+    for statement in statements('functions_0023.sql'):
         op.execute(statement)
 
 
