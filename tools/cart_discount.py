@@ -52,7 +52,7 @@ async def _put(uow: UnitOfWork, cart_id: UUID, code: str) -> CartView:
     restore=named,
     examples=(
         "apply the discount code {code}",
-        "use the coupon {code} for my cart",
+        "use the coupon {code}",
         "i have a promo code: {code}",
         "my discount code is {code}",
     ),
@@ -82,8 +82,8 @@ async def apply_discount(deps: Deps, code: str) -> CartView:
     inverse="cart.remove_discount",
     restore=named,
     examples=(
-        "take the discount code off my cart",
-        "remove the coupon from my cart",
+        "take the discount code off",
+        "remove the coupon",
         "do not use the promo code",
         "forget the discount code",
     ),
