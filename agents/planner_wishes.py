@@ -2,10 +2,16 @@
 
 import re
 from collections.abc import Collection
+from itertools import islice
+from typing import Final
 
 from agents.planner_context import Context, named_in
 from agents.planner_hear import SAME_MIN, Heard, fresh, hear
 from agents.planner_intent import ACTS
+
+# Each try hears both sides in full: of a message of nothing but `and`, that would take seconds in
+# which nobody else is answered.
+CUTS_TRIED_MAX: Final = 12
 
 
 def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int) -> list[str]:
@@ -25,8 +31,15 @@ def wishes_in(text: str, context: Context, allowed: Collection[str], limit: int)
     return pieces[:limit]
 
 
-def _cut(text: str, separator: str, named: frozenset[str], allowed: Collection[str]) -> list[str]:
-    for match in re.finditer(separator, text):
+def _cut(
+    text: str,
+    separator: str,
+    named: frozenset[str],
+    allowed: Collection[str],
+    tries: int = CUTS_TRIED_MAX,
+) -> list[str]:
+    places = islice(re.finditer(separator, text), tries)
+    for tried, match in enumerate(places, start=1):
         left, right = text[: match.start()].strip(), text[match.end() :].strip()
         if not left or not right:
             continue
@@ -34,7 +47,7 @@ def _cut(text: str, separator: str, named: frozenset[str], allowed: Collection[s
         if _asks(first, allowed) and _asks(second, allowed) and _differ(first, second, allowed):
             if "because" in first.said and not first.refuses:
                 continue  # What follows is still the reason.
-            return [left, *_cut(right, separator, named, allowed)]
+            return [left, *_cut(right, separator, named, allowed, tries - tried)]
     return [text]
 
 
