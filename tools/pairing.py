@@ -7,7 +7,7 @@ partner is named as a difference.
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -41,7 +41,11 @@ def among(column: Any, names: Collection[Any], kind: Any = String) -> ColumnElem
 
 @dataclass
 class Comparison:
+    """What a run found. `since` is its period's begin, or before, where the run of the period
+    before left movements to settle."""
+
     run: ReconciliationRun
+    since: datetime
     differences: list[ReconciliationDifference] = field(default_factory=list)
     matched: int = 0
 
@@ -123,7 +127,7 @@ async def pair(uow: UnitOfWork, comparison: Comparison, lines: dict[str, Balance
     """Pair what they moved with what we did, payment by payment."""
     row = comparison.run
     await uow.session.flush()
-    ours = await _our_moves(uow, row, lines)
+    ours = await _our_moves(uow, comparison, lines)
     theirs = await _their_moves(uow, row, lines, {move.payment_id for move in ours})
     currencies = {
         found.id: found.currency
@@ -238,7 +242,7 @@ def _pair_payment(
             )
     for mine in left:
         at = mine.finished_at or mine.started_at
-        if row.period_start <= at < row.period_end - SETTLE:
+        if comparison.since <= at < row.period_end - SETTLE:
             comparison.differs(
                 DifferenceKind.MISSING_THERE,
                 currency or "XXX",
@@ -249,10 +253,11 @@ def _pair_payment(
 
 
 async def _our_moves(
-    uow: UnitOfWork, row: ReconciliationRun, lines: dict[str, BalanceLine]
+    uow: UnitOfWork, comparison: Comparison, lines: dict[str, BalanceLine]
 ) -> list[PaymentAttempt]:
     """Load our succeeded calls: those of the period, and all others of the payments in the lines,
     whose partner may be on the other side of the period's edge."""
+    row = comparison.run
     done = (col(PaymentAttempt.state) == AttemptState.SUCCEEDED) & col(PaymentAttempt.kind).in_(
         _MOVES.values()
     )
@@ -265,7 +270,7 @@ async def _our_moves(
         .where(Payment.provider == row.provider, done)
         .where(
             col(PaymentAttempt.payment_id).in_(touched)
-            | col(PaymentAttempt.finished_at).between(row.period_start, row.period_end)
+            | col(PaymentAttempt.finished_at).between(comparison.since, row.period_end)
         )
         .order_by(col(PaymentAttempt.payment_id), col(PaymentAttempt.id))
     )

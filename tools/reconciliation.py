@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import text
+from sqlalchemy import func, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
@@ -32,7 +32,7 @@ from tools import balance_report, payment, truth
 from tools.errors import InvalidInput, NotFound, Unavailable
 from tools.events import ReconciliationFinished
 from tools.page import ByTime, Page, by_id, read_page
-from tools.pairing import Comparison, among, compare_disputes, owners_of, pair
+from tools.pairing import SETTLE, Comparison, among, compare_disputes, owners_of, pair
 from tools.registry import Risk, operation
 
 PERIOD_MAX: Final = timedelta(days=93)
@@ -91,7 +91,8 @@ async def run(
 ) -> RunView:
     """Compare a provider's books of a period with ours, and book its fees and payouts.
 
-    Running it again, or over overlapping periods, books nothing twice.
+    Running it again, or over overlapping periods, books nothing twice. What moved in the last three
+    hours may not be listed yet; the run of the period that follows looks for it.
 
     Args:
         provider: stripe or paypal.
@@ -117,11 +118,12 @@ async def run(
         )
         uow.session.add(row)
         await uow.session.flush()
+        since = await _since(uow, row)
     try:
         if report is not None:
             lines = balance_report.parse(report)
         else:
-            lines = [line async for line in source.balance(start, end)]
+            lines = [line async for line in source.balance(since, end)]
         if len(lines) > LINES_MAX:
             raise InvalidInput(f"More than {LINES_MAX} lines; take a shorter period.", field="end")
     except (GatewayTimeout, InvalidInput) as error:
@@ -132,7 +134,21 @@ async def run(
             raise
         raise Unavailable(f"{provider} did not answer; run it again.") from error
     async with deps.begin() as uow:
-        return await _compare(uow, row.id, lines)
+        return await _compare(uow, row.id, lines, since)
+
+
+async def _since(uow: UnitOfWork, row: ReconciliationRun) -> datetime:
+    """Say from when on a run looks: what the period before it left to settle is looked at now, or
+    nobody would, and lines that were listed too late for its run are taken along."""
+    before = await uow.session.scalar(
+        select(func.max(ReconciliationRun.period_end)).where(
+            ReconciliationRun.provider == row.provider,
+            ReconciliationRun.state == RunState.FINISHED,
+            col(ReconciliationRun.period_start) < row.period_start,
+            col(ReconciliationRun.period_end) >= row.period_start - SETTLE,
+        )
+    )
+    return row.period_start if before is None else min(row.period_start, before - SETTLE)
 
 
 def _check_period(start: datetime, end: datetime, now: datetime) -> None:
@@ -145,14 +161,18 @@ def _check_period(start: datetime, end: datetime, now: datetime) -> None:
         )
 
 
-async def _compare(uow: UnitOfWork, run_id: UUID, lines: Sequence[BalanceLine]) -> RunView:
+async def _compare(
+    uow: UnitOfWork, run_id: UUID, lines: Sequence[BalanceLine], since: datetime
+) -> RunView:
     row = await uow.session.get_one(ReconciliationRun, run_id)
     # Two runs over one provider take turns: each sees the other's lines whole.
     await uow.session.execute(
         text("SELECT pg_advisory_xact_lock(hashtext('reconcile ' || :provider))"),
         {"provider": row.provider},
     )
-    comparison = Comparison(row)
+    comparison = Comparison(row, since)
+    if row.source == "api":
+        lines = await _without_counted(uow, row, lines)
     owners = await owners_of(uow, row.provider, lines)
     fresh: dict[str, BalanceLine] = {}
     for line in lines:
@@ -184,6 +204,18 @@ async def _compare(uow: UnitOfWork, run_id: UUID, lines: Sequence[BalanceLine]) 
         )
     )
     return RunView.model_validate(row)
+
+
+async def _without_counted(
+    uow: UnitOfWork, row: ReconciliationRun, lines: Sequence[BalanceLine]
+) -> list[BalanceLine]:
+    """Leave out lines from before the period that another run has had."""
+    early = [line.id for line in lines if line.occurred_at < row.period_start]
+    query = select(BalanceEntry.line_id).where(
+        BalanceEntry.provider == row.provider, among(col(BalanceEntry.line_id), early)
+    )
+    counted = set(await uow.session.exec(query))
+    return [line for line in lines if line.id not in counted]
 
 
 async def _keep(
