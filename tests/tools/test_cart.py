@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from db.types import new_id
 from deps.core import Actor, Deps
 from tests import factories
 from tools import cart, cart_delivery, checkout, credit_tender
@@ -22,6 +23,18 @@ async def test_adding_twice_sums_and_zero_removes(guest: Deps) -> None:
         assert view.subtotal_amount == 5000
         assert (await cart.change_item(uow, "MUG", 1)).lines[0].quantity == 1
         assert (await cart.remove_item(uow, "MUG")).lines == []
+
+
+async def test_what_brings_a_line_back_knows_whether_there_was_one(guest: Deps) -> None:
+    for sku in ("MUG", "TEA"):
+        await factories.product(guest, sku, title=sku.title(), stock=10)
+    async with guest.begin() as uow:
+        opened = await cart.add_item(uow, "TEA", 2)
+        back = {sku: await cart.held(uow, sku) for sku in ("MUG", "TEA")}
+    assert back == {
+        "MUG": {"sku": "MUG", "quantity": 0, "cart": str(opened.id)},
+        "TEA": {"sku": "TEA", "quantity": 2, "cart": str(opened.id)},
+    }
 
 
 async def test_messages_at_once_share_one_cart_and_lose_nothing(guest: Deps) -> None:
@@ -151,10 +164,11 @@ async def test_a_cart_is_its_owner_s_and_nobody_s_without_one(deps: Deps, guest:
             async with nobody.begin() as uow:
                 await work(uow)
         assert refused.value.field == "X-Guest-Token"
-    for other in (nobody, factories.guest(deps, "the-token-of-another-shopper-0123456789")):
+    stranger = factories.guest(deps, "the-token-of-another-shopper-0123456789")
+    for other, cart_id in ((nobody, opened.id), (stranger, opened.id), (guest, new_id())):
         with pytest.raises(NotFound):
             async with other.begin() as uow:
-                await cart.access(uow, opened.id)
+                await cart.access(uow, cart_id)
     async with guest.begin() as uow:
         assert (await cart.access(uow, opened.id)).id == opened.id
 

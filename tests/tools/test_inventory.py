@@ -167,6 +167,8 @@ async def test_units_that_nobody_gave_out_are_given_to_who_waits(merchant: Deps)
     assert await inventory.fill_due(merchant) == 0
     for sku in ("MUG", "TEA"):
         await factories.receive(merchant, sku, 4)
+    async with merchant.begin() as uow:  # What is owed is nobody else's, though it still lies here.
+        assert [(await inventory.levels(uow, sku)).in_stock for sku in ("MUG", "TEA")] == [1, 2]
     assert await inventory.fill_due(merchant) == 5
     assert await inventory.fill_due(merchant) == 0
     async with merchant.begin() as uow:
