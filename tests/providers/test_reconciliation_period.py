@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from deps.core import Deps
+from tests import factories
 from tests.conftest import NOW
 from tests.providers.books import END, HEADER, START, bookkeeper, found, report_of, run, sold
-from tests.providers.shop import balances
+from tests.providers.shop import balances, hear
 from tests.providers.stripe_server import StripeServer, fee_of
 from tools import pairing, reconciliation
 from tools.errors import InvalidInput, NotFound
@@ -61,6 +62,16 @@ async def test_a_line_that_was_listed_late_is_taken_along_once(
         assert await found(staff, done) == []
     assert (await balances(staff))["fees"] == fee_of(2990)
     assert await check(staff) == []
+
+
+async def test_disputes_of_another_period_are_not_counted_again(
+    staff: Deps, stripe_account: StripeServer
+) -> None:
+    stripe_account.open_dispute(await sold(staff, stripe_account))
+    await hear(factories.later(staff, days=-2), stripe_account)
+    assert (await run(staff)).matched_count == 2
+    done = await reconciliation.run(staff, "stripe", END, staff.clock())
+    assert (done.matched_count, await found(staff, done)) == (0, [])
 
 
 async def test_what_ended_in_a_period_is_its_whenever_it_began(

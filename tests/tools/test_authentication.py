@@ -9,7 +9,8 @@ from deps.core import Deps
 from deps.gateway import Outcome, OutcomeStatus
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
-from tools import checkout, inventory, order, sale
+from tests.tools.test_credit import issue
+from tools import checkout, credit_tender, inventory, order, sale
 from tools.errors import PaymentDeclined, Unavailable
 from tools.invariant import check
 
@@ -48,6 +49,25 @@ async def test_a_shopper_who_authenticates_keeps_the_units_for_longer(
     assert await sale.resume_stuck(factories.later(customer, minutes=10)) == 1
     assert await inventory.expire_due(factories.later(customer, minutes=24)) == 0
     assert await inventory.expire_due(factories.later(customer, minutes=26)) == 1
+
+
+async def test_half_an_hour_is_over_as_well_for_who_pays_a_part_with_credit(
+    guest: Deps, merchant: Deps
+) -> None:
+    await factories.product(guest, "MUG", price=3_000, stock=9)
+    _, code = await issue(merchant, 1_000)
+    filled = await factories.filled_cart(guest, MUG=1)
+    await credit_tender.choose(guest, filled.id, codes=[code], uses_account=False)
+    waiting = await checkout.complete(guest, filled.id, payment_method="tok_3ds")
+    late = factories.later(guest, minutes=30)
+    await sale.resume_stuck(late)
+    with pytest.raises(PaymentDeclined) as refused:
+        await sale.drive(late, OrderId(waiting.id))
+    assert refused.value.extra["decline_code"] == "authentication_expired"
+    async with late.begin() as uow:
+        (again,) = (await credit_tender.view(uow, filled.id)).tenders
+    assert again.available_amount == 1_000
+    assert await check(late) == []
 
 
 class SlowGateway(ScriptedGateway):

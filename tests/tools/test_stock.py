@@ -91,6 +91,16 @@ async def test_a_backorder_is_promised_within_its_cap_and_filled_oldest_first(
     assert await check(merchant) == []
 
 
+async def test_a_single_unit_goes_to_who_waits_as_soon_as_it_arrives(merchant: Deps) -> None:
+    await factories.product(merchant, "MUG", stock=0)
+    await set_policy(merchant, "backorder", 1)
+    order_id = await reserve(merchant, MUG=1)
+    async with merchant.begin() as uow:
+        await location.save(uow, "HAM", name="Hamburg")
+        assert (await stock.receive(uow, "MUG", "HAM", 1)).backordered == 0
+    assert await where(merchant, order_id) == {("MUG", "HAM"): 1}
+
+
 async def test_the_schema_itself_refuses_a_promise_beyond_the_cap(merchant: Deps) -> None:
     await factories.product(merchant, "MUG", stock=1)
     await set_policy(merchant, "backorder", 4)
