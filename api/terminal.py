@@ -18,6 +18,8 @@ from deps.settings import Settings
 ACCOUNTS = {"customer": "shopper@example.com", "merchant": "merchant@example.com"}
 PASSWORD = "harbour-and-pine"  # Of the demo's accounts only.
 TIMEOUT = httpx.Timeout(10.0, read=120.0)
+# Whoever names a shop waits for it; one that may be running is looked for so long.
+LOOK_S = 2.0
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -121,7 +123,7 @@ class Conversation:
 async def _shop(settings: Settings, url: str | None) -> AsyncGenerator[str, None]:
     """Yield the address of a running shop, or of one that lives as long as the block."""
     address = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
-    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=TIMEOUT if url else LOOK_S, trust_env=False) as client:
         try:
             response = await client.get(f"{address}/health/live")
         except httpx.HTTPError as error:

@@ -14,6 +14,7 @@ from db.types import UserId
 from deps.core import ROLE_SCOPES, Actor, Deps
 from deps.settings import Settings
 from tests import factories
+from tests.providers.server import nowhere
 from tools import order, user
 
 
@@ -107,10 +108,22 @@ async def test_without_the_demo_its_accounts_are_said_to_be_absent(
 
 
 async def test_a_shop_that_does_not_answer_is_one_sentence(settings: Settings) -> None:
-    with serving.bind("127.0.0.1", 0) as free:
-        address = serving.address_of(free)
-    with pytest.raises(CommandFailed, match=f"No shop answers at {address}; check --url"):
+    with (
+        nowhere() as address,
+        pytest.raises(CommandFailed, match=f"No shop answers at {address}; check --url"),
+    ):
         await terminal.chat(settings, role="guest", once="hello", url=address)
+
+
+async def test_a_shop_that_is_named_is_waited_for(
+    deps: Deps,
+    running: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(terminal, "LOOK_S", 0.000_001)
+    assert await terminal.chat(deps.settings, role="guest", once="hello", url=running) == 0
+    assert capsys.readouterr().out.strip()
 
 
 async def test_with_no_shop_running_one_is_opened_for_the_talk(

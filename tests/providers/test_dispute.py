@@ -18,7 +18,7 @@ from deps.core import Deps
 from deps.stripe_desk import Stripe
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
-from tests.providers.server import Fault, free_port
+from tests.providers.server import Fault, nowhere
 from tests.providers.shop import balances, buy, hear, reference_of
 from tests.providers.stripe_server import SECRET_KEY, WEBHOOK_SECRET, StripeServer
 from tools import dispute, method, refund
@@ -232,17 +232,12 @@ async def test_a_provider_that_does_not_answer_is_asked_later(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
     _, theirs = await disputed(staff, stripe_account)
-    gone = Stripe(
-        SECRET_KEY,
-        webhook_secret=WEBHOOK_SECRET,
-        api_base=f"http://127.0.0.1:{free_port()}",
-        timeout_s=1,
-        retries=0,
-    )
-    silent = replace(staff, gateways={**staff.gateways, "stripe": gone})
-    with pytest.raises(Unavailable, match="stripe did not answer"):
-        await dispute.settle(silent, "stripe", theirs)
-    await gone.aclose()
+    with nowhere() as address:
+        gone = Stripe(SECRET_KEY, webhook_secret=WEBHOOK_SECRET, api_base=address, retries=0)
+        silent = replace(staff, gateways={**staff.gateways, "stripe": gone})
+        with pytest.raises(Unavailable, match="stripe did not answer"):
+            await dispute.settle(silent, "stripe", theirs)
+        await gone.aclose()
 
 
 async def test_evidence_that_never_arrived_is_not_taken_for_sent(
