@@ -9,9 +9,10 @@ import pytest
 
 from db.types import new_id
 from deps.core import Actor, Deps
+from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tools import cart, cart_delivery, checkout, credit_tender
-from tools.errors import Conflict, InvalidInput, NotFound
+from tools.errors import Conflict, InvalidInput, NotFound, PaymentDeclined, Unavailable
 
 
 async def test_adding_twice_sums_and_zero_removes(guest: Deps) -> None:
@@ -154,6 +155,24 @@ async def test_a_bought_cart_can_not_be_changed(guest: Deps) -> None:
             await cart.set_quantity(uow, filled.id, "MUG", 4)
     with pytest.raises(Conflict, match="has been checked out"):
         await credit_tender.choose(guest, filled.id, codes=[], uses_account=False)
+
+
+async def test_a_sale_closes_and_opens_its_own_cart_alone(
+    guest: Deps, gateway: ScriptedGateway
+) -> None:
+    await factories.product(guest, "MUG", stock=9)
+    carts = [await factories.filled_cart(guest, MUG=1) for _ in range(4)]
+    _, bought, late, declined = [filled.id for filled in carts]
+    await checkout.complete(guest, bought, payment_method="tok_visa")
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await checkout.complete(guest, late, payment_method="tok_visa")
+    await checkout.complete(guest, late, payment_method="tok_visa")
+    with pytest.raises(PaymentDeclined):
+        await checkout.complete(guest, declined, payment_method="tok_declined")
+    async with guest.begin() as uow:
+        states = [(await cart.view(uow, filled.id)).status.value for filled in carts]
+    assert states == ["open", "completed", "completed", "open"]
 
 
 async def test_a_cart_is_its_owner_s_and_nobody_s_without_one(deps: Deps, guest: Deps) -> None:
