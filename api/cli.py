@@ -32,6 +32,7 @@ app.add_typer(events_app, name="events")
 users_app = typer.Typer(help="Look after the people who sign in.", no_args_is_help=True)
 app.add_typer(users_app, name="users")
 
+SEQ_MAX = 2**63 - 1  # Of events: they are counted in a bigint.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -206,7 +207,9 @@ def chat(
 
 @events_app.command()
 def tail(
-    after: Annotated[int | None, typer.Option(help="Begin behind this number.")] = None,
+    after: Annotated[
+        int | None, typer.Option(min=0, max=SEQ_MAX, help="Begin behind this number.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print events as they happen.
@@ -233,8 +236,12 @@ def dead(as_json: Json = False) -> None:
 def replay(
     letter: Annotated[str | None, typer.Option(help="Id of a dead letter.")] = None,
     event: Annotated[str | None, typer.Option(help="Id of an event.")] = None,
-    from_seq: Annotated[int | None, typer.Option("--from", help="First number.")] = None,
-    to_seq: Annotated[int | None, typer.Option("--to", help="Last number.")] = None,
+    from_seq: Annotated[
+        int | None, typer.Option("--from", min=0, max=SEQ_MAX, help="First number.")
+    ] = None,
+    to_seq: Annotated[
+        int | None, typer.Option("--to", min=0, max=SEQ_MAX, help="Last number.")
+    ] = None,
     handler: Annotated[str | None, typer.Option(help="Only this one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also what was applied.")] = False,
 ) -> None:

@@ -136,6 +136,9 @@ def test_an_option_that_a_run_does_not_take_is_one_sentence(environment: dict[st
     [
         (["chat", "--as", "king"], "--as"),
         (["events", "replay", "--event", "7"], "--letter or --event"),
+        (["events", "replay", "--from", str(2**63)], "--from"),
+        (["events", "replay", "--to", "-1"], "--to"),
+        (["events", "tail", "--after", str(2**63)], "--after"),
         (["serve", "--workers", "0"], "--workers"),
         (["eval", "routing", "--k", "99"], "--k"),
     ],
