@@ -38,7 +38,8 @@ async def run(settings: Settings, package: str, name: str | None, given: Mapping
         given: Options as typed; those left out are None or False.
 
     Raises:
-        CommandFailed: There is no such module, or it does not take such an option.
+        CommandFailed: There is no such module, or it does not take such an option, or a file is
+            not there.
     """
     options = {key: value for key, value in given.items() if value not in (None, False)}
     names = runnable(package)
@@ -51,6 +52,9 @@ async def run(settings: Settings, package: str, name: str | None, given: Mapping
     unknown = options.keys() - taken(found)
     if unknown:
         raise CommandFailed(f"{name} takes no {', '.join(sorted(_flag(u) for u in unknown))}.")
+    absent = [path for path in options.values() if isinstance(path, Path) and not path.exists()]
+    if absent:
+        raise CommandFailed(f"There is no {absent[0]}.")
     with open_servers(settings) as servers:
         return await _run_one(settings, servers, package, found, options)
 

@@ -131,6 +131,10 @@ def test_an_option_that_a_run_does_not_take_is_one_sentence(environment: dict[st
     assert_sentence(result, "routing takes no --payloads")
 
 
+def test_a_file_to_measure_by_that_is_not_there_is_named() -> None:
+    assert_sentence(shopkeeper("eval", "routing", "--data", "/none/such"), "no /none/such")
+
+
 @pytest.mark.parametrize(
     ("arguments", "wrong"),
     [
