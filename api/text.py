@@ -1,10 +1,11 @@
 """Text that the database cannot keep, refused at the edge by the name of the field that holds it.
 
 PostgreSQL's text is made of any character but NUL, which JSON spells `\\u0000` and an address
-`%00`. The other text without a place in UTF-8, halves of surrogate pairs, is refused by Pydantic.
+`%00`, and the halves of surrogate pairs, which JSON can spell alone.
 """
 
 import json
+import re
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -17,6 +18,8 @@ from tools.errors import InvalidInput
 # Of what others' chat clients remember, only the last message counts, and what providers sign is
 # kept byte for byte.
 _FREE: Final = ("/v1/agui", "/v1/vercel-ai", "/v1/webhooks/")
+_SUSPICIOUS: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class TextMiddleware:
@@ -37,7 +40,7 @@ class TextMiddleware:
         if field is None:
             await self.app(scope, receive, send)
             return
-        detail = f"{field}: Text must not contain NUL characters."
+        detail = f"{field}: Text must not contain NUL or half a surrogate pair."
         refusal = problem(422, InvalidInput.error_code(), detail, field=field)
         await refusal(scope, receive, send)
 
@@ -58,7 +61,7 @@ def _field_of_address(scope: Scope) -> str | None:
 
 
 def _field_of_body(body: bytes) -> str | None:
-    if b"\\u0000" not in body:
+    if _SUSPICIOUS.search(body) is None:
         return None
     try:
         todo: list[tuple[str, Any]] = [("", json.loads(body))]
@@ -66,10 +69,10 @@ def _field_of_body(body: bytes) -> str | None:
         return None  # The endpoint says what is wrong with it.
     while todo:
         field, value = todo.pop()
-        if isinstance(value, str) and "\0" in value:
+        if isinstance(value, str) and _UNSTORABLE.search(value):
             return field or "body"
         if isinstance(value, dict):
-            if any("\0" in name for name in value):
+            if any(_UNSTORABLE.search(name) for name in value):
                 return field or "body"
             todo += [(f"{field}.{name}".lstrip("."), item) for name, item in value.items()]
         elif isinstance(value, list):

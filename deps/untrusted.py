@@ -90,6 +90,7 @@ _ADDRESS = re.compile(
     r"(?i)(?:\b[a-z][a-z0-9+.-]*:)?//[^\s<>\"')\]]+|\b(?:javascript|data|vbscript|mailto|tel):\S+"
     r"|\bwww\.[^\s<>\"')\]]+"
 )
+DEPTH_MAX: Final = 100
 LINK_REMOVED: Final = "[link removed]"
 
 
@@ -170,17 +171,23 @@ def _defused(match: re.Match[str]) -> str:
     return match[0].translate({0x3C: "‹", 0x3E: "›", 0x5B: "⟦", 0x5D: "⟧", 0x3A: "\ua789"})
 
 
-def visible_in(value: Any) -> Any:
+def visible_in(value: Any, depth: int = 0) -> Any:
     """Return a JSON value with every text visible and trimmed, in forms and names of fields, too; a
-    member of an enum stays one."""
+    member of an enum stays one.
+
+    Raises:
+        ValueError: It is nested deeper than `DEPTH_MAX`.
+    """
+    if depth > DEPTH_MAX:
+        raise ValueError(f"must not be nested deeper than {DEPTH_MAX}")
     if isinstance(value, str) and not isinstance(value, Enum):
         return visible(value).strip()
     if isinstance(value, list):
-        return [visible_in(item) for item in value]
+        return [visible_in(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {visible_in(key): visible_in(item) for key, item in value.items()}
+        return {visible_in(key): visible_in(item, depth + 1) for key, item in value.items()}
     if isinstance(value, BaseModel):
-        return value.model_copy(update={name: visible_in(item) for name, item in value})
+        return value.model_copy(update={name: visible_in(item, depth + 1) for name, item in value})
     return value
 
 

@@ -35,6 +35,7 @@ ADDRESS = (
         ("POST", "/v1/auth/login", '["\\u0000"]', "0"),
         ("POST", "/v1/chat", '{"text": "hel\\u0000lo"}', "text"),
         ("POST", "/v1/auth/login", '"\\u0000"', "body"),
+        ("PUT", "/v1/aftersales-policy", '{"cancel_reasons": ["\\uD800"]}', "cancel_reasons.0"),
     ],
 )
 async def test_nul_is_refused_by_the_field_that_holds_it(
@@ -51,9 +52,11 @@ async def test_nul_is_refused_by_the_field_that_holds_it(
 async def test_what_only_looks_like_nul_is_read(client: httpx.AsyncClient, deps: Deps) -> None:
     client.headers.update(factories.bearer(await factories.user(deps, role=Role.CUSTOMER)))
     named = await client.patch(
-        "/v1/me", content=b'{"name": "A \\\\u0000 B"}', headers={"Content-Type": "application/json"}
+        "/v1/me",
+        content=b'{"name": "A \\\\u0000 \\ud83d\\ude00"}',
+        headers={"Content-Type": "application/json"},
     )
-    assert (named.status_code, named.json()["name"]) == (200, r"A \u0000 B")
+    assert (named.status_code, named.json()["name"]) == (200, "A \\u0000 \U0001f600")
     broken = await client.patch(
         "/v1/me", content=b'{"name": "\\u0000', headers={"Content-Type": "application/json"}
     )
