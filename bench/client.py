@@ -11,6 +11,8 @@ from typing import Any, Final, cast
 import orjson
 
 ANSWER_TIMEOUT_S: Final = 60.0
+# Servers close a connection that rests for five seconds; a request could just miss that.
+IDLE_MAX_S: Final = 2.0
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _LENGTH: Final = b"\r\ncontent-length:"
 _EMPTY_STATUSES: Final = frozenset({204, 304})
@@ -26,6 +28,7 @@ class _Connection(asyncio.Protocol):
         self._body_at = 0
         self._ends_at = -1
         self.is_open = False
+        self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, and no subclass.
@@ -121,6 +124,7 @@ class Client:
             connection.close()  # What comes later on it would answer the next request.
             self._all.discard(connection)
             raise
+        connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
         return answer
 
@@ -131,12 +135,13 @@ class Client:
         self._all.clear()
 
     async def _take(self) -> _Connection:
+        loop = asyncio.get_running_loop()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open:
+            if connection.is_open and loop.time() - connection.idle_since <= IDLE_MAX_S:
                 return connection
+            connection.close()
             self._all.discard(connection)
-        loop = asyncio.get_running_loop()
         try:
             if self._address.startswith("/"):
                 _, connection = await loop.create_unix_connection(_Connection, self._address)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import bench.client
 from bench.client import Client
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -54,6 +55,17 @@ async def test_answers_in_pieces_on_one_connection(server: tuple[Server, Client]
     assert talking.requests[1].endswith(b'Content-Length: 7\r\n\r\n{"n":1}')
     assert b"X-A: 1\r\n" in talking.requests[1]
     assert b"Content-Length: 0\r\n" in talking.requests[2]
+
+
+async def test_a_connection_that_rested_long_is_not_trusted(
+    server: tuple[Server, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.client, "IDLE_MAX_S", -1.0)
+    talking, client = server
+    talking.answers = [[OK], [OK]]
+    for _ in range(2):
+        assert await client.request("GET", "/a") == (200, b"hello")
+    assert talking.connections == 2
 
 
 async def test_requests_at_once_have_connections_of_their_own(
