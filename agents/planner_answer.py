@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from agents.planner_context import Context
 from agents.planner_fill import takes_address
+from agents.planner_follow import is_place
 from agents.planner_hear import ACT_MIN, SAME_MIN, Heard, Intent, fresh, is_address
 from agents.planner_numbers import says_all, says_part
 from agents.planner_slots import (
@@ -68,6 +69,9 @@ def answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) 
         found.adds = text
         return found
     if missing == "amount" and (says_all(text) or says_part(text)):
+        return found
+    is_listed = missing in PRODUCT_SLOTS or missing.endswith("_id")
+    if is_listed and is_place(heard.written):
         return found
     asks = fresh(heard, allowed)
     says_more = missing not in _FREE and (len(words(said)) > 2 or _is_like(heard, SAME_MIN))

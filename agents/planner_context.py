@@ -125,6 +125,29 @@ def _remember(context: Context, returned: ToolReturnPart, data: Any) -> None:
     context.known |= named(data, noun)
 
 
+_OVER = frozenset(
+    (
+        "received",
+        "cancelled",
+        "closed",
+        "resolved",
+        "completed",
+        "rejected",
+        "succeeded",
+        "won",
+        "lost",
+    )
+)
+
+
+def rows_open(data: Any) -> list[dict[str, Any]]:
+    """Return the rows of a list that something can still be done with, or all if that is none."""
+    rows = data.get("items") if isinstance(data, dict) else data
+    rows = [row for row in rows or [] if isinstance(row, dict) and "id" in row]
+    is_open = [row for row in rows if (row.get("status") or row.get("state")) not in _OVER]
+    return is_open or rows
+
+
 def named(row: Mapping[str, Any], noun: str) -> dict[str, Any]:
     """Return a result's ids, codes and numbers by the parameter they would fill."""
     found = {
@@ -136,6 +159,9 @@ def named(row: Mapping[str, Any], noun: str) -> dict[str, Any]:
     }
     if "id" in row:
         found[f"{noun}_id"] = row["id"]
+        found[f"{noun.rpartition('_')[2]}_id"] = row[
+            "id"
+        ]  # `stock_count` is asked for by `count_id`.
     return found
 
 

@@ -47,6 +47,14 @@ _PRICES = re.compile(r"(?:set|change|raise|increase|lower|reduce|drop|put|update
 LOOK_MIN, READ_MIN = 0.5, 0.45
 # A write this like what was said is meant, even in the form of a question.
 PLAIN_MIN = 0.78
+# The catalogue is kept elsewhere; what is in a cart or an order is no product of it.
+_DELISTS = re.compile(
+    r"delete (?:the |this )?products?(?: #sku)?(?: from (?:the|our) (?:shop|store|catalogue|range))?"
+)
+# What undoes a deed is meant by words that take it back, and by no others.
+_TAKES_BACK = re.compile(
+    r"\b(?:not|never|un\w+|undo|mistake\w*|accident\w*|error|back|reverse|revoke|wrong\w*|still)\b"
+)
 _MINE, _ALL = "order.list_mine", "order.list_all"
 
 
@@ -56,6 +64,8 @@ def by_form(core: str, scores: list[Score], allowed: Collection[str]) -> list[Sc
         scores = [score for score in scores if not score.key.startswith("product.")]
     if not scores or scores[0].is_none:
         return scores
+    if _DELISTS.fullmatch(core):
+        return [replace(scores[0], key="none.assortment")]
     deed = next((key for key, pattern in _PATTERNS if pattern.match(core)), None)
     if deed is not None:
         return _first(scores, lambda score: score.key == deed)
@@ -67,6 +77,9 @@ def by_form(core: str, scores: list[Score], allowed: Collection[str]) -> list[Sc
         )
     if _ASKS.match(core) and not _reads(scores[0]) and scores[0].value < PLAIN_MIN:
         scores = _first(scores, lambda s: not s.is_none and _reads(s) and s.value >= READ_MIN)
+    best = scores[0].key
+    if not scores[0].is_none and ".un" in best and not _TAKES_BACK.search(core):
+        scores = _first(scores, lambda score: score.key == OPERATIONS[best].inverse)
     if scores[0].key == _MINE and _ALL in allowed and not re.search(r"\b(?:my|mine|i)\b", core):
         return _first(scores, lambda score: score.key == _ALL)
     return scores

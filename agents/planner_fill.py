@@ -35,7 +35,7 @@ from agents.planner_terms import TERMS, minimum_apart
 from agents.planner_text import normalize, words
 from agents.planner_tokens import stem
 from db.types import exponent
-from tools.registry import Operation
+from tools.registry import OPERATIONS, Operation, Risk
 
 # Parameters nobody says: their defaults, or the server, decide.
 UNSAID = frozenset(
@@ -114,6 +114,8 @@ def arguments_in(
     for name, hint in hints_of(operation).items():
         if name in slots or name in UNSAID or name in PRODUCT_SLOTS or name in unmeant:
             continue
+        if is_made(operation, name):
+            continue
         value = _value(name, hint, apart.get(name, text), context, currency)
         if name == "number" and name not in required(operation) and not _REFERS.search(text):
             value = EXTRACTORS[name](text, replace(context, focus_order=None))
@@ -124,6 +126,27 @@ def arguments_in(
         if value is not None:
             slots[name] = value
     return slots
+
+
+def is_made(operation: Operation, name: str) -> bool:
+    """Tell whether a parameter is the id of what a change makes: nobody says that, and the id of
+    another such thing, which the conversation may be about, would mean that one again."""
+    parameter = operation.parameters[name]
+    is_optional = parameter.default is not parameter.empty
+    return name.endswith("_id") and is_optional and operation.risk not in (Risk.READ, Risk.BULK)
+
+
+def lists(operation: Operation, slots: Mapping[str, Any]) -> str | None:
+    """Return the key of what lists the things that an operation is to be done with one of."""
+    listing = [
+        other.key
+        for other in OPERATIONS.values()
+        if other.domain == operation.domain
+        and other.risk is Risk.READ
+        and re.search(r"\b(?:show|list)", other.key.partition(".")[2])
+        and set(required(other)) <= slots.keys()
+    ]
+    return max(listing, key=lambda key: (len(required(OPERATIONS[key])), key), default=None)
 
 
 def _unmeant_amounts(operation: Operation, text: str) -> set[str]:

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from agents.planner_context import Context
 from agents.planner_deed import DEEDS
-from agents.planner_slots import order_in, phrase_in
+from agents.planner_fill import required
+from agents.planner_slots import matching, order_in, phrase_in
+from tools.registry import OPERATIONS, Risk
 
 _NUMBER = r"(?:#count|one|two|three|four|five|six|seven|eight|nine|ten|twelve|a couple|a dozen)"
 _LEAD = re.compile(
@@ -64,6 +66,32 @@ _STANDS = re.compile(
     + _POINTED
     + r")(?: right)?(?: now| at)?[ ?]*|what is the status of\b.*)"
 )
+# `how much is the blue one?`, of those that were shown.
+_ASKS_ABOUT = re.compile(
+    r"(?:how much (?:is|are|for)|what (?:does|is|about|are)|tell me (?:more )?about|show(?: me)?|how about|"
+    r"what is the price of|more about|details (?:of|on|for)) (?:the|that|this) (?P<what>[a-z][a-z' -]*?)(?: ones?)?(?: cost)?"
+)
+# What only a product has: asked of one, its description answers, as far as anything does.
+_USE = r"(?:(?:dishwasher|microwave|oven|freezer)(?:[- ](?:safe|proof|friendly))?|(?:machine )?washable|waterproof|water[- ]resistant)"
+_OF_THING = re.compile(
+    rf"(?:is|are|will|can) (?:(?P<it>it|this|that|they|these|those)|(?:the|your|this|that|these|those|a) (?P<what>[a-z][a-z' -]*?)) (?:be |go (?:in(?:to)?|through) )?(?:really |also |even )?(?:the |a )?{_USE}"
+)
+_OF_IT = re.compile(
+    r"(?:(?:and|so) )?(?:what|which|how|is|are|does|do|can|has|have)\b(?:(?= .*\b(?:it|this|that|they|these|those)\b).*\b(?:made (?:of|from|in|by)|material|fabric|"
+    r"big|large|tall|long|wide|heavy|deep|thick|high|weigh|size|dimensions?|diameter|volume|capacity|hold|colou?rs?|"
+    rf"lids?|batter(?:y|ies)|vegan|organic|handmade|come with|include|clean|wash|{_USE})\b.*)"
+)
+_ITS_DEED = re.compile(
+    rf"(?P<verb>[a-z]+) (?:it|this|that|{_POINTED}|(?:the|this|that) (?:stock |inventory |cycle )?(?P<noun>[a-z]+))(?: now)?"
+)
+_VERBS: Final = {
+    "send": "ship",
+    "dispatch": "ship",
+    "finish": "close",
+    "end": "close",
+    "abort": "cancel",
+}
+_CARTS: Final = frozenset(("cart", "checkout", "product"))
 _OF_ORDERS: Final = frozenset(
     [
         "order",
@@ -104,6 +132,8 @@ class Following:
     key: str
     slots: dict[str, Any]
     is_sure: bool = True
+    about: str = ""
+    """What the product is called, where the rest of the message is no part of its name."""
 
 
 def following(written: str, context: Context, allowed: Collection[str]) -> Following | None:
@@ -117,7 +147,7 @@ def following(written: str, context: Context, allowed: Collection[str]) -> Follo
     said = _LEAD.sub("", written)
     is_more = _MORE.match(said) is not None
     core = _TAIL.sub("", _MORE.sub("", said))
-    for rule in (_deed, _standing, _amount, _method, _superlative, _variety, _place, _other):
+    for rule in _RULES:
         found = rule(core, context)
         if found is not None:
             return found if found.key in allowed else None
@@ -146,6 +176,11 @@ def stated(written: str) -> Following | None:
     return None
 
 
+def is_place(written: str) -> bool:
+    """Tell whether a message only points: `the second one please`."""
+    return _PLACE.fullmatch(_TAIL.sub("", _LEAD.sub("", written))) is not None
+
+
 def sought_in(rest: str) -> str:
     """Return the thing itself of `gift for my sister, she likes cooking`."""
     return _SOUGHT_END.split(rest, maxsplit=1)[0].strip()
@@ -158,6 +193,43 @@ def _deed(core: str, context: Context) -> Following | None:
         return None
     number = order_in(core, context)
     return Following(DEEDS[said["verb"]], {} if number is None else {"number": number})
+
+
+def _deed_of_its_kind(core: str, context: Context) -> Following | None:
+    """`close it`, after a stock count; `ship the transfer`, after one was planned."""
+    said = _ITS_DEED.fullmatch(core)
+    noun = (context.last_operation or "").partition(".")[0]
+    if said is None or noun in _CARTS or (said["noun"] and said["noun"] not in noun.split("_")):
+        return None
+    verb = _VERBS.get(said["verb"], said["verb"])
+    key = f"{noun}.{verb}"
+    is_deed = key in OPERATIONS and OPERATIONS[key].risk is not Risk.READ
+    takes_id = is_deed and any(n.endswith("_id") or n == "case" for n in required(OPERATIONS[key]))
+    return Following(key, {}) if takes_id else None
+
+
+def _thing(core: str, context: Context) -> Following | None:
+    """`how much is the blue one?`, `is the tray dishwasher safe?`: what is known of a product."""
+    asks = _OF_THING.fullmatch(core)
+    if asks is not None and asks["what"] and phrase_in(asks["what"]):
+        return Following("product.get", _handle(asks["what"], context), about=asks["what"])
+    if (named := _ASKS_ABOUT.fullmatch(core)) is not None:
+        handle = _handle(named["what"], context)
+        return Following("product.get", handle) if handle else None
+    shown = context.focus_sku or context.candidates
+    if not shown or context.question is not None or _is_about_orders(context):
+        return None
+    if asks is None and _OF_IT.fullmatch(core) is None:
+        return None
+    handles = {candidate.handle for candidate in context.candidates}
+    only = handles.pop() if len(handles) == 1 else context.focus_sku
+    return Following("product.get", {"handle_or_sku": only} if only else {}, about="it")
+
+
+def _handle(what: str, context: Context) -> dict[str, Any]:
+    """Return which of those that were shown is called that, if it is one product."""
+    handles = {candidate.handle for candidate in matching(phrase_in(what), context.candidates)}
+    return {"handle_or_sku": handles.pop()} if len(handles) == 1 else {}
 
 
 def _standing(core: str, context: Context) -> Following | None:
@@ -250,3 +322,9 @@ def _another(core: str, context: Context, *, is_asked: bool) -> Following | None
 
 def _searched(context: Context) -> dict[str, Any]:
     return {name: value for name, value in (context.search or {}).items() if name in _FILTERS}
+
+
+_RULES = (
+    _deed, _deed_of_its_kind, _standing, _thing, _amount, _method, _superlative, _variety, _place,
+    _other,
+)  # fmt: skip

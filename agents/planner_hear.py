@@ -53,6 +53,8 @@ class Intent:
     slots: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     """What was said before and holds where the message says nothing else."""
+    about: str = ""
+    """The words that name the product, where the message is about more than that."""
     adds: str = ""
     """What they say beside an answer, or instead of it: more of what it is to be done with."""
 

@@ -96,7 +96,11 @@ def understand(text: str, context: Context, allowed: Collection[str]) -> Intent:
 
 def _following(found: Following, heard: Heard) -> Intent:
     return Intent(
-        OPERATIONS[found.key], mode=heard.mode, is_sure=found.is_sure, slots=dict(found.slots)
+        OPERATIONS[found.key],
+        mode=heard.mode,
+        is_sure=found.is_sure,
+        slots=dict(found.slots),
+        about=found.about,
     )
 
 

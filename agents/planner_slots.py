@@ -267,6 +267,16 @@ def _delta(text: str, context: Context) -> int | None:
     return -amount if amount is not None and takes_away(text) else amount
 
 
+def _source(text: str, context: Context) -> str | None:
+    match = re.search(r"\b(?:from|out of)\s+(?:the\s+)?(?:location\s+)?([A-Z]{2,5})\b", text)
+    return match[1] if match else None
+
+
+def _target(text: str, context: Context) -> str | None:
+    match = re.search(r"\b(?:to|into)\s+(?:the\s+)?(?:location\s+)?([A-Z]{2,5})\b", text)
+    return match[1] if match else None
+
+
 def takes_away(text: str) -> bool:
     """Tell whether units are to become fewer."""
     return _LOST.search(text) is not None and _FOUND.search(text) is None
@@ -314,6 +324,9 @@ EXTRACTORS: Mapping[str, Callable[[str, Context], Any]] = {
     "days": _days,
     "location": _location,
     "location_code": _location,
+    "source": _source,
+    "target": _target,
+    "counted": lambda text, context: quantity_in(text),
     "delta": _delta,
     "query": _query,
     "status": _status,

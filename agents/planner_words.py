@@ -315,6 +315,9 @@ QUESTIONS = {
     "days": "Of how many days?",
     "location": "At which location? Tell me its code, such as HAM.",
     "delta": "By how many units?",
+    "counted": "How many did you count?",
+    "source": "From which location? Tell me its code, such as HAM.",
+    "target": "To which location? Tell me its code, such as ROT.",
     "name": "Which name?",
     "email": "Which email address should it go to?",
     "lines": "Which items, and how many of each?",
@@ -376,8 +379,12 @@ def _named(name: str, value: Any, currency: str) -> str:
         return f"{value:+d}"
     if isinstance(value, list):
         return ", ".join(_named("", item, currency) for item in value)
+    if isinstance(value, dict) and {"sku", "quantity"} <= value.keys():
+        return f"{value['quantity']} × {value['sku']}"
     if isinstance(value, dict):
         return " ".join(str(part) for part in value.values())
+    if name in ("source", "target"):
+        return f"{'from' if name == 'source' else 'to'} {value}"
     if name in ("quantity", "units", "counted"):
         return _units(value)
     return f"{name} {value}" if name in ("location", "reason") else str(value)

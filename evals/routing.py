@@ -18,7 +18,8 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 
 from agents.desk import tool_of
 from agents.domains import domain_of
-from agents.planner import Planner, Step
+from agents.planner import Planner
+from agents.planner_steps import Step
 from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
 from deps.settings import Settings

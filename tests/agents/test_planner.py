@@ -8,11 +8,12 @@ import pytest
 from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
 
 from agents.phrases import expand, table
-from agents.planner import Planner, Step
+from agents.planner import Planner
 from agents.planner_context import Context
 from agents.planner_frame import Mode, frame_of
 from agents.planner_intent import understand
 from agents.planner_score import index
+from agents.planner_steps import Step
 from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
 from tests import factories
@@ -243,6 +244,10 @@ def test_another_first_letter_is_another_word() -> None:
         ("refund order 1003 because it arrived broken", "refund.request"),
         ("refunds of order 1003", "refund.list_for_order"),
         ("Any exchanges for my order 1026?", "exchange.list_for_order"),
+        # What takes a deed back is not meant by words that ask for it.
+        ("mark 1003 delivered", "order.deliver"),
+        ("1003 was not delivered after all", "order.undeliver"),
+        ("we counted 18 of MUG-1", "stock_count.record"),
         # What could be said elsewhere too is about us if all the rest is.
         (f"please disable giftcard {_ID}, we suspect fraud", "credit.deactivate"),
         # An id is not what somebody would.

@@ -50,6 +50,45 @@ def test_a_colour_of_one_product_is_among_its_variants() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "slots"),
+    [
+        ("how much is the steel one", {"handle_or_sku": "steel-lamp"}),
+        ("is the brass lamp waterproof?", {"handle_or_sku": "brass-lamp"}),
+        ("is the tray dishwasher safe?", {}),
+        ("what are they made of", {}),
+    ],
+)
+def test_what_is_known_of_a_thing_is_told_of_that_thing(
+    text: str, slots: dict[str, object]
+) -> None:
+    context = Context(candidates=LAMPS, search=SOUGHT, last_operation="product.search")
+    assert followed(text, context) == ("product.get", slots)
+
+
+def test_what_a_thing_is_asked_about_is_no_part_of_its_name() -> None:
+    found = following("is the tray dishwasher safe", Context(), ALL)
+    assert found is not None
+    assert found.about == "tray"
+
+
+@pytest.mark.parametrize(
+    ("text", "last", "key"),
+    [
+        ("close it", "stock_count.record", "stock_count.close"),
+        ("ship the transfer", "transfer.create", "transfer.ship"),
+        ("send it off", "transfer.create", None),
+        ("close the shop", "stock_count.record", None),
+        ("cancel it", "cart.add_item", None),
+    ],
+)
+def test_what_is_done_to_it_is_done_to_what_was_talked_about(
+    text: str, last: str, key: str | None
+) -> None:
+    found = followed(text, Context(last_operation=last))
+    assert (found and found[0]) == key
+
+
+@pytest.mark.parametrize(
     ("text", "key", "slots"),
     [
         ("actually make that four", "cart.change_item", {"sku": "MUG-B"}),
@@ -68,7 +107,7 @@ def test_of_an_order_that_was_shown() -> None:
         {"number": 1001},
     )
     away = Context(focus_order=1001, last_operation="transfer.get")
-    assert followed("cancel it", away) is None
+    assert followed("cancel it", away) == ("transfer.cancel", {})
 
 
 @pytest.mark.parametrize(

@@ -403,6 +403,25 @@ def test_what_was_made_out_before_stays_but_for_what_is_asked_about() -> None:
     assert made == before
 
 
+def test_the_id_of_what_is_made_is_never_that_of_another() -> None:
+    known = Context(known={"refund_id": "0198f2a0-0000-7000-8000-000000000000"})
+    text = "refund EUR 5 of order 1001 because of a chip"
+    made = arguments_in(OPERATIONS["refund.request"], text, known, "EUR", given={}, asked=None)
+    assert "refund_id" not in made
+    done = arguments_in(
+        OPERATIONS["refund.approve"], "approve it", known, "EUR", given={}, asked=None
+    )
+    assert done == known.known
+
+
+def test_a_transfer_says_where_from_and_where_to() -> None:
+    text = "move 5 of MUG-1 from HAM to ROT"
+    made = arguments_in(OPERATIONS["transfer.create"], text, Context(), "EUR", given={}, asked=None)
+    assert made == {
+        "source": "HAM", "target": "ROT", "lines": [{"sku": "MUG-1", "quantity": 5}],
+    }  # fmt: skip
+
+
 def test_a_search_of_people_is_about_their_names() -> None:
     find = OPERATIONS["user.find"]
     for text, query in (

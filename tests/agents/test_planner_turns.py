@@ -9,7 +9,9 @@ from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
 from tests import factories
 from tests.agents.talk import Talk
+from tools import transfer as transfers
 from tools.registry import OPERATIONS
+from tools.transfer import TransferUnits
 
 STAFF = frozenset(k for k, op in OPERATIONS.items() if op.scope in ROLE_SCOPES[Role.MERCHANT])
 
@@ -114,3 +116,39 @@ async def test_how_an_order_stands_is_asked_by_pointing_at_it(customer: Deps) ->
     assert f"#{first}" in (await talk.say("where is the second one?")).text
     assert f"#{second}" in (await talk.say("and has the other one been shipped?")).text
     assert f"#{second}" in (await talk.say("when will it arrive?")).text
+
+
+async def planned(deps: Deps, note: str) -> None:
+    async with deps.begin() as uow:
+        lines = [TransferUnits(sku="MUG-1", quantity=1)]
+        await transfers.create(uow, "HAM", "ROT", lines, note)
+
+
+async def test_what_has_an_id_is_looked_up_and_asked_for_if_there_are_several(
+    merchant: Deps,
+) -> None:
+    await factories.product(merchant, "MUG-1", title="Stoneware mug")
+    await factories.receive(merchant, "MUG-1", 1, "ROT")
+    assert (await Talk(merchant).say("ship the transfer")).text == (
+        "There is no transfer to do that with."
+    )
+    await planned(merchant, "for the fair")
+    reply = await Talk(merchant).say("ship the transfer")
+    assert reply.tools[:2] == ["transfer_show", "transfer_ship"]
+    await planned(merchant, "for the window")
+    await planned(merchant, "for the shelf")
+    talk = Talk(merchant)
+    asked = await talk.say("ship the transfer")
+    assert asked.tools == ["transfer_show"]
+    assert asked.text.startswith("Which transfer? 1. ")
+    assert (await talk.say("the second one")).tools[0] == "transfer_ship"
+
+
+async def test_to_point_at_what_was_asked_about_puts_nothing_into_the_cart(guest: Deps) -> None:
+    for sku, title in (("TRAY-1", "Oak tray"), ("TRAY-2", "Cork tray")):
+        await factories.product(guest, sku, title=title)
+    talk = Talk(guest)
+    asked = await talk.say("is the tray dishwasher safe?")
+    assert asked.text.startswith("Which one do you mean?")
+    told = await talk.say("the second one")
+    assert told.tools == ["product_get"]

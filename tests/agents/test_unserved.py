@@ -31,6 +31,8 @@ PLANNER = Planner(frozenset(key for key, op in OPERATIONS.items() if op.scope in
         ("give 10% off all mugs", "price"),
         ("put the lamp on sale", "price"),
         ("add a new product called Oak tray", "assortment"),
+        ("delete product MUG-1", "assortment"),
+        ("rename MUG-1 to Red mug", "assortment"),
     ],
 )
 def test_what_no_operation_does_is_said_and_nothing_is_done(text: str, topic: str) -> None:
