@@ -225,7 +225,7 @@ def signed(slots: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_part(operation: Operation, slots: dict[str, Any], text: str, missing: str | None) -> bool:
     """Tell whether a sum was said and not made out: without it, all there is would be meant."""
-    if "amount" not in operation.parameters or "amount" in slots:
+    if "amount" not in operation.parameters or {"amount", "percent"} & slots.keys():
         return False
     return (
         not says_all(text)
