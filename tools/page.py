@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -216,11 +216,15 @@ def checked_limit(limit: int) -> int:
 
 
 def aware(time: datetime, field: str) -> datetime:
-    """Return `time`.
+    """Return `time` in UTC.
 
     Raises:
-        InvalidInput: It says no offset from UTC, so it names no moment.
+        InvalidInput: It says no offset from UTC, so it names no moment, or the calendar's end is
+            before it.
     """
     if time.tzinfo is None:
         raise InvalidInput(f"{field} needs a time zone, such as 2026-01-31T00:00:00Z.", field=field)
-    return time
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInput(f"{field} is outside the calendar.", field=field) from error

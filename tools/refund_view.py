@@ -16,7 +16,7 @@ from db.types import Money
 from deps.core import UnitOfWork
 from tools import notification, order, payment, refund_plan
 from tools.errors import NotFound
-from tools.page import Ordering, Page, read_page
+from tools.page import Ordering, Page, aware, read_page
 from tools.refund_share import Breakdown
 from tools.registry import Risk, operation
 
@@ -251,7 +251,7 @@ async def list_all(
     if state is not None:
         query = query.where(Refund.state == state)
     if since is not None:
-        query = query.where(col(Refund.created_at) >= since)
+        query = query.where(col(Refund.created_at) >= aware(since, "since"))
     if amount_min is not None:
         query = query.where(col(Refund.amount) >= amount_min)
     return await read_page(uow, query, SORTS[sort], _summary, limit, cursor)

@@ -19,6 +19,7 @@ load_operations()
 Refused = tuple[str, dict[str, Any], type[DomainError], str | None]
 LONG = "x" * 501
 NAIVE = datetime(2026, 1, 30)  # noqa: DTZ001  It names no moment: that is the point.
+NEVER = datetime.fromisoformat("9999-12-31T23:59:59-23:59")
 MANY = 10**9
 PLACE = LocationDetails(name="Hamburg", priority=1, is_active=True)
 PREFERRED = RuleKind.PREFERRED
@@ -121,6 +122,7 @@ BOUNDS: list[Refused] = [
     ("user.rename", {"name": " "}, InvalidInput, "name"),
     ("order.list_all", {"since": NAIVE}, InvalidInput, "since"),
     ("order.list_all", {"until": NAIVE}, InvalidInput, "until"),
+    ("order.list_all", {"since": NEVER}, InvalidInput, "since"),
     ("order.provenance", {"number": 2**63}, NotFound, None),
     ("order.provenance", {"number": 77}, NotFound, None),
     ("order.provenance", {}, InvalidInput, "number"),
