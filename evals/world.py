@@ -8,7 +8,7 @@ from db.models.user import Role, User
 from db.types import UserId, new_id
 from deps import security
 from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps
-from tools import cart, checkout
+from tools import cart, checkout, promotion
 from tools import product as products
 from tools.address import Address
 from tools.product import ProductInput, VariantInput
@@ -37,6 +37,7 @@ class Person:
 async def furnish(deps: Deps) -> None:
     """Put goods on the shelves of an empty shop."""
     async with deps.acting_as(SYSTEM).begin() as uow:
+        await promotion.create_code(uow, "HELLO10", percent=10)
         place = Location(code="HAM", name="Hamburg")
         uow.session.add(place)
         await uow.session.flush()

@@ -16,6 +16,7 @@ from tests import factories
 from tools import (
     capture,
     cart,
+    cart_discount,
     checkout,
     credit_desk,
     credit_tender,
@@ -35,6 +36,8 @@ STOCK = {"MUG": 14, "TEA": 9, "TRAY": 6}
 PRICE = 1000
 PLACES = ("HAM", "BER")
 CUSTOMERS = 4
+TAX_PERCENT = 7
+CODE, CODE_USES = "TENTH", 4
 FAULTS = (
     Fault.TIMEOUT_BEFORE,
     Fault.TIMEOUT_AFTER,
@@ -57,6 +60,7 @@ class Notebook:
     on_the_road: Counter[str] = field(default_factory=Counter)
     sold: dict[int, dict[str, int]] = field(default_factory=dict)
     totals: dict[int, int] = field(default_factory=dict)
+    reduced: set[int] = field(default_factory=set)
     refunds: dict[UUID, tuple[int, int]] = field(default_factory=dict)
     granted: int = 0
 
@@ -64,6 +68,13 @@ class Notebook:
         assert placed.status == "placed"
         assert {line.sku: line.quantity for line in placed.lines} == units
         assert placed.subtotal_amount == PRICE * sum(units.values())
+        assert placed.discount_amount == (
+            placed.subtotal_amount // 10 if placed.discount_code else 0
+        )
+        untaxed = placed.subtotal_amount - placed.discount_amount + placed.shipping_amount
+        assert placed.total_amount == untaxed + (untaxed * TAX_PERCENT + 50) // 100
+        if placed.discount_code:
+            self.reduced.add(placed.number)
         self.sold[placed.number] = units
         self.totals[placed.number] = placed.total_amount
 
@@ -105,6 +116,9 @@ class Shop:
         if not is_guest and self.rng.random() < 0.6:
             with suppress(DomainError):  # Nothing left to spend.
                 await credit_tender.use_in_cart(buyer)
+        if self.rng.random() < 0.5:
+            with suppress(DomainError):  # Used up, for now.
+                await cart_discount.put(buyer, filled.id, CODE)
         self.carts[filled.id] = (buyer, units)
 
     async def buy(self) -> None:
@@ -163,6 +177,7 @@ class Shop:
             break
         del self.book.sold[number]
         del self.book.totals[number]
+        self.book.reduced.discard(number)
 
     async def give_back(self, merchant: Deps) -> None:
         if not self.book.totals:

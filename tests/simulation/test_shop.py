@@ -13,7 +13,17 @@ from db.models.user import Role
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
 from tests import factories
-from tests.simulation.shop import CUSTOMERS, PLACES, PRICE, STOCK, Shop
+from tests.simulation.shop import (
+    CODE,
+    CODE_USES,
+    CUSTOMERS,
+    PLACES,
+    PRICE,
+    STOCK,
+    TAX_PERCENT,
+    Shop,
+)
+from tools import promotion
 from tools.invariant import check
 
 SEEDS = (
@@ -42,11 +52,14 @@ async def test_the_shop_matches_the_notebook(
     deps: Deps, gateway: ScriptedGateway, seed: int
 ) -> None:
     rng = random.Random(seed)
+    deps = factories.taxed(deps, DE=str(TAX_PERCENT))
     for sku, units in STOCK.items():
         await factories.product(deps, sku, title=sku.title(), price=PRICE, stock=units)
     await factories.product(deps, "OTHER", stock=1, location=PLACES[1])
     shop = Shop(deps, gateway, rng)
     staff = await factories.user(deps, role=Role.MERCHANT)
+    async with staff.begin() as uow:
+        await promotion.create_code(uow, CODE, percent=10, uses_max=CODE_USES)
     shop.customers = [await factories.user(deps) for _ in range(CUSTOMERS)]
     for step in range(STEPS):
         shop.deps = factories.later(deps, minutes=4 * step)
@@ -74,6 +87,8 @@ async def audit(shop: Shop, seed: int) -> None:
     assert found == {
         sku: (book.on_shelf[sku], 0, promised[sku], book.on_the_road[sku]) for sku in STOCK
     }, f"{seed=}"
+    uses = await shop.deps.hot.fetchval("SELECT uses FROM discount")
+    assert uses == len(book.reduced), f"{seed=}"
     credit = await shop.deps.hot.fetchval(
         "SELECT coalesce(sum(balance_amount), 0)::bigint FROM credit_account"
     )
