@@ -19,6 +19,8 @@ _ENTITIES = (
     (MONEY, re.compile(r"(?:\b(?:eur|usd|gbp)|[€$£])\s?\d[\d.,]*|\b\d[\d.,]*\s?(?:eur\b|usd\b|gbp\b|€|\$|£|euros?\b|dollars?\b|pounds?\b|bucks?\b)", re.I)),
     (NUMBER, re.compile(r"(?:\b(?:number|no\.?|nr\.?)\s*)?(?:#\s?\d+\b|\b\d{4,}\b)|(?<=order )\d+\b|(?<=order number )\d+\b", re.I)),
     (SKU, re.compile(r"(?:\b[Ss][Kk][Uu]:?\s+)?\b(?=[A-Z0-9]*[A-Z])[A-Z0-9]+(?:[-_/.][A-Z0-9]+)+\b")),
+    # A code: capitals and then figures, or whatever looks like one behind the word for it.
+    (SKU, re.compile(r"\b[A-Z]{3,}\d{1,4}\b|(?:(?<=[Cc]ode )|(?<=[Cc]ode: )|(?<=[Cc]ode is )|(?<=[Cc]oupon )|(?<=[Pp]romo )|(?<=[Vv]oucher ))(?:[A-Z]{4,}|[A-Za-z]{2,}\d{1,4})\b")),
     (COUNT, re.compile(r"\b\d{1,3}(?:[.,:]\d+)?\b")),
 )  # fmt: skip
 _ENTITY = re.compile(r"#(?:address|date|email|number|money|sku|count|id)\b")
