@@ -241,7 +241,7 @@ async def resume_code(uow: UnitOfWork, code: str) -> DiscountView:
         "show the discount code {code}",
         "how often was the coupon {code} used",
         "how many uses of the promo code {code} are left",
-        "when does the code {code} end",
+        "until when is the code {code} valid",
     ),
 )
 async def get_code(uow: UnitOfWork, code: str) -> DiscountView:
