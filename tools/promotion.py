@@ -41,6 +41,13 @@ class DiscountView(BaseModel):
     created_at: datetime
 
 
+class DiscountPreview(BaseModel):
+    """The code that would be made."""
+
+    currency: str
+    discount: DiscountView
+
+
 def normal_code(code: str) -> str:
     """Return a code as it is kept, whatever its case.
 
@@ -102,7 +109,7 @@ async def preview_create_code(
     uses_max: int | None = None,
     starts_at: datetime | None = None,
     ends_at: datetime | None = None,
-) -> DiscountView:
+) -> DiscountPreview:
     """Say which code `create_code` would make, without doing it.
 
     Raises: As `create_code`.
@@ -111,7 +118,8 @@ async def preview_create_code(
     known = await _find(uow, made.code)
     if known is not None:
         _refuse_other(known, made)
-    return DiscountView.model_validate(known or made)
+    shown = DiscountView.model_validate(known or made)
+    return DiscountPreview(currency=shown.currency, discount=shown)
 
 
 @operation(
@@ -137,7 +145,9 @@ async def create_code(
     starts_at: datetime | None = None,
     ends_at: datetime | None = None,
 ) -> DiscountView:
-    """Make a discount code. Making the same one again changes nothing.
+    """Make a discount code.
+
+    Making the same one again changes nothing.
 
     Args:
         code: What shoppers type: 3 to 32 letters, digits, - and _, in any case.
@@ -197,7 +207,9 @@ async def ended(uow: UnitOfWork, code: str) -> dict[str, Any] | None:
     ),
 )
 async def end_code(uow: UnitOfWork, code: str) -> DiscountView:
-    """End a discount code: no further cart can be bought with it. Orders that carry it stay.
+    """End a discount code.
+
+    No further cart can be bought with it; orders that carry it stay.
 
     Args:
         code: The code.

@@ -9,6 +9,7 @@ from db.models.user import Role
 from deps.core import ROLE_SCOPES, Deps
 from tests import factories
 from tests.agents.talk import Talk
+from tools import promotion
 from tools import transfer as transfers
 from tools.registry import OPERATIONS
 from tools.transfer import TransferUnits
@@ -152,3 +153,34 @@ async def test_to_point_at_what_was_asked_about_puts_nothing_into_the_cart(guest
     assert asked.text.startswith("Which one do you mean?")
     told = await talk.say("the second one")
     assert told.tools == ["product_get"]
+
+
+async def test_an_offer_is_repeated_before_it_is_approved(merchant: Deps) -> None:
+    talk = Talk(merchant)
+    said = await talk.say(
+        "make a coupon FIVER: 5 euro off orders over 50 euro, for 100 uses until 2030-01-31"
+    )
+    assert "(code: FIVER, amount: EUR 5.00, minimum: EUR 50.00, uses max: 100, ends at: " in (
+        said.text
+    )
+    deep = await talk.say("create the discount code DEEP with 80 percent off")
+    assert deep.text.startswith("That did not work: DEEP would take up to 80 % off")
+    async with merchant.begin() as uow:
+        assert (await promotion.list_codes(uow)).items == []
+
+
+async def test_a_code_is_read_beside_its_word_and_told_with_what_it_takes_off(
+    guest: Deps, merchant: Deps
+) -> None:
+    await factories.product(guest, "LAMP", title="Brass desk lamp", price=1250)
+    async with merchant.begin() as uow:
+        await promotion.create_code(uow, "HELLO10", percent=10)
+    talk = Talk(guest)
+    await talk.say("put 2 of LAMP in my cart")
+    used = await talk.say("my promo code is hello10")
+    assert "EUR 2.50 off by HELLO10" in used.text
+    off = await talk.say("take the coupon off")
+    assert off.text.startswith("Taken off. ")
+    assert "HELLO10" not in off.text
+    unknown = await talk.say("use the coupon HELLO99")
+    assert unknown.text == "That did not work: There is no such discount code."
