@@ -1,7 +1,6 @@
 """Fixtures: real servers, a database migrated once, and a clone of it that no other test sees."""
 
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from deps.hot import HotPool
 from deps.runtime import open_deps
 from deps.scripted import ScriptedGateway
 from deps.settings import Settings
-from tests import factories
+from tests import factories, homes
 from tests.databases import Clones
 from tests.factories import RecordingMailer
 from tools.demo.load import load
@@ -39,6 +38,7 @@ _PATIENT = hypothesis.settings(
 hypothesis.settings.register_profile("searching", _PATIENT)
 hypothesis.settings.register_profile("shopkeeper", _PATIENT, derandomize=True)
 hypothesis.settings.load_profile("shopkeeper")
+OWN_RUN = pytest.StashKey[str]()
 NOW = datetime(2026, 1, 30, 12, 0, tzinfo=UTC)
 
 
@@ -52,13 +52,23 @@ def patience() -> Generator[None, None, None]:
         yield
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the run, unless it has a name: workers are told it, and mutants too."""
+    if homes.RUN not in os.environ:
+        run = config.stash[OWN_RUN] = os.environ[homes.RUN] = new_id().hex
+        config.option.testrunuid = run
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    run = config.stash.get(OWN_RUN, None)
+    if run is not None:
+        del os.environ[homes.RUN]
+        homes.remove(run)
+
+
 @pytest.fixture(scope="session")
 def run_home() -> Path:
-    """One folder for the run, shared by xdist's workers, so that they share the servers too."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"solo-{os.getpid()}")
-    home = Path(tempfile.gettempdir()) / f"shopkeeper-tests-{os.getuid()}" / run
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return home
+    return homes.home()
 
 
 @pytest.fixture(scope="session")
