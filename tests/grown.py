@@ -36,6 +36,7 @@ from tools import (
     handover,
     ledger,
     order_edit,
+    promotion,
     refund_desk,
     return_,
     stock_count,
@@ -141,6 +142,7 @@ async def _live(deps: Deps, client: httpx.AsyncClient) -> tuple[Deps, Deps]:
     async with customer.begin() as uow:
         await handover.request(uow, "please call me")
     async with staff.begin() as uow:
+        await promotion.create_code(uow, "SALE", percent=10)
         await bundle.define(uow, "SET", [bundle.BundlePartInput(sku="MUG", quantity=1)])
         sent = await transfer.create(
             uow, "HAM", "ROT", [transfer.TransferUnits(sku="MUG", quantity=1)]

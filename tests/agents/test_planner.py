@@ -64,7 +64,7 @@ def test_brackets_of_a_phrase_match(phrase: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "later"),
-    [("close the count", "stock_count.close"), ("ship the transfer", "transfer.ship")],
+    [("close the count", "stock_count.close")],
 )
 def test_what_is_said_around_an_id_is_meant_once_the_conversation_has_named_one(
     text: str, later: str

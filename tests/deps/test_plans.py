@@ -50,6 +50,7 @@ REPORT: Final = {
 
 # What filters are about, where their names do not say it.
 TEXTS: Final = {
+    "code": "SALE",
     "target": "ROT",
     "location_code": "HAM",
     "sku_prefix": "MUG",
