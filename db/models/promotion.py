@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Uuid
+from sqlalchemy import BigInteger, CheckConstraint, Index, Uuid
 from sqlmodel import Field, SQLModel
 
 from db.types import UtcDateTime, new_id
@@ -25,6 +25,7 @@ class Discount(SQLModel, table=True):
         CheckConstraint("minimum_amount >= 0", name="minimum_not_negative"),
         CheckConstraint("uses BETWEEN 0 AND coalesce(uses_max, uses)", name="uses_within_max"),
         CheckConstraint("ends_at > starts_at", name="ends_after_start"),
+        Index("ix_discount_is_active_id", "is_active", "id"),
     )
 
     id: UUID = Field(default_factory=new_id, primary_key=True, sa_type=Uuid)

@@ -41,6 +41,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_discount')),
     sa.UniqueConstraint('code', name=op.f('uq_discount_code'))
     )
+    op.create_index('ix_discount_is_active_id', 'discount', ['is_active', 'id'], unique=False)
     op.add_column('cart', sa.Column('discount_code', sa.String(length=32), nullable=True))
     op.create_foreign_key(op.f('fk_cart_discount_code_discount'), 'cart', 'discount', ['discount_code'], ['code'])
     op.add_column('orders', sa.Column('discount_code', sa.String(length=32), nullable=True))
