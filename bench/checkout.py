@@ -162,7 +162,7 @@ VALUES ('bench', :secret, :secret, :cart, :at, :at) ON CONFLICT DO NOTHING RETUR
 SELECT (d->'cart'->>'version')::int AS version,
        (d->'lines'->0->>'unit_price_amount')::bigint AS subtotal
 FROM (SELECT cart_document(c, :at) AS d FROM cart c WHERE id = :cart) AS found \gset
-SELECT checkout_prepare(:cart, NULL, :secret, :version, :subtotal, :ord, 490, 0, 0, false,
+SELECT checkout_prepare(:cart, NULL, :secret, :version, :subtotal, :ord, 490, 0, 0, 0, false,
                         jsonb_build_array(jsonb_build_object(
                             'id', :pay::text, 'provider', 'scripted', 'method_token', 'tok_visa',
                             'amount', :subtotal::bigint + 490)),
