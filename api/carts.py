@@ -49,7 +49,7 @@ class CompleteInput(BaseModel):
         default=None,
         min_length=1,
         max_length=200,
-        description="The provider's token; leave out when credit covers everything.",
+        description="The provider's token; leave out when there is nothing left to pay with it.",
         examples=["tok_visa"],
     )
     expected_total_amount: int | None = Field(

@@ -1,6 +1,5 @@
 """Carts: what a shopper intends to buy, priced live, with what is still missing to buy it."""
 
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -228,9 +227,12 @@ def _show(work: Work, document: dict[str, Any]) -> CartView:
     )
     return CartView.model_validate(
         cart
-        | asdict(comes_to)
         | {
             "lines": lines,
+            "subtotal_amount": comes_to.subtotal_amount,
+            "discount_amount": comes_to.discount_amount,
+            "shipping_amount": comes_to.shipping_amount,
+            "tax_amount": comes_to.tax_amount,
             "tax_rate": tax_rate,
             "total_amount": comes_to.total_amount,
             "problems": _problems(cart, lines) + _discount_problems(refused),

@@ -82,7 +82,7 @@ async def complete(
     Args:
         cart_id: The actor's cart; also the idempotency key.
         payment_method: The provider's token for the method; never a card number. None when
-            credit brings the whole total.
+            credit brings the whole total, or there is nothing to pay.
         expected_total_amount: What the shopper saw, in minor units; a drift is refused.
         credits: What gift cards and store credit bring, charged first; the method brings the rest.
             By default, what was chosen for the cart.
@@ -100,7 +100,7 @@ async def complete(
         payment_method = await method.token_for(deps, payment_method)
     for _ in range(READS_MAX):
         priced = await cart.view(deps.hot_work(), cart_id)
-        tenders: list[Tender] = []  # A cart that is bought already needs none: its order is found.
+        tenders: list[Tender] | None = None  # A cart that is bought already: its order is found.
         if priced.status is CartStatus.OPEN:
             _refuse_problems(priced)
             _refuse_drift(priced, expected_total_amount)
@@ -113,7 +113,7 @@ async def complete(
         raise Conflict("The cart keeps changing; look at it again.")
     if prepared.is_existing:
         return await sale.drive(deps, prepared.order_id)
-    if _is_usual(deps, tenders):
+    if tenders and _is_usual(deps, tenders):
         placed = await _pay(deps, priced, prepared, tenders[0])
         if placed is not None:
             return placed
@@ -168,8 +168,6 @@ def _refuse_problems(priced: CartView) -> None:
             " ".join(problem.message for problem in priced.problems),
             problems=[problem.model_dump() for problem in priced.problems],
         )
-    if priced.total_amount == 0:
-        raise CheckoutIncomplete("There is nothing to pay.", problems=[])
 
 
 def _refuse_drift(priced: CartView, expected_total_amount: int | None) -> None:
@@ -190,7 +188,9 @@ class _Prepared:
     is_existing: bool = False
 
 
-async def _prepare(deps: Deps, priced: CartView, tenders: Sequence[Tender]) -> _Prepared | None:
+async def _prepare(
+    deps: Deps, priced: CartView, tenders: Sequence[Tender] | None
+) -> _Prepared | None:
     """Make the order of a priced cart in one statement. None: it changed since it was priced.
 
     Raises:
@@ -212,7 +212,7 @@ async def _prepare(deps: Deps, priced: CartView, tenders: Sequence[Tender]) -> _
             priced.tax_rate,
             priced.discount_amount,
             deps.settings.capture is CaptureMode.MANUAL,
-            [asdict(tender) | {"id": str(tender.id)} for tender in tenders],
+            None if tenders is None else [_document(tender) for tender in tenders],
             now + inventory.HOLD_TTL,
             now + sale.LEASE,
             deps.actor.label,
@@ -231,6 +231,10 @@ async def _prepare(deps: Deps, priced: CartView, tenders: Sequence[Tender]) -> _
         case "changed":
             return None
     return _Prepared(order_id, answer["number"], now)
+
+
+def _document(tender: Tender) -> dict[str, Any]:
+    return asdict(tender) | {"id": str(tender.id)}
 
 
 def _short(error: PostgresError, priced: CartView) -> Exception:

@@ -208,6 +208,8 @@ def status_of(of: Order, all_tenders: Sequence[Payment]) -> PaymentStatus:
         if captured == 0:
             return PaymentStatus.AUTHORIZED if is_open else PaymentStatus.VOIDED
         return PaymentStatus.REFUNDED if refunded == captured else PaymentStatus.REFUND_PENDING
+    if not all_tenders:
+        return PaymentStatus.CAPTURED  # There was nothing to pay.
     if captured == 0:
         return PaymentStatus.AUTHORIZED if is_open else PaymentStatus.VOIDED
     if refunded == captured:

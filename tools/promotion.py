@@ -17,7 +17,7 @@ from tools.page import ByTime, Page, aware, by_id, read_page
 from tools.registry import Risk, operation
 
 AMOUNT_MAX: Final = 10_000_000
-PERCENT_MAX: Final = 99
+PERCENT_MAX: Final = 100
 USES_MAX: Final = 10_000_000
 _CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9_-]{2,31}")
 
@@ -151,7 +151,7 @@ async def create_code(
 
     Args:
         code: What shoppers type: 3 to 32 letters, digits, - and _, in any case.
-        percent: Per cent off the goods, 1 to 99; this or `amount`.
+        percent: Per cent off the goods, 1 to 100; this or `amount`.
         amount: Minor units of the shop's currency off the goods.
         minimum_amount: What the goods have to cost at least, in minor units.
         uses_max: How many orders may carry it; leave out for any number.

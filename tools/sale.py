@@ -37,6 +37,7 @@ WAIT_S = 0.05
 WAITS_MAX = 300
 STEPS_MAX = 40
 ACTION_TTL = timedelta(minutes=30)  # How long a shopper may take to authenticate.
+OUT_OF_STOCK = "out_of_stock"
 UNDO_AGAIN_AFTER = timedelta(hours=1)  # What was refused is tried anew, not at every sweep.
 
 _ENDED = (
@@ -144,7 +145,7 @@ async def _run_step(
         except OutOfStock:
             # The hold had expired and the units are gone: give the money back before capture.
             async with deps.begin() as uow:
-                await condemn(uow, order_id, "out_of_stock")
+                await condemn(uow, order_id, OUT_OF_STOCK)
         return None
     if step in (Step.PLACE, Step.UNDO):
         async with deps.begin() as uow:
@@ -232,10 +233,15 @@ async def unknown(deps: Deps, key: str) -> Unavailable:
 
 
 async def condemn(uow: UnitOfWork, order_id: OrderId, code: str) -> None:
-    """Mark a pending sale to be undone; `drive` does it. Repeating it changes nothing."""
+    """Mark a pending sale to be undone; `drive` does it. Repeating it changes nothing.
+
+    One that costs nothing is undone at once: there is no money to give back.
+    """
     found = await order.locked(uow, order_id)
     tenders = await payment.tenders(uow, order_id)
-    if found.status is OrderStatus.PENDING and all(t.decline_code is None for t in tenders):
+    if not tenders:
+        await _undo(uow, order_id)
+    elif found.status is OrderStatus.PENDING and all(t.decline_code is None for t in tenders):
         tenders[-1].decline_code, tenders[-1].updated_at = code, uow.now
 
 
@@ -293,7 +299,7 @@ async def _undo(uow: UnitOfWork, order_id: OrderId) -> None:
     if found.status is not OrderStatus.PENDING:
         return
     tenders = await payment.tenders(uow, order_id)
-    code = next(tender.decline_code for tender in tenders if tender.decline_code is not None)
+    code = _why(tenders)
     is_declined = any(tender.state is PaymentState.DECLINED for tender in tenders)
     await inventory.release(uow, order_id=order_id, reason=code)
     if found.cart_id is not None:
@@ -311,14 +317,20 @@ async def _undo(uow: UnitOfWork, order_id: OrderId) -> None:
     uow.publish(OrderCancelled(order_id=order_id, reason=reason))
 
 
+def _why(tenders: Sequence[Payment]) -> str:
+    """Say why a sale is undone: as its condemned tender does. What costs nothing has none, and can
+    only lack stock."""
+    return next((t.decline_code for t in tenders if t.decline_code is not None), OUT_OF_STOCK)
+
+
 async def _finished(uow: UnitOfWork, order_id: OrderId) -> OrderView | None:
     found = await uow.session.get_one(Order, order_id, populate_existing=True)
     if found.status is OrderStatus.PENDING:
         return None
     if found.status is OrderStatus.CANCELLED and found.placed_at is None:
         tenders = await payment.tenders(uow, order_id)
-        code = next((t.decline_code for t in tenders if t.decline_code is not None), "declined")
-        if code == "out_of_stock":
+        code = _why(tenders)
+        if code == OUT_OF_STOCK:
             raise OutOfStock("an item", 1)
         raise PaymentDeclined("The payment was declined; try another method.", decline_code=code)
     return await order.view(uow, found)

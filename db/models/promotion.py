@@ -20,7 +20,7 @@ class Discount(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("code ~ '^[A-Z0-9][A-Z0-9_-]{2,31}$'", name="code_is_plain"),
         CheckConstraint("(percent IS NULL) <> (amount IS NULL)", name="percent_or_amount"),
-        CheckConstraint("percent BETWEEN 1 AND 99", name="percent_range"),
+        CheckConstraint("percent BETWEEN 1 AND 100", name="percent_range"),
         CheckConstraint("amount > 0", name="amount_positive"),
         CheckConstraint("minimum_amount >= 0", name="minimum_not_negative"),
         CheckConstraint("uses BETWEEN 0 AND coalesce(uses_max, uses)", name="uses_within_max"),

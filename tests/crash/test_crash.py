@@ -12,7 +12,7 @@ from deps.scripted import ScriptedGateway
 from tests import factories
 from tests.crash.mortal import Undertaker, undertaker
 from tests.crash.places import die_everywhere, row_of
-from tools import checkout
+from tools import cart, checkout
 from tools.errors import PaymentDeclined
 from tools.payment import Tender
 
@@ -73,6 +73,33 @@ async def test_a_sale_killed_anywhere_is_finished_once(
         assert sum(gateway.charges.values()) == row.sold
 
     assert await die_everywhere(keeper, shop, scenario, prepare, check) >= 8
+
+
+async def test_a_sale_of_what_costs_nothing_killed_anywhere_is_finished_once(
+    keeper: Undertaker, provider: Deps
+) -> None:
+    await factories.product(provider, "MUG", price=0, stock=1000)
+    shop = factories.guest(provider)
+    bought = 0
+
+    async def prepare() -> dict[str, Any]:
+        filled = await factories.filled_cart(shop, MUG=2)
+        async with shop.begin() as uow:
+            await cart.set_details(uow, filled.id, shipping_method="pickup")
+        return {"cart_id": str(filled.id)}
+
+    async def check(arguments: dict[str, Any]) -> None:
+        nonlocal bought
+        again = await checkout.complete(shop, arguments["cart_id"], payment_method=None)
+        assert again.status == "placed"
+        bought += 1
+        row = await row_of(provider, ENDED)
+        assert (row.pending, row.placed, row.announced) == (0, bought, bought)
+        gateway = provider.gateway
+        assert isinstance(gateway, ScriptedGateway)
+        assert gateway.charges == {}
+
+    assert await die_everywhere(keeper, shop, "buy", prepare, check) >= 5
 
 
 async def test_a_decline_killed_anywhere_keeps_no_money_and_no_stock(

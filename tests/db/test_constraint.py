@@ -79,7 +79,7 @@ CHECKS: Final[list[tuple[str, str, str, list[Row], list[Row]]]] = [
         [(10, None), (None, 10)],
         [(10, 10), (None, None)],
     ),
-    ("discount", "percent_range", "percent", [(1,), (99,)], [(0,), (100,)]),
+    ("discount", "percent_range", "percent", [(1,), (100,)], [(0,), (101,)]),
     ("discount", "amount_positive", "amount", [(1,)], [(0,), (-1,)]),
     ("discount", "minimum_not_negative", "minimum_amount, percent", [(0, 1)], [(-1, 1)]),
     (

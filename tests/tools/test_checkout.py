@@ -366,15 +366,6 @@ async def test_what_ran_out_is_named_unless_more_is_missing(guest: Deps) -> None
     assert await counters(guest) == (3, 0, 0)
 
 
-async def test_what_costs_nothing_is_not_bought(guest: Deps) -> None:
-    await factories.product(guest, "MUG", price=0, stock=3)
-    filled = await factories.filled_cart(guest, MUG=1)
-    async with guest.begin() as uow:
-        await cart.set_details(uow, filled.id, shipping_method="pickup")
-    with pytest.raises(CheckoutIncomplete, match="nothing to pay"):
-        await checkout.complete(guest, filled.id, payment_method="tok_visa")
-
-
 async def test_more_credit_than_the_total_is_refused(guest: Deps) -> None:
     await factories.product(guest, "MUG", stock=3)
     filled = await factories.filled_cart(guest, MUG=1)

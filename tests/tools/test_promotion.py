@@ -70,7 +70,7 @@ async def test_a_code_is_made_once_in_any_case_of_letters(merchant: Deps) -> Non
         ({"percent": None}, "percent"),
         ({"amount": 100}, "percent"),
         ({"percent": 0}, "percent"),
-        ({"percent": 100}, "percent"),
+        ({"percent": 101}, "percent"),
         ({"percent": None, "amount": 0}, "amount"),
         ({"percent": None, "amount": promotion.AMOUNT_MAX + 1}, "amount"),
         ({"minimum_amount": -1}, "minimum_amount"),
