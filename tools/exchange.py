@@ -369,7 +369,7 @@ async def _send(
         change_id=found.id,
         removed=reallocation.counted((line.sku, line.quantity) for line in lines),
     )
-    await order_line.replace(
+    found.difference_amount = await order_line.replace(
         uow, of, lines, change_id=found.id, difference_amount=found.difference_amount
     )
     if found.difference_amount < 0:

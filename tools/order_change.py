@@ -82,7 +82,7 @@ async def apply_items(uow: UnitOfWork, of: Order, edit: OrderEdit) -> None:
         added=reallocation.counted((row.new_sku, row.quantity) for row in rows),
     )
     edit.before = {"total_amount": of.total_amount, "version": of.version}
-    await order_line.replace(
+    edit.difference_amount = await order_line.replace(
         uow, of, rows, change_id=edit.id, difference_amount=edit.difference_amount
     )
     edit.after = {"total_amount": of.total_amount, "version": of.version}

@@ -49,14 +49,16 @@ async def replace(
     *,
     change_id: UUID,
     difference_amount: int,
-) -> None:
+) -> int:
     """Let units of an order's lines be other variants; move its totals with them, and its books.
+    Return by how much the order costs more, or less.
 
     A line that changes as a whole stays in its place; otherwise the changed units become a line of
     their own. The tenders settle what is owed.
 
     Args:
-        difference_amount: What was promised as the price of it.
+        difference_amount: What was promised as the price of it; it is kept, unless goods would cost
+            less than nothing.
     """
     query = select(OrderLine).where(OrderLine.order_id == of.id).with_for_update()
     lines = {line.id: line for line in await uow.session.exec(query)}
@@ -86,9 +88,11 @@ async def replace(
         changed.title = product.full_title(of_product.title, variant.title)
         changed.unit_price_amount = change.new_unit_price_amount
         changed.total_amount = change.new_unit_price_amount * changed.quantity
+    before = of.total_amount
     await _reprice(uow, of, change_id, total.after_promise(of, goods, difference_amount))
     of.version += 1
     await uow.session.flush()
+    return of.total_amount - before
 
 
 async def _reprice(uow: UnitOfWork, of: Order, change_id: UUID, new: Total) -> None:

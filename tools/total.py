@@ -78,6 +78,7 @@ def after_promise(of: Sold, goods_amount: int, difference_amount: int) -> Total:
     """Say what an order comes to when `difference_amount` was promised as the price of a change.
 
     Another change that came between may have moved a roundings' cent; tax bears it, or discount.
+    Goods and tax never cost less than nothing: of what was promised below it, nothing is owed.
     """
     new = after_change(of, goods_amount)
     odd = of.total_amount + difference_amount - new.total_amount
@@ -89,6 +90,7 @@ def after_promise(of: Sold, goods_amount: int, difference_amount: int) -> Total:
     # Neither goes below nothing: the other bears what is left.
     tax, off = max(tax, 0), off - min(tax, 0)
     tax, off = tax - min(off, 0), max(off, 0)
+    off = min(off, new.subtotal_amount)
     return Total(new.subtotal_amount, off, new.shipping_amount, tax)
 
 

@@ -26,10 +26,12 @@ from tools.order import OrderView
 STEEL, OAK = 5_720, 8_712
 
 
-async def ordered(customer: Deps, merchant: Deps, **units: int) -> OrderView:
+async def ordered(
+    customer: Deps, merchant: Deps, *, percent: int = 20, tax: str = "10", **units: int
+) -> OrderView:
     async with merchant.begin() as uow:
-        await promotion.create_code(uow, "FIFTH", percent=20)
-    taxed = factories.taxed(customer, DE="10")
+        await promotion.create_code(uow, "FIFTH", percent=percent)
+    taxed = factories.taxed(customer, DE=tax)
     skus = {f"LAMP-{finish.upper()}": n for finish, n in units.items()}
     filled = await factories.filled_cart(taxed, **skus)
     await cart_discount.put(taxed, filled.id, "FIFTH")
@@ -91,6 +93,28 @@ async def test_exchanges_under_way_at_once_cost_what_was_promised(
         await exchange.receive(merchant, found.id)
     now = await read(customer, placed)
     assert now.total_amount == placed.total_amount + OAK - STEEL + 7_040 - OAK
+    assert sum(gateway.charges.values()) == now.total_amount
+    assert await invariant.check(customer) == []
+
+
+async def test_exchanges_at_once_make_nothing_cheaper_than_free(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    """Three of 0.83 for 0.02: each alone is promised a cent for one of 0.20 in its place."""
+    await shop.lamp(customer)
+    await merchant.hot.execute("UPDATE variant SET price_amount = 83 WHERE sku = 'LAMP-STEEL'")
+    await merchant.hot.execute("UPDATE variant SET price_amount = 20 WHERE sku = 'LAMP-BRASS'")
+    method = await shop.card(customer)
+    placed = await ordered(customer, merchant, percent=99, tax="0", steel=3)
+    assert placed.total_amount - placed.shipping_amount == 2
+    await _deliver(merchant, placed)
+    changes = to("LAMP-BRASS", "LAMP-STEEL")
+    asked = [await exchanged(customer, placed.number, changes, method) for _ in range(3)]
+    assert [found.difference_amount for found in asked] == [-1, -1, -1]
+    done = [await exchange.receive(merchant, found.id) for found in asked]
+    assert [found.difference_amount for found in done] == [-1, -1, 0]
+    now = await read(customer, placed)
+    assert (now.total_amount, now.discount_amount) == (placed.shipping_amount, 60)
     assert sum(gateway.charges.values()) == now.total_amount
     assert await invariant.check(customer) == []
 

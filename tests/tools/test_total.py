@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tools import total
@@ -99,6 +100,12 @@ def test_after_a_change_no_part_is_negative(
     assert new.shipping_amount == of.shipping_amount
 
 
+FREE_CODE = {"percent": 99, "amount": None}
+TWO_OFF = {"percent": None, "amount": 2}
+PICKUP = ShippingMethod(code="pickup", name="", amount=0)
+STANDARD = ShippingMethod(code="standard", name="", amount=490)
+
+
 @given(
     st.lists(st.integers(1, 50_000), min_size=2, max_size=4),
     st.lists(st.integers(1, 50_000), min_size=4, max_size=4),
@@ -106,16 +113,45 @@ def test_after_a_change_no_part_is_negative(
     METHODS,
     RATES,
 )
+@example([83, 83, 83], [20, 20, 20, 1], FREE_CODE, STANDARD, 0)
+@example([83, 83, 83], [20, 20, 20, 1], FREE_CODE, PICKUP, 0)
+@example([183, 168, 83], [116, 78, 12, 1], FREE_CODE, PICKUP, 1449)
+@example([10, 10, 10], [2, 2, 2, 1], TWO_OFF, PICKUP, 0)
 def test_changes_promised_at_once_are_kept_one_after_the_other(
     prices: list[int], new: list[int], discount: dict[str, int] | None, method: ShippingMethod,
     rate: int,
 ) -> None:  # fmt: skip
-    """Each is priced while the others still wait; the cents of rounding go where they can."""
+    """Each is priced while the others still wait; the cents of rounding go where they can, and what
+    would make goods and tax cheaper than nothing is not owed."""
     of = order(total.reckon(sum(prices), discount=discount, method=method, tax_rate=rate), rate)
     changes = [after - before for before, after in zip(prices, new, strict=False)]
     promised = [total.after_change(of, goods).total_amount - of.total_amount for goods in changes]
-    expected = of.total_amount + sum(promised)
+    for goods, difference in zip(changes, promised, strict=True):
+        expected = max(of.total_amount + difference, of.shipping_amount)
+        of = order(total.after_promise(of, goods, difference), rate)
+        assert 0 <= of.discount_amount <= of.subtotal_amount
+        assert of.tax_amount >= 0
+        assert of.total_amount == expected
+    assert of.subtotal_amount == sum(new[: len(prices)])
+
+
+@pytest.mark.parametrize(
+    ("prices", "new", "discount", "rate", "off", "tax"),
+    [
+        # 4 off 23; 5 off 30 and 3 off 20 were promised, so 4 off 27, which by itself has 5 off.
+        ([11, 12], [18, 9], {"percent": 16, "amount": None}, 0, 4, 0),
+        ([19, 5], [10, 17], {"percent": None, "amount": 21}, 0, 24, 0),
+        # There is no tax to bear it, and no discount.
+        ([108, 23], [92, 153], {"percent": 41, "amount": None}, 7, 101, 0),
+        ([10, 10, 10], [2, 2, 2], TWO_OFF, 0, 0, 1),
+    ],
+)
+def test_the_cents_of_promises_are_borne_by_tax_where_there_is_any_and_else_by_the_discount(
+    prices: list[int], new: list[int], discount: dict[str, int], rate: int, off: int, tax: int
+) -> None:
+    of = order(total.reckon(sum(prices), discount=discount, method=STANDARD, tax_rate=rate), rate)
+    changes = [after - before for before, after in zip(prices, new, strict=True)]
+    promised = [total.after_change(of, goods).total_amount - of.total_amount for goods in changes]
     for goods, difference in zip(changes, promised, strict=True):
         of = order(total.after_promise(of, goods, difference), rate)
-        assert min(of.tax_amount, of.discount_amount) >= 0
-    assert of.total_amount == expected
+    assert (of.discount_amount, of.tax_amount) == (off, tax)
