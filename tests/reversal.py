@@ -49,6 +49,7 @@ STATE = {
     "stock_rule": "id",
     "postal_area": "",
     "handover": "claimed_by resolved_at",
+    "discount": "",
 }
 
 

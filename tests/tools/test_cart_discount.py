@@ -9,9 +9,9 @@ from sqlalchemy import text
 
 from deps.core import Deps, confined
 from tests import factories
-from tests.reversal import undone
+from tests.reversal import act, undone
 from tests.tools.test_promotion import code, reduced
-from tools import cart, cart_discount, checkout, credit_code, promotion
+from tools import cart, cart_discount, checkout, credit_code, promotion, undo
 from tools.errors import CheckoutIncomplete, Conflict, InvalidInput, NotFound, TooManyRequests
 
 
@@ -136,6 +136,48 @@ async def test_a_code_is_put_on_and_taken_off_and_each_is_undone(
     await cart_discount.put(customer, current, "WELCOME10")
     await undone(customer, "cart.apply_discount", code="FIVER")
     await undone(customer, "cart.remove_discount")
+
+
+async def test_a_code_is_taken_off_and_put_back_in_the_cart_that_is_named(
+    merchant: Deps, customer: Deps
+) -> None:
+    await factories.product(merchant, "MUG", price=1000, stock=10)
+    await code(merchant)
+    first, second = [await reduced(customer, MUG=1) for _ in range(2)]
+    for before, expected in ((None, [None, "WELCOME10"]), ("WELCOME10", ["WELCOME10"] * 2)):
+        async with customer.begin() as uow:
+            await cart_discount.remove_discount(uow, first.id, before)
+            said = await cart_discount.named(uow, first.id)
+            codes = [(await cart.view(uow, of.id)).discount_code for of in (first, second)]
+        assert codes == expected
+        assert said == {"cart_id": first.id, "before": before}
+
+
+async def test_a_code_of_a_cart_that_is_not_current_any_more_stays_when_it_is_taken_back(
+    merchant: Deps, customer: Deps
+) -> None:
+    await factories.product(merchant, "MUG", price=1000, stock=10)
+    await code(merchant)
+    first = await factories.filled_cart(customer, MUG=1)
+    run = await act(customer, "cart.apply_discount", code="WELCOME10")
+    second = await reduced(customer, MUG=2)
+    (step,) = (await undo.undo(customer, run)).steps
+    assert step.why_not == "It was changed since."
+    async with customer.begin() as uow:
+        codes = [(await cart.view(uow, of.id)).discount_code for of in (first, second)]
+    assert codes == ["WELCOME10", "WELCOME10"]
+
+
+async def test_a_code_of_another_currency_is_none(merchant: Deps, guest: Deps) -> None:
+    await factories.product(merchant, "MUG", stock=10)
+    await code(merchant, amount=500)
+    await merchant.hot.execute("UPDATE discount SET currency = 'JPY'")
+    filled = await factories.filled_cart(guest, MUG=1)
+    with pytest.raises(NotFound) as refused:
+        await cart_discount.put(guest, filled.id, "WELCOME10")
+    assert refused.value.field == "code"
+    async with guest.begin() as uow:
+        assert (await cart.view(uow, filled.id)).discount_code is None
 
 
 async def test_a_shoppers_agent_cannot_look_through_the_codes(

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from agents.base import call_operation
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
+from tests.reversal import act, undone
 from tools import (
-    agent_run,
     cap,
     cart_discount,
     checkout,
@@ -90,6 +89,58 @@ async def test_a_term_that_cannot_be_is_named(
     assert refused.value.field == field
     async with merchant.begin() as uow:
         assert (await promotion.list_codes(uow)).items == []
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"percent": 1, "uses_max": 1},
+        {"percent": promotion.PERCENT_MAX, "uses_max": promotion.USES_MAX},
+        {"amount": 1, "minimum_amount": 0},
+        {"amount": promotion.AMOUNT_MAX, "minimum_amount": promotion.AMOUNT_MAX},
+    ],
+)
+async def test_the_least_and_the_most_that_a_term_may_be_is_taken(
+    merchant: Deps, terms: dict[str, int]
+) -> None:
+    made = await code(merchant, **terms)
+    assert made.model_dump().items() >= terms.items()
+
+
+async def test_a_code_that_is_there_is_shown_before_it_is_made_again(merchant: Deps) -> None:
+    made = await code(merchant, uses_max=3)
+    async with merchant.begin() as uow:
+        shown = await promotion.preview_create_code(uow, "welcome10", percent=10, uses_max=3)
+        assert shown.discount == made
+        with pytest.raises(AlreadyExists):
+            await promotion.preview_create_code(uow, "WELCOME10", percent=10, uses_max=4)
+
+
+async def test_many_who_make_a_code_at_once_make_one(merchant: Deps) -> None:
+    made = await asyncio.gather(*(code(merchant) for _ in range(8)))
+    assert {each.id for each in made} == {made[0].id}
+    found = await asyncio.gather(
+        *(code(merchant, "OTHER", percent=10 + n) for n in range(8)), return_exceptions=True
+    )
+    assert sum(isinstance(each, DiscountView) for each in found) == 1
+    assert sum(isinstance(each, AlreadyExists) for each in found) == 7
+
+
+async def test_what_becomes_of_a_code_is_told_once(merchant: Deps) -> None:
+    made = await code(merchant)
+    assert await code(merchant) == made
+    async with merchant.begin() as uow:
+        for change in (promotion.end_code, promotion.end_code, promotion.resume_code):
+            await change(uow, "WELCOME10")
+    told = await merchant.hot.fetch(
+        "SELECT type, payload->>'is_active' FROM outbox WHERE aggregate_id = $1 ORDER BY seq",
+        made.id,
+    )
+    assert [tuple(row) for row in told] == [
+        ("DiscountCreated", None),
+        ("DiscountActivitySet", "false"),
+        ("DiscountActivitySet", "true"),
+    ]
 
 
 async def test_a_code_ends_before_it_begins_nowhere(merchant: Deps) -> None:
@@ -181,15 +232,24 @@ async def test_an_ended_code_sells_nothing_more(merchant: Deps, customer: Deps) 
     assert placed.discount_amount == 125
 
 
-async def test_ending_a_code_is_taken_back(merchant: Deps) -> None:
+async def test_ending_a_code_and_resuming_it_is_taken_back(merchant: Deps) -> None:
     await code(merchant)
-    within = agent_run.within(merchant, words="end it", route="promotion")
-    await call_operation(within, OPERATIONS["promotion.end_code"], {"code": "welcome10"})
-    assert not (await shown(merchant)).is_active
-    assert within.turn is not None
-    (step,) = (await undo.undo(merchant, within.turn.id)).steps
-    assert step.is_undone
+    await undone(merchant, "promotion.end_code", code="welcome10")
+    async with merchant.begin() as uow:
+        await promotion.end_code(uow, "WELCOME10")
+    await undone(merchant, "promotion.resume_code", code="welcome10")
+
+
+async def test_what_changed_nothing_has_nothing_to_take_back(merchant: Deps) -> None:
+    await code(merchant)
+    run = await act(merchant, "promotion.resume_code", code="WELCOME10")
+    await undo.undo(merchant, run)
     assert (await shown(merchant)).is_active
+    async with merchant.begin() as uow:
+        await promotion.end_code(uow, "WELCOME10")
+    run = await act(merchant, "promotion.end_code", code="WELCOME10")
+    await undo.undo(merchant, run)
+    assert not (await shown(merchant)).is_active
 
 
 @pytest.mark.parametrize(
