@@ -1,12 +1,15 @@
 """Shares of a refund: whatever the pieces and their order, they sum to the whole to the cent."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from db.types import exponent
+from tools import total
 from tools.refund_share import (
     Breakdown,
     Limits,
@@ -19,6 +22,8 @@ from tools.refund_share import (
     remaining,
     sold,
 )
+from tools.shipping import shipping_methods
+from tools.total import Total
 
 AMOUNTS = st.integers(0, 10_000)
 
@@ -152,3 +157,87 @@ def test_a_plain_amount_takes_shipping_only_after_all_goods_and_tax(
     assert made_of.total_amount == amount
     assert made_of.tax_amount <= tax
     assert made_of.shipping_amount == min(max(amount - goods - tax, 0), shipping)
+
+
+@dataclass(frozen=True)
+class Sale:
+    of: Total
+    whole: Sold
+
+
+@st.composite
+def sales(draw: st.DrawFn) -> Sale:
+    """What a checkout sells: at prices of a currency without cents, with them, or with mills."""
+    currency = draw(st.sampled_from(["JPY", "EUR", "KWD"]))
+    dear = 200 * 10 ** exponent(currency)
+    units = draw(
+        st.lists(st.tuples(st.integers(1, 5), st.integers(1, dear)), min_size=1, max_size=4)
+    )
+    lines = [
+        SoldLine(UUID(int=n), f"SKU{n}", f"Thing {n}", quantity, quantity * price)
+        for n, (quantity, price) in enumerate(units)
+    ]
+    percent, amount, rate = st.integers(1, 99), st.integers(1, dear), st.integers(1, 2_700)
+    of = total.reckon(
+        sum(line.price_amount for line in lines),
+        discount=draw(
+            st.none()
+            | st.builds(lambda n: {"percent": n, "amount": None}, percent)
+            | st.builds(lambda n: {"percent": None, "amount": n}, amount)
+        ),
+        method=draw(st.sampled_from(list(shipping_methods(currency).values()))),
+        tax_rate=draw(st.just(0) | rate),
+    )
+    whole = sold(
+        lines,
+        discount_amount=of.discount_amount,
+        shipping_amount=of.shipping_amount,
+        tax_amount=of.tax_amount,
+    )
+    return Sale(of, whole)
+
+
+@given(sales())
+def test_lines_and_shipping_with_their_shares_are_what_a_sale_comes_to(sale: Sale) -> None:
+    of, whole = sale.of, sale.whole
+    paid = [line.price_amount - line.discount_amount for line in whole.lines]
+    bore = sum(line.tax_amount for line in whole.lines) + whole.shipping_tax_amount
+    assert (sum(paid), bore) == (of.goods_amount, of.tax_amount)
+    assert whole.total_amount == sum(paid) + bore + of.shipping_amount == of.total_amount
+    untaxed = of.goods_amount + of.shipping_amount
+    for line, price in zip(whole.lines, paid, strict=True):
+        off = Fraction(of.discount_amount * line.price_amount, of.subtotal_amount)
+        tax = Fraction(of.tax_amount * price, max(untaxed, 1))
+        assert 0 <= line.discount_amount <= line.price_amount
+        assert max(abs(line.discount_amount - off), abs(line.tax_amount - tax)) < 1
+    tax = Fraction(of.tax_amount * of.shipping_amount, max(untaxed, 1))
+    assert abs(whole.shipping_tax_amount - tax) < 1
+
+
+@given(sales(), st.data())
+def test_partial_refunds_bring_back_all_that_was_captured_and_no_more(
+    sale: Sale, data: st.DataObject
+) -> None:
+    """Of a whole capture and of less, in pieces of lines and of amounts."""
+    whole, of = sale.whole, sale.of
+    captured = data.draw(st.just(of.total_amount) | st.integers(0, of.total_amount), label="paid")
+    earlier: list[Breakdown] = []
+    for _ in range(data.draw(st.integers(0, 6), label="pieces")):
+        within, left = limits(whole, earlier), remaining(whole, earlier)
+        ceiling = captured - sum(b.total_amount for b in earlier)
+        if data.draw(st.booleans(), label="of lines"):
+            units = {x.sku: data.draw(st.integers(0, x.quantity)) for x in left.lines}
+            shipping = data.draw(st.integers(0, left.shipping_amount))
+            piece = fitted(of_lines(left, units, shipping), within, ceiling)
+        else:
+            piece = of_amount(within, data.draw(st.integers(0, ceiling)))
+        assert min(piece.parts) >= 0
+        assert piece.total_amount <= ceiling
+        earlier.append(piece)
+    ceiling = captured - sum(b.total_amount for b in earlier)
+    earlier.append(of_amount(limits(whole, earlier), ceiling))
+    assert sum(b.total_amount for b in earlier) == captured
+    if captured == of.total_amount:
+        assert sum(b.goods_amount for b in earlier) == of.goods_amount
+        assert sum(b.shipping_amount for b in earlier) == of.shipping_amount
+        assert sum(b.tax_amount for b in earlier) == of.tax_amount
