@@ -58,6 +58,12 @@ class Carts:
             *(cart_id, secret, *(details.get(name) for name in names), self.at),
         )
 
+    async def discount(self, cart_id: UUID, code: str | None, secret: str = "ours") -> Any:
+        self.at += timedelta(seconds=1)
+        return await self.connection.fetchval(
+            "SELECT cart_discount($1, NULL, $2, $3, $4)", cart_id, secret, code, self.at
+        )
+
     async def merge(self, into: UUID, source: UUID) -> None:
         await self.connection.execute(
             "SELECT cart_merge($1, $2, $3, $4, $5)", into, source, LINES_MAX, QUANTITY_MAX, self.at
@@ -254,3 +260,99 @@ async def test_a_merged_cart_says_what_the_other_does_not(carts: Carts) -> None:
     rows = await carts.rows()
     assert rows[empty]["uses_credit"]
     assert [rows[empty][name] for name in details] == ["a@example.com", home, "standard"]
+
+
+MADE: Final = """
+    INSERT INTO discount (id, code, percent, amount, currency, minimum_amount, starts_at, ends_at,
+                          uses_max, uses, is_active, created_at)
+    VALUES (uuidv7(), $1, $2, $3, 'EUR', $4, $5, $6, $7, $8, $9, $10)
+"""
+
+
+async def made(
+    carts: Carts,
+    code: str,
+    *,
+    percent: int | None = 10,
+    amount: int | None = None,
+    minimum: int = 0,
+    starts: datetime | None = None,
+    ends: datetime | None = None,
+    uses_max: int | None = None,
+    uses: int = 0,
+    is_active: bool = True,
+) -> None:
+    terms = (percent, amount, minimum, starts, ends, uses_max, uses, is_active)
+    await carts.connection.execute(MADE, code, *terms, NOW)
+
+
+async def test_a_code_says_what_it_takes_off_and_why_it_does_not_now(carts: Carts) -> None:
+    second = timedelta(seconds=1)
+    await made(carts, "PLAIN", percent=None, amount=300, minimum=1_000)
+    for code, terms, refusal in (
+        ("BEGAN", {"starts": NOW}, None),
+        ("BEGINS", {"starts": NOW + second}, "not_started"),
+        ("ENDS", {"ends": NOW + second}, None),
+        ("ENDED", {"ends": NOW}, "ended"),
+        ("LEFT", {"uses_max": 2, "uses": 1}, None),
+        ("NONE-LEFT", {"uses_max": 2, "uses": 2}, "used_up"),
+        ("OFF", {"is_active": False, "uses_max": 2, "uses": 2}, "ended"),
+    ):
+        await made(carts, code, **terms)  # type: ignore[arg-type]
+        found = await carts.connection.fetchval("SELECT discount_terms($1, $2)", code, NOW)
+        assert (found["code"], found["refusal"]) == (code, refusal)
+    of = [await carts.connection.fetchval("SELECT discount_terms($1, $2)", code, NOW)
+          for code in ("PLAIN", "LEFT", "NONE", None)]  # fmt: skip
+    assert of == [
+        {
+            "code": "PLAIN", "percent": None, "amount": 300, "currency": "EUR",
+            "minimum_amount": 1_000, "refusal": None,
+        },
+        {
+            "code": "LEFT", "percent": 10, "amount": None, "currency": "EUR",
+            "minimum_amount": 0, "refusal": None,
+        },
+        None,
+        None,
+    ]  # fmt: skip
+
+
+async def test_a_code_is_put_on_one_open_cart_of_ones_own(carts: Carts) -> None:
+    for code in ("ONE", "TWO"):
+        await made(carts, code)
+    other, cart_id = await carts.open("theirs", MUG=1), await carts.open(MUG=1)
+    before = (await carts.rows())[other]
+    versions = []
+    for code in ("ONE", "ONE", "TWO", None, None, "ONE"):
+        answer = await carts.discount(cart_id, code)
+        row = (await carts.rows())[cart_id]
+        versions.append(row["version"])
+        assert (row["discount_code"], answer["cart"]["discount_code"]) == (code, code)
+        assert answer["cart"]["version"] == row["version"]
+        assert (answer["discount"] or {}).get("code") == code
+        assert [line["sku"] for line in answer["lines"]] == ["MUG"]
+    assert versions == [2, 2, 3, 4, 4, 5]
+    assert row["updated_at"] == carts.at
+    assert (await carts.rows())[other] == before
+    for secret, change, refusal in (
+        ("theirs", "SELECT", "not_found"),
+        ("ours", "UPDATE cart SET status = 'completed'", "closed"),
+    ):
+        await carts.connection.execute(change)
+        rows = await carts.rows()
+        assert await carts.discount(cart_id, "TWO", secret) == {"refusal": refusal}
+        assert await carts.rows() == rows
+
+
+async def test_a_merged_cart_keeps_its_code_and_takes_over_another(carts: Carts) -> None:
+    for code in ("ONE", "TWO"):
+        await made(carts, code)
+    for mine, theirs, kept in (
+        (None, None, None), ("ONE", None, "ONE"), (None, "TWO", "TWO"), ("ONE", "TWO", "ONE"),
+    ):  # fmt: skip
+        into, source = await carts.open(), await carts.open()
+        await carts.discount(into, mine)
+        await carts.discount(source, theirs)
+        await carts.merge(into, source)
+        rows = await carts.rows()
+        assert (rows[into]["discount_code"], rows[source]["discount_code"]) == (kept, theirs)

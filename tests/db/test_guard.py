@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -57,6 +58,21 @@ TAKEN: Final = (
 _BOOK: Final = """
     INSERT INTO ledger_entry (transaction_id, account, amount, currency, occurred_at)
     VALUES ($1, $2, $3, $4, now())
+"""
+
+_DISCOUNT: Final = """
+    INSERT INTO discount (id, code, percent, currency, minimum_amount, uses_max, uses, is_active,
+                          created_at)
+    VALUES (uuidv7(), $1, 10, 'EUR', 0, $2, 0, true, now())
+"""
+_ORDER: Final = """
+    INSERT INTO orders (id, email, status, payment_status, fulfillment_status, currency,
+                        subtotal_amount, shipping_amount, tax_amount, discount_amount, total_amount,
+                        shipping_address, shipping_method, captures_later, version, created_at,
+                        discount_code)
+    VALUES (uuidv7(), 'ada@example.com', $1, 'pending', 'unfulfilled', 'EUR', 0, 0, 0, 0, 0,
+            '{}', 'standard', false, 1, now(), $2)
+    RETURNING id
 """
 
 
@@ -128,3 +144,37 @@ async def test_a_bundle_is_made_of_what_is_no_bundle_and_has_no_stock(deps: Deps
                 await uow.fetch(bundle, name, part)
     async with deps.begin() as uow:
         await uow.fetch(bundle, "BOX", "CUP")
+
+
+async def test_orders_count_the_uses_of_their_code_when_they_commit(database_url: str) -> None:
+    async with connection_to(database_url) as connection:
+
+        async def order(status: str, code: str | None) -> UUID:
+            order_id: UUID = await connection.fetchval(_ORDER, status, code)
+            return order_id
+
+        async def uses() -> dict[str, int]:
+            return dict(await connection.fetch("SELECT code, uses FROM discount"))
+
+        await connection.executemany(_DISCOUNT, [("SALE", 2), ("OTHER", 1), ("ANY", None)])
+        plain = await order("pending", None)
+        sold = await order("pending", "SALE")
+        await order("cancelled", "SALE")
+        assert await uses() == {"SALE": 1, "OTHER": 0, "ANY": 0}
+        async with connection.transaction():
+            await order("placed", "SALE")
+            assert (await uses())["SALE"] == 1, "locked before the end"
+        await order("pending", "ANY")
+        assert await uses() == {"SALE": 2, "OTHER": 0, "ANY": 1}
+        with pytest.raises(asyncpg.PostgresError, match=r"^SALE$") as refused:
+            await order("pending", "SALE")
+        assert refused.value.sqlstate == checkout.USED_UP
+        assert await connection.fetchval("SELECT count(*) FROM orders") == 5
+
+        change = "UPDATE orders SET status = $2 WHERE id = $1"
+        for status, left in (("placed", 2), ("cancelled", 1), ("cancelled", 1)):
+            await connection.execute(change, sold, status)
+            await connection.execute(change, plain, status)
+            assert await uses() == {"SALE": left, "OTHER": 0, "ANY": 1}, status
+        await order("pending", "SALE")
+        assert (await uses())["SALE"] == 2

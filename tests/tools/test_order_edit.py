@@ -94,6 +94,27 @@ async def test_a_cheaper_variant_is_given_back_to_what_paid(
     assert await invariant.check(customer) == []
 
 
+async def test_some_units_of_a_line_become_a_line_of_their_own(customer: Deps) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=4)
+
+    edited = await order_edit.modify_items(
+        customer, placed.number, to("LAMP-OAK", quantity=2), method
+    )
+
+    assert [(x.sku, x.title, x.quantity, x.total_amount) for x in edited.lines] == [
+        ("LAMP-STEEL", "Desk lamp – Steel", 2, 13_000),
+        ("LAMP-OAK", "Desk lamp – Oak", 2, 19_800),
+    ]
+    amounts = (edited.subtotal_amount, edited.discount_amount, edited.tax_amount)
+    assert amounts == (32_800, 0, 0)
+    versions = "SELECT version FROM orders"
+    assert await customer.hot.fetchval(versions) == 2
+    assert (await edits(customer))[0].after == {"total_amount": edited.total_amount, "version": 2}
+    assert await invariant.check(customer) == []
+
+
 async def test_the_difference_may_come_from_a_gift_card_and_go_back_to_one(customer: Deps) -> None:
     await shop.lamp(customer)
     present = await shop.gift_card(customer, 5000)
