@@ -6,6 +6,7 @@ Reproduce a failure with `SEED=<n> pytest tests/tools/test_refund_model.py`; wid
 import os
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -34,6 +35,7 @@ from tools.registry import OPERATIONS
 SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else [1, 2, 3, 4, 5, 6]
 STEPS = int(os.environ.get("STEPS", "14"))
 PRICES = {"MUG": 1_249, "TEA": 333, "TRAY": 1}
+CURRENCIES = ("EUR", "JPY", "KWD")  # With cents, without, and with mills.
 FAULTS = (Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER, Fault.DECLINE)
 
 
@@ -59,12 +61,15 @@ async def buy(customer: Deps, staff: Deps, rng: random.Random) -> OrderView:
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_notebook_agrees(deps: Deps, gateway: ScriptedGateway, seed: int) -> None:
     rng = random.Random(seed)
+    currency = CURRENCIES[seed % len(CURRENCIES)]
+    deps = replace(deps, settings=deps.settings.model_copy(update={"currency": currency}))
     rate = f"{rng.choice([0, rng.randint(1, 2_500)]) / 100:.2f}"
     customer = factories.taxed(await factories.user(deps), DE=rate)
     for sku, price in PRICES.items():
         await factories.product(deps, sku, price=price, stock=100, title=sku)
     staff = await factories.user(deps, role=Role.MERCHANT)
     placed = await buy(customer, staff, rng)
+    assert placed.currency == currency
     left_units = Counter({line.sku: line.quantity for line in placed.lines})
     reserved = 0  # In minor units: what refunds took that did not fail.
 

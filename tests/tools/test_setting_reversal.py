@@ -177,6 +177,20 @@ async def test_where_a_cart_goes_is_what_it_was_before(goods: Deps, customer: De
     assert await why_not(customer, run) == "It was changed since."
 
 
+async def test_where_the_cart_that_is_named_goes_is_forgotten(goods: Deps, customer: Deps) -> None:
+    first, second = [await factories.filled_cart(customer, MUG=1) for _ in range(2)]
+    said = cart_delivery.Delivery(
+        email="ada@example.com", shipping_address=factories.ADDRESS, shipping_method="standard"
+    )
+    for before, expected in ((None, cart_delivery.Delivery()), (said, said)):
+        async with customer.begin() as uow:
+            await cart_delivery.forget_delivery(uow, first.id, before)
+            for of, goes in ((first.id, expected), (second.id, said)):
+                found = await cart_delivery.described(uow, of)
+                assert found["cart_id"] == of
+                assert cart_delivery.Delivery.model_validate(found["before"]) == goes
+
+
 async def test_where_a_bought_cart_goes_is_not_taken_back(goods: Deps, customer: Deps) -> None:
     cart_id = await shopping(customer, "MUG")
     run = await act(customer, "cart.deliver_to", **DELIVERY)
