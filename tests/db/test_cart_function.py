@@ -298,7 +298,7 @@ async def test_a_code_says_what_it_takes_off_and_why_it_does_not_now(carts: Cart
         ("NONE-LEFT", {"uses_max": 2, "uses": 2}, "used_up"),
         ("OFF", {"is_active": False, "uses_max": 2, "uses": 2}, "ended"),
     ):
-        await made(carts, code, **terms)  # type: ignore[arg-type]
+        await made(carts, code, **terms)
         found = await carts.connection.fetchval("SELECT discount_terms($1, $2)", code, NOW)
         assert (found["code"], found["refusal"]) == (code, refusal)
     of = [await carts.connection.fetchval("SELECT discount_terms($1, $2)", code, NOW)
@@ -323,13 +323,13 @@ async def test_a_code_is_put_on_one_open_cart_of_ones_own(carts: Carts) -> None:
     other, cart_id = await carts.open("theirs", MUG=1), await carts.open(MUG=1)
     before = (await carts.rows())[other]
     versions = []
-    for code in ("ONE", "ONE", "TWO", None, None, "ONE"):
-        answer = await carts.discount(cart_id, code)
+    for wanted in ("ONE", "ONE", "TWO", None, None, "ONE"):
+        answer = await carts.discount(cart_id, wanted)
         row = (await carts.rows())[cart_id]
         versions.append(row["version"])
-        assert (row["discount_code"], answer["cart"]["discount_code"]) == (code, code)
+        assert (row["discount_code"], answer["cart"]["discount_code"]) == (wanted, wanted)
         assert answer["cart"]["version"] == row["version"]
-        assert (answer["discount"] or {}).get("code") == code
+        assert (answer["discount"] or {}).get("code") == wanted
         assert [line["sku"] for line in answer["lines"]] == ["MUG"]
     assert versions == [2, 2, 3, 4, 4, 5]
     assert row["updated_at"] == carts.at

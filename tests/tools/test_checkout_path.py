@@ -209,6 +209,10 @@ async def test_rows_that_are_not_as_usual_are_left_to_the_long_path(
                 "UPDATE variant SET price_amount = price_amount + 1 WHERE sku = 'BOWL'",
                 "UPDATE variant SET is_active = false WHERE sku = 'BOWL'",
                 "UPDATE product SET status = 'archived' WHERE handle = 'bowl-handle'",
+                """INSERT INTO discount (id, code, percent, currency, minimum_amount, uses,
+                                         is_active, created_at)
+                   VALUES (uuidv7(), 'ENDED', 10, 'EUR', 0, 0, false, now());
+                   UPDATE cart SET discount_code = 'ENDED'""",
             ],
             "checkout_confirm": [
                 "UPDATE orders SET status = 'cancelled'",

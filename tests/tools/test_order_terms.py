@@ -27,11 +27,11 @@ STEEL, OAK = 5_720, 8_712
 
 
 async def ordered(
-    customer: Deps, merchant: Deps, *, percent: int = 20, tax: str = "10", **units: int
+    customer: Deps, merchant: Deps, percent: int = 20, tax: int = 10, **units: int
 ) -> OrderView:
     async with merchant.begin() as uow:
         await promotion.create_code(uow, "FIFTH", percent=percent)
-    taxed = factories.taxed(customer, DE=tax)
+    taxed = factories.taxed(customer, DE=str(tax))
     skus = {f"LAMP-{finish.upper()}": n for finish, n in units.items()}
     filled = await factories.filled_cart(taxed, **skus)
     await cart_discount.put(taxed, filled.id, "FIFTH")
@@ -105,7 +105,7 @@ async def test_exchanges_at_once_make_nothing_cheaper_than_free(
     await merchant.hot.execute("UPDATE variant SET price_amount = 83 WHERE sku = 'LAMP-STEEL'")
     await merchant.hot.execute("UPDATE variant SET price_amount = 20 WHERE sku = 'LAMP-BRASS'")
     method = await shop.card(customer)
-    placed = await ordered(customer, merchant, percent=99, tax="0", steel=3)
+    placed = await ordered(customer, merchant, percent=99, tax=0, steel=3)
     assert placed.total_amount - placed.shipping_amount == 2
     await _deliver(merchant, placed)
     changes = to("LAMP-BRASS", "LAMP-STEEL")

@@ -101,7 +101,7 @@ async def test_a_term_that_cannot_be_is_named(
     ],
 )
 async def test_the_least_and_the_most_that_a_term_may_be_is_taken(
-    merchant: Deps, terms: dict[str, int]
+    merchant: Deps, terms: dict[str, Any]
 ) -> None:
     made = await code(merchant, **terms)
     assert made.model_dump().items() >= terms.items()
