@@ -107,15 +107,17 @@ class Doubting(Watched):
                 assert await _left(connection, order_id) == rows, doubt
                 await transaction.rollback()
             if not is_prepared:
-                unpaid = [*args[:TENDERS], [], *args[TENDERS + 1 :]]
-                assert await connection.fetchval(sql, *unpaid) == CHANGED
+                closed = [*args[:TENDERS], None, *args[TENDERS + 1 :]]
+                assert await connection.fetchval(sql, *closed) == CHANGED
                 strange = [*args[:SECRET], "another's", *args[SECRET + 1 :]]
                 assert await connection.fetchval(sql, *strange) == {"refusal": "not_found"}
+                unpaid = [*args[:TENDERS], [], *args[TENDERS + 1 :]]
                 dearer = [*args[:SHIPPING], args[SHIPPING] + 1, *args[SHIPPING + 1 :]]
-                with pytest.raises(asyncpg.RaiseError, match="do not bring the total"):
-                    await connection.fetchval(sql, *dearer)
-            closed = "SELECT count(*) FROM cart WHERE status = 'completing'"
-            assert await connection.fetchval(closed) == is_prepared, "carts that are paid for"
+                for wrong in (unpaid, dearer):
+                    with pytest.raises(asyncpg.RaiseError, match="do not bring the total"):
+                        await connection.fetchval(sql, *wrong)
+            paid_for = "SELECT count(*) FROM cart WHERE status = 'completing'"
+            assert await connection.fetchval(paid_for) == is_prepared, "carts that are paid for"
 
 
 class Outrun(Watched):

@@ -177,7 +177,7 @@ def sales(draw: st.DrawFn) -> Sale:
         SoldLine(UUID(int=n), f"SKU{n}", f"Thing {n}", quantity, quantity * price)
         for n, (quantity, price) in enumerate(units)
     ]
-    percent, amount, rate = st.integers(1, 99), st.integers(1, dear), st.integers(1, 2_700)
+    percent, amount, rate = st.integers(1, 100), st.integers(1, dear), st.integers(1, 2_700)
     of = total.reckon(
         sum(line.price_amount for line in lines),
         discount=draw(

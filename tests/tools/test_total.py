@@ -19,7 +19,7 @@ METHODS = st.builds(
     amount=st.integers(0, 10_000),
     free_from_amount=st.none() | AMOUNTS,
 )
-DISCOUNTS = st.builds(lambda n: {"percent": n, "amount": None}, st.integers(1, 99)) | st.builds(
+DISCOUNTS = st.builds(lambda n: {"percent": n, "amount": None}, st.integers(1, 100)) | st.builds(
     lambda n: {"percent": None, "amount": n}, st.integers(1, 10**9)
 )
 
