@@ -12,7 +12,16 @@ from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
 from tests.aftersales import LAMP
-from tools import checkout, fulfillment, invariant, inventory, order, order_change, order_edit
+from tools import (
+    checkout,
+    fulfillment,
+    invariant,
+    inventory,
+    order,
+    order_change,
+    order_edit,
+    refund_desk,
+)
 from tools.address import Address
 from tools.errors import (
     AftersalesLimit,
@@ -507,6 +516,158 @@ async def test_what_has_left_or_is_cancelled_is_not_changed(customer: Deps, stat
     async with customer.begin() as uow:
         with pytest.raises(IllegalTransition):
             await order_edit.modify_address(uow, placed.number, ELSEWHERE)
+
+
+async def test_a_change_that_waits_for_its_money_holds_up_another_of_its_order_alone(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    method, other = await shop.card(customer), await shop.card(customer, "tok_other")
+    placed, beside = [await shop.ordered(customer, steel=2) for _ in range(2)]
+    await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    gateway.script.append(Fault.TIMEOUT_BEFORE)
+    with pytest.raises(Unavailable):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+
+    with pytest.raises(Conflict, match="being paid for"):
+        await order_edit.modify_items(customer, placed.number, to("LAMP-BRASS"), method)
+    with pytest.raises(Conflict, match="being paid for"):
+        await order_edit.modify_payment(customer, placed.number, other)
+    await order_edit.modify_items(customer, beside.number, to("LAMP-OAK"), method)
+
+    await order_change.resume_stuck(factories.later(customer, minutes=5))
+    changed = await order_edit.modify_items(customer, placed.number, to("LAMP-BRASS", "LAMP-OAK"))
+    assert changed.edit.difference_amount == LAMP["LAMP-BRASS"] - LAMP["LAMP-OAK"]
+    assert await invariant.check(customer) == []
+
+
+@pytest.mark.parametrize(("difference", "calls"), [(-1, 1), (0, 0), (1, 2)])
+async def test_the_least_difference_is_charged_or_given_back_and_none_is_left_alone(
+    customer: Deps, gateway: ScriptedGateway, difference: int, calls: int
+) -> None:
+    await shop.lamp(customer)
+    price = LAMP["LAMP-STEEL"] + difference
+    await customer.hot.execute("UPDATE variant SET price_amount = $1 WHERE sku = 'LAMP-OAK'", price)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, steel=1)
+    before = gateway.calls
+    edited = await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    assert (edited.edit.state, edited.edit.difference_amount) == (EditState.APPLIED, difference)
+    assert gateway.calls - before == calls
+    assert sum(gateway.charges.values()) == edited.total_amount == placed.total_amount + difference
+    assert await invariant.check(customer) == []
+
+
+async def test_a_preview_refuses_what_cannot_be_had_and_keeps_the_id_it_is_given(
+    customer: Deps,
+) -> None:
+    await shop.lamp(customer, oak=0)
+    method, other, key = await shop.card(customer), await shop.card(customer, "tok_other"), new_id()
+    placed = await shop.ordered(customer, steel=1)
+    async with customer.begin() as uow:
+        with pytest.raises(OutOfStock):
+            await order_edit.preview_modify_items(uow, placed.number, to("LAMP-OAK"), method)
+        shown = await order_edit.preview_modify_items(
+            uow, placed.number, to("LAMP-BRASS"), method, key
+        )
+        paid = await order_edit.preview_modify_payment(uow, placed.number, other, key)
+        again = await order_edit.preview_modify_payment(uow, placed.number, other)
+        with pytest.raises(InvalidInput, match="already"):
+            await order_edit.preview_modify_payment(uow, placed.number, method)
+    assert shown.edit_id == paid.edit_id == key != again.edit_id
+    assert again.edit_id is not None
+    assert paid.charge_amount == paid.refund_amount == placed.total_amount
+
+
+async def test_the_same_id_is_the_same_way_of_paying(
+    customer: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    other, third = await shop.card(customer, "tok_other"), await shop.card(customer, "tok_third")
+    placed, key = await shop.ordered(customer, oak=1), new_id()
+    for _ in range(2):
+        paid = await order_edit.modify_payment(customer, placed.number, other, key)
+    assert (paid.edit.state, paid.edit.difference_amount) == (EditState.APPLIED, 0)
+    with pytest.raises(IdempotencyMismatch):
+        await order_edit.modify_payment(customer, placed.number, third, key)
+    assert await shop.tenders(customer, placed) == [
+        ("tok_visa", placed.total_amount, placed.total_amount),
+        ("tok_other", placed.total_amount, 0),
+    ]
+    assert sum(gateway.charges.values()) == placed.total_amount
+
+
+async def test_what_is_paid_in_full_now_is_paid_otherwise_and_nothing_else(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    method, other = await shop.card(customer), await shop.card(customer, "tok_other")
+    placed = await shop.ordered(customer, oak=1)
+    changed = to("LAMP-STEEL", "LAMP-OAK")
+    cheaper = await order_edit.modify_items(customer, placed.number, changed, method)
+    await order_edit.modify_payment(customer, placed.number, other)
+    await order_edit.modify_items(customer, placed.number, to("LAMP-OAK"), method)
+    # Two cards have paid; one of them may pay all of it.
+    await order_edit.modify_payment(customer, placed.number, other)
+    assert sum(gateway.charges.values()) == cheaper.total_amount + LAMP["LAMP-OAK"] - 6500
+    assert await invariant.check(customer) == []
+
+    await refund_desk.request(merchant, placed.number, "a scratch", amount=100)
+    calls = gateway.calls
+    with pytest.raises(Conflict, match="not paid in full"):
+        await order_edit.modify_payment(customer, placed.number, method)
+    assert gateway.calls == calls
+
+
+async def test_a_changed_address_is_shown_kept_and_told(customer: Deps) -> None:
+    await shop.lamp(customer)
+    placed = await shop.ordered(customer, oak=1)
+    async with customer.begin() as uow:
+        shown = await order_edit.preview_modify_address(uow, placed.number, ELSEWHERE)
+        await order_edit.modify_address(uow, placed.number, ELSEWHERE)
+    assert (shown.address, shown.new_address) == (factories.ADDRESS, ELSEWHERE)
+    (edit,) = await edits(customer)
+    assert (edit.state, edit.difference_amount) == (EditState.APPLIED, 0)
+    assert edit.finished_at == customer.clock()
+    assert edit.before == {"address": factories.ADDRESS.model_dump()}
+    assert edit.after == {"address": ELSEWHERE.model_dump()}
+    assert await customer.hot.fetchval("SELECT version FROM orders") == 2
+    async with customer.begin() as uow:
+        told = [event.type for event in await order.timeline(uow, placed.number)]
+    assert told.count("OrderAddressChanged") == 1
+
+
+async def test_a_preview_of_an_address_refuses_what_the_change_does(customer: Deps) -> None:
+    await shop.lamp(customer)
+    placed = await shop.ordered(customer, oak=1)
+    taxed, abroad = factories.taxed(customer, NL="21"), ELSEWHERE.model_copy()
+    abroad.country_code = "NL"
+    async with taxed.begin() as uow:
+        with pytest.raises(Conflict, match="taxed otherwise"):
+            await order_edit.preview_modify_address(uow, placed.number, abroad)
+    await checkout.cancel(customer, placed.number, "changed my mind")
+    async with customer.begin() as uow:
+        with pytest.raises(IllegalTransition):
+            await order_edit.preview_modify_address(uow, placed.number, ELSEWHERE)
+
+
+async def test_a_rate_that_has_changed_since_keeps_nobody_from_moving_within_the_country(
+    customer: Deps,
+) -> None:
+    await shop.lamp(customer)
+    placed = await shop.ordered(customer, oak=1)
+    async with factories.taxed(customer, DE="19").begin() as uow:
+        moved = await order_edit.modify_address(uow, placed.number, ELSEWHERE)
+    assert (moved.shipping_address["city"], moved.tax_amount) == ("Bremen", 0)
+
+
+async def test_the_changes_of_one_order_are_listed(customer: Deps) -> None:
+    await shop.lamp(customer)
+    placed, other = [await shop.ordered(customer, oak=1) for _ in range(2)]
+    async with customer.begin() as uow:
+        for of in (placed, other):
+            await order_edit.modify_address(uow, of.number, ELSEWHERE)
+        assert len(await order_edit.list_for_order(uow, placed.number)) == 1
 
 
 async def test_every_version_of_the_lines_can_be_read_back(customer: Deps) -> None:
