@@ -5,6 +5,7 @@ receive  one transaction: restock, the refund's intent              undo: none, 
 drive    the refund, in `tools.refund`
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -22,12 +23,14 @@ from tools import (
     aftersales_request,
     line_change,
     order,
+    payment,
     reallocation,
+    refund_plan,
     refund_process,
     remark,
     tender,
 )
-from tools.errors import IllegalTransition
+from tools.errors import IllegalTransition, NotRefundable
 from tools.events import ReturnCancelled, ReturnReceived, ReturnRequested
 from tools.line_change import LineRequest
 from tools.registry import FromResult, Risk, operation
@@ -44,7 +47,8 @@ class ReturnLineView(BaseModel):
 
 
 class ReturnView(BaseModel):
-    """A return (RMA). `amount` is what its lines cost, in minor units of `currency`."""
+    """A return (RMA). `amount` is what goes back for its lines, in minor units of `currency`: as it
+    was promised, and once the parcel has arrived, as it was."""
 
     id: UUID
     number: int = Field(description="Of the order.")
@@ -88,7 +92,7 @@ async def preview_request(
         number=number,
         return_id=return_id or new_id(),
         lines=[ReturnLineView.model_validate(line) for line in planned],
-        refund_amount=sum(line.unit_price_amount * line.quantity for line in planned),
+        refund_amount=await _brings(uow, of, planned),
         currency=of.currency,
     )
 
@@ -167,7 +171,7 @@ async def request(
         order_id=of.id,
         request_sha256=asked,
         method_id=payment_method,
-        amount=sum(line.unit_price_amount * line.quantity for line in planned),
+        amount=await _brings(uow, of, planned),
         currency=of.currency,
         reason=reason,
         requested_by=uow.actor.user_id,
@@ -216,6 +220,18 @@ async def _plan(
     ]
 
 
+async def _brings(uow: UnitOfWork, of: Order, lines: Sequence[OrderReturnLine]) -> int:
+    """Say what goes back for lines as things stand: their price with their tax, less their part of
+    a discount and of what earlier refunds gave back."""
+    units = reallocation.counted((line.sku, line.quantity) for line in lines)
+    tenders = await payment.read_tenders(uow, OrderId(of.id))
+    try:
+        brought = await refund_plan.share(uow, of, tenders, amount=None, lines=units)
+    except NotRefundable:
+        return 0
+    return brought.total_amount
+
+
 @operation(
     scope="order:return",
     risk=Risk.REVERSIBLE,
@@ -255,12 +271,13 @@ async def preview_reopen(uow: UnitOfWork, return_id: UUID) -> ReturnPreview:
     """
     of, found = await aftersales_request.access(uow, OrderReturn, return_id)
     await _refuse_reopening(uow, of, found)
+    lines = await _lines(uow, found.id)
     assert of.number is not None
     return ReturnPreview(
         number=of.number,
         return_id=found.id,
-        lines=[ReturnLineView.model_validate(line) for line in await _lines(uow, found.id)],
-        refund_amount=found.amount,
+        lines=[ReturnLineView.model_validate(line) for line in lines],
+        refund_amount=await _brings(uow, of, lines),
         currency=found.currency,
     )
 
@@ -340,7 +357,7 @@ async def preview_receive(
     return ReceivePreview(
         number=of.number,
         restocked=aftersales_request.restocked(lines, restock),
-        refund_amount=found.amount,
+        refund_amount=await _brings(uow, of, lines),
         currency=found.currency,
     )
 
@@ -410,6 +427,7 @@ async def _take_in(
         lines=reallocation.counted((line.sku, line.quantity) for line in lines),
         reason=f"units of order {of.number} were returned",
     )
+    found.amount = (await uow.session.get_one(Refund, found.refund_id)).amount
     await uow.session.flush()
 
 

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from deps.core import Deps
+from deps.core import Deps, confined
 from deps.scripted import ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
@@ -18,8 +18,10 @@ from tools import (
     order_edit,
     promotion,
     refund_desk,
+    return_,
 )
 from tools.errors import Conflict
+from tools.line_change import LineRequest
 from tools.order import OrderView
 
 # Steel 6,500, oak 9,900: 20 % off, delivery is free from 60.00 on, and 10 % tax on what is left.
@@ -127,6 +129,44 @@ async def test_a_line_is_given_back_with_its_share_of_the_code_and_its_tax(
     async with merchant.begin() as uow:
         shown = await refund_desk.preview(uow, placed.number, lines={"LAMP-OAK": 1})
     assert shown.refund_amount == OAK
+
+
+async def test_a_return_promises_what_it_brings_back(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway
+) -> None:
+    await shop.lamp(customer)
+    placed = await ordered(customer, merchant, steel=1, oak=1)
+    await _deliver(merchant, placed)
+    lines = [LineRequest(sku="LAMP-OAK")]
+    async with customer.begin() as open_work, confined(open_work) as uow:
+        shown = await return_.preview_request(uow, placed.number, lines)
+        asked = await return_.request(uow, placed.number, lines)
+    assert shown.refund_amount == asked.amount == OAK
+    async with merchant.begin() as uow:
+        assert (await return_.preview_receive(uow, asked.id)).refund_amount == OAK
+    # Of what was given back meanwhile, nothing goes back again.
+    await refund_desk.request(merchant, placed.number, "a scratch", amount=STEEL + 100)
+    async with merchant.begin() as uow:
+        expected = (await return_.preview_receive(uow, asked.id)).refund_amount
+    before = sum(gateway.charges.values())
+    done = await return_.receive(merchant, asked.id)
+    assert done.amount == expected == before - sum(gateway.charges.values())
+    assert expected == OAK - 100
+    assert await invariant.check(customer) == []
+
+
+async def test_a_return_of_what_was_given_back_already_promises_nothing(
+    customer: Deps, merchant: Deps
+) -> None:
+    await shop.lamp(customer)
+    placed = await ordered(customer, merchant, oak=1)
+    await _deliver(merchant, placed)
+    await refund_desk.request(merchant, placed.number, "lost and found")
+    async with customer.begin() as uow:
+        lines = [LineRequest(sku="LAMP-OAK")]
+        shown = await return_.preview_request(uow, placed.number, lines)
+        asked = await return_.request(uow, placed.number, lines)
+    assert (shown.refund_amount, asked.amount) == (0, 0)
 
 
 async def test_a_country_with_another_tax_is_refused(customer: Deps, merchant: Deps) -> None:
