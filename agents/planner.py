@@ -44,7 +44,7 @@ from agents.planner_frame import Mode
 from agents.planner_hear import Intent
 from agents.planner_intent import understand
 from agents.planner_slots import PRODUCT_SLOTS, matching, phrase_in, pointed_at, sku_in
-from agents.planner_steps import Step, Steps, ask
+from agents.planner_steps import Step, Steps, ask, look_first
 from agents.planner_stream import PlannedStream
 from agents.planner_wishes import wishes_in
 from tools.registry import OPERATIONS, Operation, Risk
@@ -213,8 +213,7 @@ class Planner(Model):
         if "query" not in said or not _LIMITS & said.keys():
             return None
         kept = {name: value for name, value in said.items() if name != "query"}
-        goal = {"operation": key, "slots": kept, "slot": "query", "phrase": said["query"]}
-        return Step(tool=call.tool_name, arguments=kept, operation=key, note={"goal": goal})
+        return look_first(call.tool_name, kept, OPERATIONS[key], kept, "query", said["query"])
 
     def _asks_back(
         self, returned: ToolReturnPart, response: ModelResponse, problem: Any

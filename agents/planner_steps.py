@@ -40,6 +40,26 @@ def ask(operation: Operation, slots: dict[str, Any], missing: str, text: str) ->
     return Step(text=text, note={"question": asked}, operation=operation.key)
 
 
+def look_first(
+    tool: str,
+    arguments: dict[str, Any],
+    operation: Operation,
+    slots: dict[str, Any],
+    slot: str,
+    phrase: str = "",
+) -> Step:
+    """Call another operation first, for the sake of what `slot` is to be filled with.
+
+    Args:
+        tool: What is called now, with its `arguments`.
+        operation: What it leads to, with the `slots` made out so far.
+        slot: The parameter that the result tells.
+        phrase: The words that name what it is.
+    """
+    goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": phrase}
+    return Step(tool=tool, arguments=arguments, note={"goal": goal}, operation=operation.key)
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """Plans steps with the tools at hand; amounts are in `currency`."""
@@ -50,9 +70,11 @@ class Steps:
     def go(self, operation: Operation, slots: dict[str, Any], text: str | None = None) -> Step:
         missing = next((name for name in required(operation) if name not in slots), None)
         if missing is not None:
-            reads = text is not None and "number" in slots and "order_get" in self.tools
-            if reads and text is not None and takes_lines(operation, missing):
-                return self.read_order(operation, slots, missing, text)
+            reads = "number" in slots and "order_get" in self.tools
+            if text is not None and reads and takes_lines(operation, missing):
+                # What is sent back is named by its lines.
+                given = {"number": slots["number"]}
+                return look_first("order_get", given, operation, slots, missing, text)
             if (listing := self.things(operation, slots, missing)) is not None:
                 return listing
             return ask(operation, slots, missing, planner_words.question(missing, self.currency))
@@ -68,23 +90,8 @@ class Steps:
         key = lists(operation, slots) if missing.endswith("_id") else None
         if key is None or tool_of(key) not in self.tools:
             return None
-        goal = {"operation": operation.key, "slots": slots, "slot": missing, "phrase": ""}
         given = {name: slots[name] for name in required(OPERATIONS[key])}
-        return Step(
-            tool=tool_of(key), arguments=given, note={"goal": goal}, operation=operation.key
-        )
-
-    def read_order(
-        self, operation: Operation, slots: dict[str, Any], missing: str, text: str
-    ) -> Step:
-        """Look an order up first: what is sent back is named by its lines."""
-        goal = {"operation": operation.key, "slots": slots, "slot": missing, "phrase": text}
-        return Step(
-            tool="order_get",
-            arguments={"number": slots["number"]},
-            note={"goal": goal},
-            operation=operation.key,
-        )
+        return look_first(tool_of(key), given, operation, slots, missing)
 
     def with_lines(
         self,
@@ -118,7 +125,8 @@ class Steps:
         phrase = _product_phrase(operation, slots, text)
         if phrase:
             if operation.key in _OF_CART and "cart_current" in self.tools:
-                return self.read_cart(operation, slots, slot, phrase)
+                # Only what is in it can be changed or taken out.
+                return look_first("cart_current", {}, operation, slots, slot, phrase)
             known = matching(phrase, context.candidates)
             if len(known) == 1:
                 return self.with_product(operation, slots, slot, known[0])
@@ -144,23 +152,11 @@ class Steps:
         asking = planner_words.question(slot, self.currency)
         return ask(operation, slots, slot, f"{asking} {titles}".strip())
 
-    def read_cart(
-        self, operation: Operation, slots: dict[str, Any], slot: str, phrase: str
-    ) -> Step:
-        """Look into the cart first: only what is in it can be changed or taken out."""
-        goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": phrase}
-        return Step(tool="cart_current", arguments={}, note={"goal": goal}, operation=operation.key)
-
     def look_up(self, operation: Operation, slots: dict[str, Any], slot: str, phrase: str) -> Step:
         if "product_search" not in self.tools:
             return ask(operation, slots, slot, planner_words.question(slot, self.currency))
-        goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": phrase}
-        return Step(
-            tool="product_search",
-            arguments={"query": phrase, "limit": SEARCH_LIMIT},
-            note={"goal": goal},
-            operation=operation.key,
-        )
+        sought = {"query": phrase, "limit": SEARCH_LIMIT}
+        return look_first("product_search", sought, operation, slots, slot, phrase)
 
     def choose(
         self,
@@ -235,13 +231,8 @@ class Steps:
         if slot == "handle_or_sku":
             return self.go(operation, slots | {slot: candidate.handle})
         if candidate.variant_count > 1 and "product_get" in self.tools:
-            goal = {"operation": operation.key, "slots": slots, "slot": slot, "phrase": ""}
-            return Step(
-                tool="product_get",
-                arguments={"handle_or_sku": candidate.handle},
-                note={"goal": goal},
-                operation=operation.key,
-            )
+            whole = {"handle_or_sku": candidate.handle}
+            return look_first("product_get", whole, operation, slots, slot)
         return self.go(operation, slots | {slot: candidate.sku})
 
 
