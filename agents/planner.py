@@ -248,7 +248,7 @@ class Planner(Model):
             more = said_beside(operation, text, context, self._currency)
             given = given | more
             if missing == CONFIRM and not agrees(text):
-                return self._confirm(operation, signed(given, asked), asked["text"], intent)
+                return self._confirm(operation, signed(given, asked), intent)
             if missing not in (CONFIRM, *more):
                 step = steps.go(operation, signed(given, asked))
                 named = planner_words.about(more, self._currency)
@@ -267,24 +267,21 @@ class Planner(Model):
         slots |= {name: value for name, value in intent.kept.items() if name not in slots}
         slots = signed(slots, asked)
         if is_part(operation, slots, text, missing):
-            return ask(operation, slots, "amount", planner_words.question("amount", self._currency))
+            return steps.ask_for(operation, slots, "amount")
         slot = next((s for s in PRODUCT_SLOTS if s in operation.parameters), None)
         if _hesitates(operation, intent):
             if slot == "sku" and (sku := _sku_meant(text, context)) is not None:
                 slots = {slot: sku} | slots  # An offer says which one `the first one` is.
-            return self._confirm(operation, slots, text, intent)
+            return self._confirm(operation, slots, intent)
         if slot is None or slot in slots:
             return steps.go(operation, slots, text)
         return steps.find_product(operation, slots, slot, intent.about or text, context)
 
-    def _confirm(
-        self, operation: Operation, slots: dict[str, Any], text: str, intent: Intent
-    ) -> Step:
+    def _confirm(self, operation: Operation, slots: dict[str, Any], intent: Intent) -> Step:
         """Ask before a write that was asked about, or that may be meant otherwise."""
         offers = intent.mode in (Mode.HOW, Mode.ABILITY, Mode.TROUBLE) and intent.is_sure
-        asked = {"operation": operation.key, "slots": slots, "missing": CONFIRM, "text": text}
         said = planner_words.offer(operation, slots, self._currency, is_certain=offers)
-        return Step(text=said, note={"question": asked}, operation=operation.key)
+        return ask(operation, slots, CONFIRM, said)
 
 
 def _widened(phrase: str, data: dict[str, Any]) -> Step:

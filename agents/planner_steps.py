@@ -77,13 +77,20 @@ class Steps:
                 return look_first("order_get", given, operation, slots, missing, text)
             if (listing := self.things(operation, slots, missing)) is not None:
                 return listing
-            return ask(operation, slots, missing, planner_words.question(missing, self.currency))
+            return self.ask_for(operation, slots, missing)
         name = tool_of(operation.key)
         if name not in self.tools:
             return Step(text="I can not do that here.")
         if operation.key == "product.search":
             slots = {"limit": SEARCH_LIMIT} | slots
         return Step(tool=name, arguments=slots, operation=operation.key)
+
+    def ask_for(
+        self, operation: Operation, slots: dict[str, Any], missing: str, choice: str = ""
+    ) -> Step:
+        """Ask for a parameter in its own words, and tell what there is to choose from."""
+        asking = planner_words.question(missing, self.currency)
+        return ask(operation, slots, missing, f"{asking} {choice}".strip())
 
     def things(self, operation: Operation, slots: dict[str, Any], missing: str) -> Step | None:
         """List first what it may be done with: nobody knows such a thing by its id."""
@@ -121,7 +128,7 @@ class Steps:
         if ordinal_in(text) is not None:
             if (chosen := pointed_at(text, context)) is not None:
                 return self.with_product(operation, slots, slot, chosen)
-            return ask(operation, slots, slot, planner_words.question(slot, self.currency))
+            return self.ask_for(operation, slots, slot)
         phrase = _product_phrase(operation, slots, text)
         if phrase:
             if operation.key in _OF_CART and "cart_current" in self.tools:
@@ -149,12 +156,11 @@ class Steps:
         if operation.key == "inventory.levels" and context.search and context.candidates:
             return Step(tool="product_search", arguments=context.search, operation="product.search")
         titles = planner_words.choices([c.title for c in context.candidates])
-        asking = planner_words.question(slot, self.currency)
-        return ask(operation, slots, slot, f"{asking} {titles}".strip())
+        return self.ask_for(operation, slots, slot, titles)
 
     def look_up(self, operation: Operation, slots: dict[str, Any], slot: str, phrase: str) -> Step:
         if "product_search" not in self.tools:
-            return ask(operation, slots, slot, planner_words.question(slot, self.currency))
+            return self.ask_for(operation, slots, slot)
         sought = {"query": phrase, "limit": SEARCH_LIMIT}
         return look_first("product_search", sought, operation, slots, slot, phrase)
 
@@ -217,9 +223,7 @@ class Steps:
         if not rows:
             noun = slot.removesuffix("_id").replace("_", " ")
             return Step(text=f"There is no {noun} to do that with.")
-        said = planner_words.tell(kind, data, operation.key)
-        asking = planner_words.question(slot, self.currency)
-        return ask(operation, slots, slot, f"{asking} {said}")
+        return self.ask_for(operation, slots, slot, planner_words.tell(kind, data, operation.key))
 
     def with_product(
         self,
