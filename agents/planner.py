@@ -208,7 +208,7 @@ class Planner(Model):
 
     def _widen(self, key: str, response: ModelResponse) -> Step | None:
         """Where nothing is called that, look for what is within the limits that were said."""
-        (call,) = (part for part in response.parts if isinstance(part, ToolCallPart))
+        (call,) = response.tool_calls
         said = call.args_as_dict()
         if "query" not in said or not _LIMITS & said.keys():
             return None
@@ -223,7 +223,7 @@ class Planner(Model):
         if operation is None or not str(problem).endswith("?"):
             return None
         named = [n for n in operation.parameters if n.replace("_", " ") in str(problem).lower()]
-        calls = [part for part in response.parts if isinstance(part, ToolCallPart)]
+        calls = response.tool_calls
         if not named or not calls:
             return None
         slots = {k: v for k, v in calls[0].args_as_dict().items() if k != named[0]}

@@ -1,6 +1,6 @@
 """What the conversation is about, read back from its tool results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -9,7 +9,6 @@ from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
-    ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
@@ -45,6 +44,16 @@ class Context:
     rows: list[dict[str, Any]] = field(default_factory=list)
     known: dict[str, Any] = field(default_factory=dict)
     """Ids and codes that results named last, by the parameter they would fill: `return_id`."""
+
+    @property
+    def only_handle(self) -> str | None:
+        """The product that all that was shown is of, if it is of one."""
+        return only_handle(self.candidates)
+
+
+def only_handle(candidates: Iterable[Candidate]) -> str | None:
+    handles = {candidate.handle for candidate in candidates}
+    return handles.pop() if len(handles) == 1 else None
 
 
 def fact(part: ToolReturnPart) -> tuple[str, Any]:
@@ -83,18 +92,17 @@ def context_of(messages: Sequence[ModelMessage]) -> Context:
         if isinstance(message, ModelResponse):
             planned = (message.metadata or {}).get("planner", {})
             context.question = planned.get("question")
-            for part in message.parts:
-                if isinstance(part, ToolCallPart):
-                    arguments = part.args_as_dict()
-                    goal = planned.get("goal")
-                    key = goal["operation"] if goal else key_of(part.tool_name)
-                    said = goal["slots"] if goal else arguments
-                    context.last_operation, context.last_arguments = key, said
-                    context.focus_sku = arguments.get("sku") or context.focus_sku
-                    if part.tool_name == "product_search":
-                        context.search = arguments
-                    if part.tool_name == "cart_deliver_to":
-                        context.delivery = arguments
+            for call in message.tool_calls:
+                arguments = call.args_as_dict()
+                goal = planned.get("goal")
+                key = goal["operation"] if goal else key_of(call.tool_name)
+                said = goal["slots"] if goal else arguments
+                context.last_operation, context.last_arguments = key, said
+                context.focus_sku = arguments.get("sku") or context.focus_sku
+                if call.tool_name == "product_search":
+                    context.search = arguments
+                if call.tool_name == "cart_deliver_to":
+                    context.delivery = arguments
         else:
             for returned in message.parts:
                 if isinstance(returned, ToolReturnPart):

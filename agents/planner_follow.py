@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agents.planner_context import Context
+from agents.planner_context import Context, only_handle
 from agents.planner_deed import DEEDS
 from agents.planner_fill import required
 from agents.planner_slots import matching, order_in, phrase_in
@@ -221,15 +221,14 @@ def _thing(core: str, context: Context) -> Following | None:
         return None
     if asks is None and _OF_IT.fullmatch(core) is None:
         return None
-    handles = {candidate.handle for candidate in context.candidates}
-    only = handles.pop() if len(handles) == 1 else context.focus_sku
+    only = context.only_handle or context.focus_sku
     return Following("product.get", {"handle_or_sku": only} if only else {}, about="it")
 
 
 def _handle(what: str, context: Context) -> dict[str, Any]:
     """Return which of those that were shown is called that, if it is one product."""
-    handles = {candidate.handle for candidate in matching(phrase_in(what), context.candidates)}
-    return {"handle_or_sku": handles.pop()} if len(handles) == 1 else {}
+    handle = only_handle(matching(phrase_in(what), context.candidates))
+    return {"handle_or_sku": handle} if handle else {}
 
 
 def _standing(core: str, context: Context) -> Following | None:
@@ -274,9 +273,8 @@ def _variety(core: str, context: Context) -> Following | None:
     asked = _IN.fullmatch(core)
     if asked is None or not context.candidates:
         return None
-    handles = {candidate.handle for candidate in context.candidates}
-    if len(handles) == 1:
-        return Following("product.get", {"handle_or_sku": handles.pop()})
+    if context.only_handle:
+        return Following("product.get", {"handle_or_sku": context.only_handle})
     query = (context.search or {}).get("query")
     if not query:
         return None

@@ -142,17 +142,10 @@ class Steps:
             return self.go(operation, slots | {slot: context.focus_sku})
         if len(context.candidates) == 1:
             return self.with_product(operation, slots, slot, context.candidates[0])
-        handles = {candidate.handle for candidate in context.candidates}
-        if (
-            operation.key == "inventory.levels"
-            and len(handles) == 1
-            and "product_get" in self.tools
-        ):
-            return Step(
-                tool="product_get",
-                arguments={"handle_or_sku": handles.pop()},
-                operation="product.get",
-            )
+        handle = context.only_handle
+        if operation.key == "inventory.levels" and handle and "product_get" in self.tools:
+            whole = {"handle_or_sku": handle}
+            return Step(tool="product_get", arguments=whole, operation="product.get")
         if operation.key == "inventory.levels" and context.search and context.candidates:
             return Step(tool="product_search", arguments=context.search, operation="product.search")
         titles = planner_words.choices([c.title for c in context.candidates])
