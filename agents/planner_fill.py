@@ -17,7 +17,7 @@ from agents.grounding import minor_units
 from agents.phrases import phrases_for
 from agents.planner_context import Candidate, Context, named
 from agents.planner_dates import bound_in, day_in
-from agents.planner_numbers import in_figures, says_all, says_part
+from agents.planner_numbers import money_in, says_all, says_part
 from agents.planner_slots import (
     ADDRESS_FIELDS,
     EXTRACTORS,
@@ -47,17 +47,7 @@ _LOWER = ("since", "start")
 # What an answer may be taken for whole.
 _FREE = ("reason", "name", "query", "note", "title", "message")
 _TEXT_MAX = 200
-_DOLLARS = ("dollars?", "bucks?", r"\$")
-# What else people call a currency; its code is always understood.
-_CALLED = {
-    "EUR": ("euros?", "€"),
-    "GBP": ("pounds?", "quid", "£"),
-    "JPY": ("yen", "¥"),
-    "CHF": ("francs?",),
-    **dict.fromkeys(("USD", "CAD", "AUD", "NZD", "SGD", "HKD"), _DOLLARS),
-}
 _REFERS = re.compile(r"\b(?:it|its|this|that|same|the order)\b", re.IGNORECASE)
-_CENTS = re.compile(r"\d\s?(?:cents?|pence|¢)(?!\w)", re.IGNORECASE)
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 
 
@@ -340,25 +330,6 @@ def _listed(hint: Any, text: str, context: Context) -> list[Any] | None:
 
 def _second_sku(text: str, first: str) -> str | None:
     return sku_in(text.replace(first, " ", 1))
-
-
-def money_in(text: str, currency: str) -> int | None:
-    """Return the one amount said in `currency`, in minor units; two different ones are no answer,
-    and neither is one in another currency, or with its cents apart."""
-    text = in_figures(text)
-    if _CENTS.search(text):
-        return None
-    places = exponent(currency)
-    found = {minor_units(m[1] or m[2], places) for m in _amounts_in(currency).finditer(text)}
-    return found.pop() if len(found) == 1 else None
-
-
-@cache
-def _amounts_in(currency: str) -> re.Pattern[str]:
-    called, number = "|".join((currency, *_CALLED.get(currency, ()))), r"(\d[\d.,]*)"
-    before = rf"(?<!\w)(?:{called})\s?{number}"
-    after = rf"(?<![\w.,]){number}\s?(?:{called})(?!\w)"
-    return re.compile(f"{before}|{after}", re.IGNORECASE)
 
 
 def address_answer(text: str, asked: str | None) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """Sums of money as people say them: `five euros fifty`, `a hundred pounds`, `half of it`."""
 
 import re
+from functools import cache
 from typing import Final
+
+from agents.grounding import minor_units
+from db.types import exponent
 
 _UNITS: Final = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -11,6 +15,15 @@ _DECADES: Final = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SMALL: Final = {word: value for value, word in enumerate(_UNITS.split())}
 _TENS: Final = {word: 10 * place for place, word in enumerate(_DECADES.split(), start=2)}
 _SCALES: Final = {"hundred": 100, "thousand": 1000}
+_DOLLARS: Final = ("dollars?", "bucks?", r"\$")
+# What else people call a currency; its code is always understood.
+CALLED: Final = {
+    "EUR": ("euros?", "€"),
+    "GBP": ("pounds?", "quid", "£"),
+    "JPY": ("yen", "¥"),
+    "CHF": ("francs?",),
+    **dict.fromkeys(("USD", "CAD", "AUD", "NZD", "SGD", "HKD"), _DOLLARS),
+}
 _WORD = "|".join((*_SMALL, *_TENS, *_SCALES))
 _RUN = rf"(?:(?:a|an)\s+(?=hundred|thousand))?(?:{_WORD})(?:(?:\s+and)?[\s-]+(?:{_WORD}))*"
 _COIN = r"(?:euros?|eur|dollars?|usd|bucks?|pounds?|gbp|quid|francs?|yen)"
@@ -21,6 +34,7 @@ _CENTS = re.compile(
     r"(?:\s+(?:euro\s?)?(?:cents?|pence))?(?=\s*(?:$|[,.;:!?)])|\s+(?:because|for|to|on|from|of|as|please)\b)",
     re.IGNORECASE,
 )
+_CENTS_ALONE: Final = re.compile(r"\d\s?(?:cents?|pence|¢)(?!\w)", re.IGNORECASE)
 _PART = re.compile(
     rf"[€$£¥%]|\b(?:{_COIN}|percent|per cent|cents?|half|thirds?|quarters?|part|partly|partial|"
     r"partially|portion|some of (?:it|the money))\b",
@@ -37,6 +51,25 @@ def in_figures(text: str) -> str:
     """Return the text with sums that are spelled out in figures."""
     text = _SPELLED.sub(lambda match: str(_value(match["whole"])), text)
     return _CENTS.sub(_with_cents, text)
+
+
+def money_in(text: str, currency: str) -> int | None:
+    """Return the one amount said in `currency`, in minor units; two different ones are no answer,
+    and neither is one in another currency, or with its cents apart."""
+    text = in_figures(text)
+    if _CENTS_ALONE.search(text):
+        return None
+    places = exponent(currency)
+    found = {minor_units(m[1] or m[2], places) for m in _amounts_in(currency).finditer(text)}
+    return found.pop() if len(found) == 1 else None
+
+
+@cache
+def _amounts_in(currency: str) -> re.Pattern[str]:
+    called, number = "|".join((currency, *CALLED.get(currency, ()))), r"(\d[\d.,]*)"
+    before = rf"(?<!\w)(?:{called})\s?{number}"
+    after = rf"(?<![\w.,]){number}\s?(?:{called})(?!\w)"
+    return re.compile(f"{before}|{after}", re.IGNORECASE)
 
 
 def _with_cents(match: re.Match[str]) -> str:

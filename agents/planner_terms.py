@@ -6,6 +6,7 @@ from typing import Any
 
 from agents.planner_context import Context
 from agents.planner_dates import bound_in
+from agents.planner_numbers import CALLED
 
 _NAMED = re.compile(
     r"\b(?:code|coupon|voucher|card|promo|discount|called|named)\b"
@@ -13,9 +14,7 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _CAPITALS = re.compile(r"(?<![\w@.-])([A-Z0-9][A-Z0-9_-]{2,39})(?![\w@-])")
-_CURRENCIES = frozenset(
-    ["EUR", "USD", "GBP", "JPY", "CHF", "CAD", "AUD", "NZD", "SGD", "HKD", "VAT", "SKU"]
-)
+_NO_CODES = frozenset((*CALLED, "VAT", "SKU"))
 _PERCENT = re.compile(r"(?<![\w.,-])(\d{1,3})\s?(?:%|per ?cent\b|pct\b)", re.IGNORECASE)
 _USES = re.compile(
     r"\b(?:first|most|max|maximum(?: of)?)\s+(\d{1,8})\b"
@@ -32,7 +31,7 @@ _MINIMUM = re.compile(
 
 def code_in(text: str) -> str | None:
     """Return the one code that is written: in capitals, or with digits beside a word for codes."""
-    found = {m for m in _CAPITALS.findall(text) if re.search(r"[A-Z]", m)} - _CURRENCIES
+    found = {m for m in _CAPITALS.findall(text) if re.search(r"[A-Z]", m)} - _NO_CODES
     found |= {
         m.upper()
         for m in _NAMED.findall(text)

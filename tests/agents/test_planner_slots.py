@@ -14,9 +14,9 @@ from agents.planner_fill import (
     by_type,
     hints_of,
     lines_meant,
-    money_in,
     takes_lines,
 )
+from agents.planner_numbers import money_in
 from agents.planner_slots import (
     EXTRACTORS,
     address_in,
