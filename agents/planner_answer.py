@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 
 from agents.planner_context import Context
-from agents.planner_fill import takes_address
+from agents.planner_fill import FREE, takes_address
 from agents.planner_follow import is_place
 from agents.planner_hear import ACT_MIN, SAME_MIN, Heard, Intent, fresh, is_address
 from agents.planner_numbers import says_all, says_part
@@ -50,7 +50,6 @@ _DETAILS = re.compile(
     r"(?:(?:#(?:number|money|sku|count|id|email|date)|order|number|the|of|for|it|is|at|in|on|to|not|"
     r"just|only|units?|one|and|a)\b[ ,.]*)+"
 )
-_FREE = ("reason", "name", "note", "message", "title")
 
 
 def answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) -> Intent | None:
@@ -74,10 +73,10 @@ def answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) 
     if is_listed and is_place(heard.written):
         return found
     asks = fresh(heard, allowed)
-    says_more = missing not in _FREE and (len(words(said)) > 2 or _is_like(heard, SAME_MIN))
+    says_more = missing not in FREE and (len(words(said)) > 2 or _is_like(heard, SAME_MIN))
     if asks is not None and asks != operation.key and says_more:
         return None
-    if missing in (CONFIRM, *_FREE) and _is_detail(heard.written):
+    if missing in (CONFIRM, *FREE) and _is_detail(heard.written):
         found.adds = text
         return found
     if missing == CONFIRM:
@@ -87,9 +86,9 @@ def answer(text: str, heard: Heard, context: Context, allowed: Collection[str]) 
         return None  # `do you have it in blue?` chooses nothing.
     if missing in PRODUCT_SLOTS:
         fits = _names_one(text, heard, context)
-    elif missing in EXTRACTORS and missing not in ("reason", "name", "note"):
+    elif missing in EXTRACTORS and missing not in FREE:
         fits = EXTRACTORS[missing](text, context) is not None or missing == "query"
-    elif missing in _FREE:
+    elif missing in FREE:
         fits = bool(said) and not _INQUIRES.match(said) and (asks is None or not _commands(heard))
     else:
         fits = bool(said) and not (asks is not None and _is_like(heard, ACT_MIN))

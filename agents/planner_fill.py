@@ -44,8 +44,9 @@ UNSAID = frozenset(
 )  # fmt: skip
 # Where a period begins; any other moment is the end of what is said.
 _LOWER = ("since", "start")
-# What an answer may be taken for whole.
-_FREE = ("reason", "name", "query", "note", "title", "message")
+# What is told in any words; to a search, too, an answer is taken whole.
+FREE = ("reason", "name", "note", "title", "message")
+_TAKEN_WHOLE = (*FREE, "query")
 _TEXT_MAX = 200
 _REFERS = re.compile(r"\b(?:it|its|this|that|same|the order)\b", re.IGNORECASE)
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
@@ -199,7 +200,7 @@ def said_beside(operation: Operation, text: str, context: Context, currency: str
     """Return what a message itself says, whatever the conversation is about; free text is none."""
     bare = Context(orders=context.orders, rows=context.rows, today=context.today)
     found = arguments_in(operation, text, bare, currency, given={}, asked=None)
-    return {name: value for name, value in found.items() if name not in _FREE}
+    return {name: value for name, value in found.items() if name not in _TAKEN_WHOLE}
 
 
 def signed(slots: dict[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def is_part(operation: Operation, slots: dict[str, Any], text: str, missing: str
 def _whole(name: str, hint: Any, text: str, currency: str) -> Any:
     """Take the whole answer for what was asked."""
     said = text.strip()
-    if hint is str or name in _FREE:
+    if hint is str or name in _TAKEN_WHOLE:
         return said[:_TEXT_MAX] or None
     if hint is int and name.endswith("amount"):  # `20` are twenty euros, not twenty cents.
         plain = re.fullmatch(r"\d[\d.,]*", said)
