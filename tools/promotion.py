@@ -2,6 +2,7 @@
 got what was said, and another offer is another code."""
 
 import re
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -48,6 +49,18 @@ class DiscountPreview(BaseModel):
     discount: DiscountView
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a code takes off, from what, how often and when: as `create_code` takes them."""
+
+    percent: int | None
+    amount: int | None
+    minimum_amount: int
+    uses_max: int | None
+    starts_at: datetime | None
+    ends_at: datetime | None
+
+
 def normal_code(code: str) -> str:
     """Return a code as it is kept, whatever its case.
 
@@ -62,42 +75,42 @@ def normal_code(code: str) -> str:
     return plain
 
 
-def _made(
-    uow: UnitOfWork,
-    code: str,
-    percent: int | None,
-    amount: int | None,
-    minimum_amount: int,
-    uses_max: int | None,
-    starts_at: datetime | None,
-    ends_at: datetime | None,
-) -> Discount:
-    if (percent is None) == (amount is None):
+def _checked(uow: UnitOfWork, terms: Terms) -> Terms:
+    """Return terms that can be, with their moments in UTC."""
+    if (terms.percent is None) == (terms.amount is None):
         raise InvalidInput("A code takes off either a percent or an amount.", field="percent")
     ranges = (
-        ("percent", percent, 1, PERCENT_MAX),
-        ("amount", amount, 1, AMOUNT_MAX),
-        ("minimum_amount", minimum_amount, 0, AMOUNT_MAX),
-        ("uses_max", uses_max, 1, USES_MAX),
+        ("percent", terms.percent, 1, PERCENT_MAX),
+        ("amount", terms.amount, 1, AMOUNT_MAX),
+        ("minimum_amount", terms.minimum_amount, 0, AMOUNT_MAX),
+        ("uses_max", terms.uses_max, 1, USES_MAX),
     )
     for field, value, least, most in ranges:
         if value is not None and not least <= value <= most:
             raise InvalidInput(f"{field} must be {least} to {most}.", field=field)
-    starts = aware(starts_at, "starts_at") if starts_at else None
-    ends = aware(ends_at, "ends_at") if ends_at else None
+    starts = aware(terms.starts_at, "starts_at") if terms.starts_at else None
+    ends = aware(terms.ends_at, "ends_at") if terms.ends_at else None
     if ends is not None and ends <= max(starts or uow.now, uow.now):
         raise InvalidInput("ends_at must lie ahead, and after starts_at.", field="ends_at")
-    return Discount(
-        code=normal_code(code),
-        percent=percent,
-        amount=amount,
-        currency=uow.settings.currency,
-        minimum_amount=minimum_amount,
-        starts_at=starts,
-        ends_at=ends,
-        uses_max=uses_max,
-        created_at=uow.now,
-    )
+    return replace(terms, starts_at=starts, ends_at=ends)
+
+
+async def _same(uow: UnitOfWork, code: str, terms: Terms) -> Discount | None:
+    """Return the code of these terms, if it was made.
+
+    Raises:
+        AlreadyExists: It has other terms.
+    """
+    known = await _find(uow, code)
+    if known is None:
+        return None
+    if any(getattr(known, term) != value for term, value in asdict(terms).items()):
+        raise AlreadyExists(f"There is a code {code} with other terms.", field="code")
+    return known
+
+
+def _new(uow: UnitOfWork, code: str, terms: Terms) -> Discount:
+    return Discount(code=code, currency=uow.settings.currency, created_at=uow.now, **asdict(terms))
 
 
 async def preview_create_code(
@@ -114,11 +127,10 @@ async def preview_create_code(
 
     Raises: As `create_code`.
     """
-    made = _made(uow, code, percent, amount, minimum_amount, uses_max, starts_at, ends_at)
-    known = await _find(uow, made.code)
-    if known is not None:
-        _refuse_other(known, made)
-    shown = DiscountView.model_validate(known or made)
+    terms = Terms(percent, amount, minimum_amount, uses_max, starts_at, ends_at)
+    terms, plain = _checked(uow, terms), normal_code(code)
+    found = await _same(uow, plain, terms) or _new(uow, plain, terms)
+    shown = DiscountView.model_validate(found)
     return DiscountPreview(currency=shown.currency, discount=shown)
 
 
@@ -162,23 +174,17 @@ async def create_code(
         InvalidInput: A term breaks a rule.
         AlreadyExists: There is such a code with other terms.
     """
-    made = _made(uow, code, percent, amount, minimum_amount, uses_max, starts_at, ends_at)
+    terms = Terms(percent, amount, minimum_amount, uses_max, starts_at, ends_at)
+    terms, plain = _checked(uow, terms), normal_code(code)
     # Two who make it at once: the second finds the first's.
-    await uow.fetchval("SELECT pg_advisory_xact_lock(hashtextextended($1, 2))", made.code)
-    known = await _find(uow, made.code)
-    if known is not None:
-        _refuse_other(known, made)
-        return DiscountView.model_validate(known)
-    uow.session.add(made)
-    uow.publish(DiscountCreated(discount_id=made.id, code=made.code))
-    await uow.session.flush()
-    return DiscountView.model_validate(made)
-
-
-def _refuse_other(known: Discount, made: Discount) -> None:
-    terms = ("percent", "amount", "minimum_amount", "uses_max", "starts_at", "ends_at")
-    if any(getattr(known, term) != getattr(made, term) for term in terms):
-        raise AlreadyExists(f"There is a code {made.code} with other terms.", field="code")
+    await uow.fetchval("SELECT pg_advisory_xact_lock(hashtextextended($1, 2))", plain)
+    found = await _same(uow, plain, terms)
+    if found is None:
+        found = _new(uow, plain, terms)
+        uow.session.add(found)
+        uow.publish(DiscountCreated(discount_id=found.id, code=plain))
+        await uow.session.flush()
+    return DiscountView.model_validate(found)
 
 
 async def working(uow: UnitOfWork, code: str) -> dict[str, Any] | None:
