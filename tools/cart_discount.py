@@ -12,8 +12,9 @@ from tools.registry import Risk, operation
 
 async def named(uow: UnitOfWork, cart_id: UUID | None = None, **_: Any) -> dict[str, Any]:
     """Return what brings back the code that a cart carries now, or none."""
-    shown = await cart.view(uow, cart_id or await cart.current_id(uow))
-    return {"cart_id": shown.id, "before": shown.discount_code}
+    of = await cart.access(uow, cart_id or await cart.current_id(uow))
+    await uow.session.refresh(of)
+    return {"cart_id": of.id, "before": of.discount_code}
 
 
 async def put(deps: Deps, cart_id: UUID, code: str) -> CartView:
