@@ -8,7 +8,7 @@ from db.types import UserId
 from deps.core import UnitOfWork
 from deps.untrusted import Written
 from tools import user
-from tools.errors import NotFound
+from tools.errors import InvalidInput, NotFound
 from tools.events import CustomerAddressChanged
 from tools.registry import Risk, operation
 
@@ -23,10 +23,16 @@ class Address(Written):
     country_code: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2.")
 
 
-def is_country_code(text: str) -> bool:
-    """Say whether a text has the form of an ISO 3166-1 alpha-2 code, in either case."""
-    # Others' letters may become two when they are written large.
-    return len(text) == 2 and text.isascii() and text.isalpha()
+def country_code_of(written: str, field: str = "country_code") -> str:
+    """Return an ISO 3166-1 alpha-2 code in capitals.
+
+    Raises:
+        InvalidInput: It has not the form of one.
+    """
+    # Looked at as it is written: in capitals, one letter of others may become two.
+    if not (len(written) == 2 and written.isascii() and written.isalpha()):
+        raise InvalidInput("country_code must be two letters, such as DE.", field=field)
+    return written.upper()
 
 
 class DefaultAddressPreview(BaseModel):

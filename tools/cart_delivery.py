@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from deps.core import UnitOfWork
 from tools import cart
-from tools.address import Address, is_country_code
+from tools.address import Address, country_code_of
 from tools.cart import CartView
 from tools.errors import InvalidInput
 from tools.registry import Risk, operation
@@ -70,9 +70,7 @@ async def deliver_to(
     for field, value, limit in (*limits, ("postal_code", postal_code, 20)):
         if not 1 <= len(value.strip()) <= limit:
             raise InvalidInput(f"{field} must have 1 to {limit} characters.", field=field)
-    country = country_code.strip().upper()
-    if not is_country_code(country):
-        raise InvalidInput("country_code must be two letters, such as DE.", field="country_code")
+    country = country_code_of(country_code.strip())
     address = Address(
         name=name.strip(),
         line1=line1.strip(),

@@ -8,7 +8,7 @@ from sqlmodel import col, select
 
 from db.models.inventory import Location
 from deps.core import UnitOfWork
-from tools.address import is_country_code
+from tools.address import country_code_of
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.registry import Risk, operation
 
@@ -123,8 +123,7 @@ async def save(
         raise InvalidInput(f"name must have 1 to {NAME_CHARS_MAX} characters.", field="name")
     if priority is not None and not 0 <= priority <= PRIORITY_MAX:
         raise InvalidInput(f"priority must be 0 to {PRIORITY_MAX}.", field="priority")
-    if country_code is not None and not is_country_code(country_code):
-        raise InvalidInput("country_code must be two letters.", field="country_code")
+    country = None if country_code is None else country_code_of(country_code)
     if latitude is not None and not -90 <= latitude <= 90:
         raise InvalidInput("latitude must be -90 to 90.", field="latitude")
     if longitude is not None and not -180 <= longitude <= 180:
@@ -140,7 +139,7 @@ async def save(
         "name": name,
         "priority": priority,
         "is_active": is_active,
-        "country_code": country_code.upper() if country_code else None,
+        "country_code": country,
         "latitude": latitude,
         "longitude": longitude,
     }

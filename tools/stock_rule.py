@@ -8,10 +8,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
-from db.models.inventory import Location
 from db.models.stock_rule import PostalArea, RuleKind, StockRule
 from deps.core import UnitOfWork
-from tools.address import is_country_code
+from tools.address import country_code_of
 from tools.errors import InvalidInput, NotFound
 from tools.location import by_code
 from tools.registry import Risk, operation
@@ -99,25 +98,24 @@ async def replace(uow: UnitOfWork, rules: list[Rule]) -> list[Rule]:
     """
     if len(rules) > RULES_MAX:
         raise InvalidInput(f"At most {RULES_MAX} rules.", field="rules")
-    places: list[Location | None] = []
-    for rule in rules:
+    rows: list[StockRule] = []
+    for position, rule in enumerate(rules):
         if (rule.kind is RuleKind.PREFERRED) != (rule.location is not None):
             raise InvalidInput("preferred needs a location; the others have none.", field="rules")
-        if rule.country_code is not None and not is_country_code(rule.country_code):
-            raise InvalidInput("country_code must be two letters.", field="rules")
-        places.append(None if rule.location is None else await by_code(uow, rule.location, "rules"))
+        place = None if rule.location is None else await by_code(uow, rule.location, "rules")
+        code = rule.country_code
+        rows.append(
+            StockRule(
+                position=position,
+                kind=rule.kind,
+                location_id=place.id if place else None,
+                country_code=None if code is None else country_code_of(code, "rules"),
+            )
+        )
     # Two people who replace them at once must not end with a mixture.
     await uow.fetch("LOCK TABLE stock_rule IN SHARE ROW EXCLUSIVE MODE")
     await uow.fetch("DELETE FROM stock_rule")
-    uow.session.add_all(
-        StockRule(
-            position=position,
-            kind=rule.kind,
-            location_id=place.id if place else None,
-            country_code=rule.country_code.upper() if rule.country_code else None,
-        )
-        for position, (rule, place) in enumerate(zip(rules, places, strict=True))
-    )
+    uow.session.add_all(rows)
     await uow.session.flush()
     return await show(uow)
 
@@ -203,14 +201,13 @@ async def _area(uow: UnitOfWork, country_code: str, prefix: str) -> PostalArea |
 async def _place(
     uow: UnitOfWork, country_code: str, prefix: str, latitude: float, longitude: float
 ) -> PostalAreaView:
-    if not is_country_code(country_code):
-        raise InvalidInput("country_code must be two letters.", field="country_code")
+    country = country_code_of(country_code)
     if len(prefix) > 10 or not (prefix == "" or (prefix.isascii() and prefix.isalnum())):
         raise InvalidInput("prefix must be at most 10 letters and digits.", field="prefix")
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         raise InvalidInput("These are no coordinates.", field="latitude")
     area = PostalArea(
-        country_code=country_code.upper(),
+        country_code=country,
         prefix=prefix.upper(),
         latitude=latitude,
         longitude=longitude,

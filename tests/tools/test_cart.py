@@ -213,6 +213,7 @@ DELIVERY: dict[str, Any] = {
         ("country_code", "Germany"),
         ("country_code", "D1"),
         ("country_code", "ÄÖ"),
+        ("country_code", "ß"),
         ("shipping_method", "teleport"),
     ],
 )
