@@ -59,8 +59,7 @@ async def preview_request(
     """
     of = await order.access(uow, number)
     remark.optional(reason)
-    planned = await plan(uow, of, changes, payment_method)
-    difference = order_line.difference(of, planned)
+    planned, difference = await plan(uow, of, changes, payment_method)
     return ExchangePreview(
         number=number,
         exchange_id=exchange_id or new_id(),
@@ -142,13 +141,13 @@ async def request(
         aftersales_request.refuse_other(known.request_sha256, asked)
         return await exchange_view.view(uow, known, of)
     reason = remark.optional(reason)
-    planned = await plan(uow, of, changes, payment_method)
+    planned, difference = await plan(uow, of, changes, payment_method)
     created = OrderExchange(
         id=key,
         order_id=of.id,
         request_sha256=asked,
         method_id=payment_method,
-        difference_amount=order_line.difference(of, planned),
+        difference_amount=difference,
         currency=of.currency,
         reason=reason,
         requested_by=uow.actor.user_id,
@@ -191,7 +190,8 @@ async def plan(
     of: Order,
     changes: list[LineChange],
     payment_method: UUID | None,
-) -> list[Change]:
+) -> tuple[list[Change], int]:
+    """Return what changes, and what the order then comes to more, or less."""
     await aftersales.refuse_request(uow, of)
     lines = await line_change.lines_of(uow, OrderId(of.id))
     taken = await line_change.taken_units(uow, OrderId(of.id))
@@ -199,7 +199,7 @@ async def plan(
     await line_change.refuse_scarce(uow, planned)
     difference = order_line.difference(of, planned)
     await tender.settling_method(uow, of, payment_method, difference)
-    return planned
+    return planned, difference
 
 
 @operation(

@@ -91,7 +91,7 @@ async def _refuse_reopening(uow: UnitOfWork, of: Order, found: OrderExchange) ->
     wanted = [
         LineChange(sku=line.sku, new_sku=line.new_sku, quantity=line.quantity) for line in lines
     ]
-    now = await exchange.plan(uow, of, wanted, found.method_id)
+    now, _ = await exchange.plan(uow, of, wanted, found.method_id)
     planned = [
         OrderExchangeLine(
             exchange_id=new_id(),

@@ -79,8 +79,7 @@ async def preview_modify_items(
     Raises: As `modify_items`.
     """
     of = await order.access(uow, number)
-    planned, _ = await _plan_items(uow, of, changes, payment_method)
-    difference = order_line.difference(of, planned)
+    planned, difference, _ = await _plan_items(uow, of, changes, payment_method)
     return ItemsPreview(
         number=number,
         edit_id=edit_id or new_id(),
@@ -139,8 +138,9 @@ async def modify_items(
         of = await order.access(uow, number, lock=True)
         existing = await _existing(uow, of, key, aftersales_request.digest(number, asked))
         if existing is None:
-            planned, method = await _plan_items(uow, of, changes, payment_method)
-            edit = await _request_items(uow, of, planned, key, method)
+            planned, difference, method = await _plan_items(uow, of, changes, payment_method)
+            edit = _edit(uow, of, EditKind.ITEMS, key, method, difference)
+            await _request_items(uow, of, planned, edit, method)
             edit.request_sha256 = aftersales_request.digest(number, asked)
     return await order_change.resume(deps, key)
 
@@ -168,46 +168,45 @@ async def _existing(
 
 async def _plan_items(
     uow: UnitOfWork, of: Order, changes: list[LineChange], payment_method: UUID | None
-) -> tuple[list[Change], StoredMethod | None]:
+) -> tuple[list[Change], int, StoredMethod | None]:
+    """Return what changes, what the order then comes to more, or less, and what settles that."""
     aftersales.refuse_uneditable(of)
     await aftersales.refuse_over_limit(uow, of, EditKind.ITEMS)
     lines = await line_change.lines_of(uow, OrderId(of.id))
     planned = await line_change.plan_changes(uow, lines, changes, taken={}, may_stay=False)
     await line_change.refuse_scarce(uow, planned)
     difference = order_line.difference(of, planned)
-    return planned, await tender.settling_method(uow, of, payment_method, difference)
+    method = await tender.settling_method(uow, of, payment_method, difference)
+    return planned, difference, method
 
 
 async def _request_items(
-    uow: UnitOfWork, of: Order, planned: list[Change], edit_id: UUID, method: StoredMethod | None
-) -> OrderEdit:
-    difference = order_line.difference(of, planned)
+    uow: UnitOfWork, of: Order, planned: list[Change], edit: OrderEdit, method: StoredMethod | None
+) -> None:
     await reallocation.hold(
         uow,
         order_id=OrderId(of.id),
-        change_id=edit_id,
+        change_id=edit.id,
         added=reallocation.counted((c.new.sku, c.quantity) for c in planned),
         removed=[c.line.sku for c in planned],
     )
-    edit = _edit(uow, of, EditKind.ITEMS, edit_id, method, difference)
     uow.session.add(edit)
     await uow.session.flush()
     for position, change in enumerate(planned):
         uow.session.add(
             OrderEditLine(
-                edit_id=edit_id,
+                edit_id=edit.id,
                 position=position,
                 line_id=change.line.id,
                 **order_line.version(change),
             )
         )
     await uow.session.flush()
-    if difference > 0:
+    if edit.difference_amount > 0:
         assert method is not None
-        edit.payment_id = await _add_tender(uow, of, method, difference)
+        edit.payment_id = await _add_tender(uow, of, method, edit.difference_amount)
     else:
         await order_change.apply_items(uow, of, edit)
-    return edit
 
 
 def _edit(
