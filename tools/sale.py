@@ -59,6 +59,15 @@ class Step(Enum):
     DONE = auto()
 
 
+# Those that call the gateway, by what they ask of it.
+_KINDS = {
+    Step.AUTHORIZE: AttemptKind.AUTHORIZE,
+    Step.CAPTURE: AttemptKind.CAPTURE,
+    Step.VOID: AttemptKind.VOID,
+    Step.GIVE_BACK: AttemptKind.REFUND,
+}
+
+
 async def drive(deps: Deps, order_id: OrderId) -> OrderView:
     """Carry an order to its end, one step after another, whoever began it.
 
@@ -152,24 +161,23 @@ async def _run_step(
             await (_place if step is Step.PLACE else _undo)(uow, order_id)
         return None
     assert tender is not None
-    kind, record = {
-        Step.AUTHORIZE: (AttemptKind.AUTHORIZE, sale_outcome.authorization),
-        Step.CAPTURE: (AttemptKind.CAPTURE, sale_outcome.capture),
-        Step.VOID: (AttemptKind.VOID, sale_outcome.void),
-        Step.GIVE_BACK: (AttemptKind.REFUND, sale_outcome.give_back),
-    }[step]
+    kind = _KINDS[step]
+    outcome = await _call_due(deps, tender, kind)
+    async with deps.begin() as uow:
+        found = await order.locked(uow, order_id)
+        tender = await payment.locked(uow, PaymentId(tender.id))
+        await sale_outcome.WRITERS[kind](uow, found, tender, outcome)
+    _refuse_unfinished(kind, outcome, tender.state)
+    return outcome
+
+
+async def _call_due(deps: Deps, tender: Payment, kind: AttemptKind) -> Outcome:
+    """Make the call of its kind that is due for a tender; see `call`."""
     amount = {
         AttemptKind.VOID: 0,
         AttemptKind.REFUND: tender.captured_amount - tender.refunded_amount,
     }.get(kind, tender.amount)
-    number = await _number(deps, tender, kind)
-    outcome = await call(deps, tender, kind, amount, number)
-    async with deps.begin() as uow:
-        found = await order.locked(uow, order_id)
-        tender = await payment.locked(uow, PaymentId(tender.id))
-        await record(uow, found, tender, outcome)
-    _refuse_unfinished(kind, outcome, tender.state)
-    return outcome
+    return await call(deps, tender, kind, amount, await _number(deps, tender, kind))
 
 
 def _refuse_unfinished(kind: AttemptKind, outcome: Outcome, state: PaymentState) -> None:
@@ -401,21 +409,19 @@ async def collect(deps: Deps, payment_id: PaymentId) -> None:
                 decline_code=tender.decline_code or "declined",
             )
         if tender.state in (PaymentState.CREATED, PaymentState.UNKNOWN):
-            kind, record = AttemptKind.AUTHORIZE, sale_outcome.authorization
+            kind = AttemptKind.AUTHORIZE
         elif tender.state is PaymentState.AUTHORIZED and not is_condemned:
-            kind, record = AttemptKind.CAPTURE, sale_outcome.capture
+            kind = AttemptKind.CAPTURE
         elif keeps:
-            kind, record = AttemptKind.REFUND, sale_outcome.give_back
+            kind = AttemptKind.REFUND
         else:
-            kind, record = AttemptKind.VOID, sale_outcome.void
-        amount = {AttemptKind.VOID: 0, AttemptKind.REFUND: keeps}.get(kind, tender.amount)
-        number = await _number(deps, tender, kind)
-        outcome = await call(deps, tender, kind, amount, number)
+            kind = AttemptKind.VOID
+        outcome = await _call_due(deps, tender, kind)
         async with deps.begin() as uow:
             found = await order.locked(uow, OrderId(tender.order_id))
             status = found.payment_status
             tender = await payment.locked(uow, payment_id)
-            await record(uow, found, tender, outcome)
+            await sale_outcome.WRITERS[kind](uow, found, tender, outcome)
             found.payment_status = status  # The order was paid before, whatever becomes of this.
             if tender.state is PaymentState.REQUIRES_ACTION:
                 tender.decline_code = "authentication_required"

@@ -4,6 +4,8 @@ Each function writes an answer down and decides nothing; a call that the provide
 leaves things as they are. `tools.sale` reads from the rows what is next.
 """
 
+from typing import Final
+
 from db.models.order import Order, PaymentStatus
 from db.models.payment import AttemptKind, AttemptState, Payment, PaymentState
 from db.types import OrderId, PaymentId
@@ -118,3 +120,11 @@ async def give_back(uow: UnitOfWork, found: Order, tender: Payment, outcome: Out
         await payment.record_refund(
             uow, found, tender, owed, transaction_id=payment.derived(tender.id, 1)
         )
+
+
+WRITERS: Final = {
+    AttemptKind.AUTHORIZE: authorization,
+    AttemptKind.CAPTURE: capture,
+    AttemptKind.VOID: void,
+    AttemptKind.REFUND: give_back,
+}
