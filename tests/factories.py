@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
@@ -17,12 +18,13 @@ from db.types import OrderId, UserId, new_id
 from deps import security
 from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps
 from deps.mail import Mail, MailError
-from tools import cart, checkout
+from tools import cart, cart_discount, checkout, promotion
 from tools import product as products
 from tools.address import Address
 from tools.cart import CartView
 from tools.order import OrderView
 from tools.product import ProductInput, VariantInput
+from tools.promotion import DiscountView
 
 GUEST_TOKEN = "guest-token-of-the-tests-0123456789abcdef"
 BEGAN_AT = datetime(2026, 1, 30, 12, 0, tzinfo=UTC)
@@ -197,6 +199,20 @@ def later(deps: Deps, **delta: float) -> Deps:
     """The same dependencies with the clock moved ahead."""
     now = deps.clock() + timedelta(**delta)
     return replace(deps, clock=lambda: now)
+
+
+async def discount(merchant: Deps, code: str = "WELCOME10", **terms: Any) -> DiscountView:
+    """Make a code: of ten per cent, unless its terms say otherwise."""
+    if not terms.keys() & {"percent", "amount"}:
+        terms["percent"] = 10
+    async with merchant.begin() as uow:
+        return await promotion.create_code(uow, code, **terms)
+
+
+async def reduced_cart(deps: Deps, code: str = "WELCOME10", /, **units: int) -> CartView:
+    """A filled cart that carries a code."""
+    filled = await filled_cart(deps, **units)
+    return await cart_discount.put(deps, filled.id, code)
 
 
 def taxed(deps: Deps, **rates: str) -> Deps:

@@ -173,8 +173,7 @@ async def test_a_code_is_read_beside_its_word_and_told_with_what_it_takes_off(
     guest: Deps, merchant: Deps
 ) -> None:
     await factories.product(guest, "LAMP", title="Brass desk lamp", price=1250)
-    async with merchant.begin() as uow:
-        await promotion.create_code(uow, "HELLO10", percent=10)
+    await factories.discount(merchant, "HELLO10")
     talk = Talk(guest)
     await talk.say("put 2 of LAMP in my cart")
     used = await talk.say("my promo code is hello10")

@@ -17,7 +17,7 @@ from deps.embedded_valkey import EmbeddedValkey
 from deps.runtime import open_deps
 from deps.settings import Settings
 from tests import factories
-from tools import invariant, promotion
+from tools import invariant
 
 pytestmark = pytest.mark.slow
 
@@ -129,8 +129,7 @@ async def test_one_cart_bought_fifty_times_at_once(deps: Deps, shop: load.Shop) 
 
 async def test_a_code_for_twenty_orders_and_sixty_buyers(deps: Deps, shop: load.Shop) -> None:
     await factories.product(deps, "GIFT", stock=100)
-    async with deps.acting_as(SYSTEM).begin() as uow:
-        await promotion.create_code(uow, "TWENTY", percent=25, uses_max=20)
+    await factories.discount(deps.acting_as(SYSTEM), "TWENTY", percent=25, uses_max=20)
     buyers = [_guest() for _ in range(60)]
     carts = await asyncio.gather(*(_cart(shop, guest, ("GIFT", 1)) for guest in buyers))
     for guest, cart in zip(buyers, carts, strict=True):

@@ -23,7 +23,6 @@ from tests.simulation.shop import (
     TAX_PERCENT,
     Shop,
 )
-from tools import promotion
 from tools.invariant import check
 
 SEEDS = (
@@ -58,8 +57,7 @@ async def test_the_shop_matches_the_notebook(
     await factories.product(deps, "OTHER", stock=1, location=PLACES[1])
     shop = Shop(deps, gateway, rng)
     staff = await factories.user(deps, role=Role.MERCHANT)
-    async with staff.begin() as uow:
-        await promotion.create_code(uow, CODE, percent=10, uses_max=CODE_USES)
+    await factories.discount(staff, CODE, uses_max=CODE_USES)
     shop.customers = [await factories.user(deps) for _ in range(CUSTOMERS)]
     for step in range(STEPS):
         shop.deps = factories.later(deps, minutes=4 * step)

@@ -10,14 +10,13 @@ from sqlalchemy import text
 from deps.core import Deps, confined
 from tests import factories
 from tests.reversal import act, undone
-from tests.tools.test_promotion import code, reduced
 from tools import cart, cart_discount, checkout, credit_code, promotion, undo
 from tools.errors import CheckoutIncomplete, Conflict, InvalidInput, NotFound, TooManyRequests
 
 
 async def test_a_code_takes_its_part_off_and_comes_off_again(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
+    await factories.discount(merchant)
     filled = await factories.filled_cart(guest, MUG=2)
     shown = await cart_discount.put(guest, filled.id, "welcome10")
     assert (shown.discount_code, shown.discount_amount) == ("WELCOME10", 200)
@@ -33,17 +32,17 @@ async def test_a_code_takes_its_part_off_and_comes_off_again(merchant: Deps, gue
 
 async def test_another_code_takes_the_place_of_the_first(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
-    await code(merchant, "FIVER", amount=500)
-    filled = await reduced(guest, MUG=1)
+    await factories.discount(merchant)
+    await factories.discount(merchant, "FIVER", amount=500)
+    filled = await factories.reduced_cart(guest, MUG=1)
     assert filled.discount_amount == 100
     assert (await cart_discount.put(guest, filled.id, "FIVER")).discount_amount == 500
 
 
 async def test_what_was_shown_is_what_is_paid(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
-    filled = await reduced(guest, MUG=2)
+    await factories.discount(merchant)
+    filled = await factories.reduced_cart(guest, MUG=2)
     async with guest.begin() as uow:
         await cart.set_discount(uow, filled.id, None)
     with pytest.raises(Conflict):
@@ -57,7 +56,7 @@ async def test_what_was_shown_is_what_is_paid(merchant: Deps, guest: Deps) -> No
 
 async def test_a_code_for_dearer_goods_is_refused_and_says_so(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant, minimum_amount=2_000)
+    await factories.discount(merchant, minimum_amount=2_000)
     filled = await factories.filled_cart(guest, MUG=1)
     with pytest.raises(Conflict) as refused:
         await cart_discount.put(guest, filled.id, "WELCOME10")
@@ -77,7 +76,7 @@ async def test_a_code_has_its_time(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
     now = merchant.clock()
     day = timedelta(days=1)
-    await code(merchant, starts_at=now + day, ends_at=now + 2 * day)
+    await factories.discount(merchant, starts_at=now + day, ends_at=now + 2 * day)
     filled = await factories.filled_cart(guest, MUG=1)
     with pytest.raises(Conflict, match="not valid yet"):
         await cart_discount.put(guest, filled.id, "WELCOME10")
@@ -111,9 +110,9 @@ async def test_a_code_comes_along_when_its_guest_signs_in(
     merchant: Deps, guest: Deps, customer: Deps
 ) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
+    await factories.discount(merchant)
     await factories.filled_cart(customer, MUG=1)
-    await reduced(guest, MUG=1)
+    await factories.reduced_cart(guest, MUG=1)
     both = replace(
         customer,
         actor=replace(customer.actor, guest_secret_sha256=guest.actor.guest_secret_sha256),
@@ -127,8 +126,8 @@ async def test_a_code_is_put_on_and_taken_off_and_each_is_undone(
     merchant: Deps, customer: Deps
 ) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
-    await code(merchant, "FIVER", amount=500)
+    await factories.discount(merchant)
+    await factories.discount(merchant, "FIVER", amount=500)
     await factories.filled_cart(customer, MUG=1)
     await undone(customer, "cart.apply_discount", code="WELCOME10")
     async with customer.begin() as uow:
@@ -142,8 +141,8 @@ async def test_a_code_is_taken_off_and_put_back_in_the_cart_that_is_named(
     merchant: Deps, customer: Deps
 ) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
-    first, second = [await reduced(customer, MUG=1) for _ in range(2)]
+    await factories.discount(merchant)
+    first, second = [await factories.reduced_cart(customer, MUG=1) for _ in range(2)]
     for before, expected in ((None, [None, "WELCOME10"]), ("WELCOME10", ["WELCOME10"] * 2)):
         async with customer.begin() as uow:
             await cart_discount.remove_discount(uow, first.id, before)
@@ -157,10 +156,10 @@ async def test_a_code_of_a_cart_that_is_not_current_any_more_stays_when_it_is_ta
     merchant: Deps, customer: Deps
 ) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
+    await factories.discount(merchant)
     first = await factories.filled_cart(customer, MUG=1)
     run = await act(customer, "cart.apply_discount", code="WELCOME10")
-    second = await reduced(customer, MUG=2)
+    second = await factories.reduced_cart(customer, MUG=2)
     (step,) = (await undo.undo(customer, run)).steps
     assert step.why_not == "It was changed since."
     async with customer.begin() as uow:
@@ -170,7 +169,7 @@ async def test_a_code_of_a_cart_that_is_not_current_any_more_stays_when_it_is_ta
 
 async def test_a_code_of_another_currency_is_none(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", stock=10)
-    await code(merchant, amount=500)
+    await factories.discount(merchant, amount=500)
     await merchant.hot.execute("UPDATE discount SET currency = 'JPY'")
     filled = await factories.filled_cart(guest, MUG=1)
     with pytest.raises(NotFound) as refused:
@@ -183,7 +182,7 @@ async def test_a_code_of_another_currency_is_none(merchant: Deps, guest: Deps) -
 async def test_a_shoppers_agent_cannot_look_through_the_codes(
     merchant: Deps, customer: Deps
 ) -> None:
-    await code(merchant)
+    await factories.discount(merchant)
     async with customer.begin() as open_work, confined(open_work) as uow:
         rows = await uow.session.execute(text("SELECT code FROM discount"))
         assert rows.all() == []
@@ -192,8 +191,8 @@ async def test_a_shoppers_agent_cannot_look_through_the_codes(
 
 async def test_tax_comes_on_top_where_the_shop_says_so(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
-    filled = await reduced(factories.taxed(guest, DE="19"), MUG=2)
+    await factories.discount(merchant)
+    filled = await factories.reduced_cart(factories.taxed(guest, DE="19"), MUG=2)
     assert (filled.tax_rate, filled.tax_amount) == (1900, 435)  # Of 1800 and 490.
     placed = await checkout.complete(
         factories.taxed(guest, DE="19"),

@@ -10,7 +10,6 @@ from deps.scripted import ScriptedGateway
 from deps.settings import CaptureMode
 from tests import factories
 from tests.tools.test_checkout import counters
-from tests.tools.test_promotion import code
 from tools import (
     cart,
     cart_discount,
@@ -83,7 +82,7 @@ async def test_a_code_may_bring_the_whole_price(
     merchant: Deps, guest: Deps, terms: dict[str, Any]
 ) -> None:
     await factories.product(merchant, "MUG", price=1_250, stock=3)
-    await code(merchant, "GIFT", uses_max=1, **terms)
+    await factories.discount(merchant, "GIFT", uses_max=1, **terms)
     filled = await to_pick_up(guest, MUG=2)
     await cart_discount.put(guest, filled.id, "GIFT")
     placed = await checkout.complete(guest, filled.id, payment_method=None)

@@ -9,14 +9,12 @@ from tests import aftersales as shop
 from tests import factories
 from tests.tools.test_return import exchanged, to
 from tools import (
-    cart_discount,
     checkout,
     exchange,
     fulfillment,
     invariant,
     order,
     order_edit,
-    promotion,
     refund_desk,
     return_,
 )
@@ -31,12 +29,10 @@ STEEL, OAK = 5_720, 8_712
 async def ordered(
     customer: Deps, merchant: Deps, percent: int = 20, tax: int = 10, **units: int
 ) -> OrderView:
-    async with merchant.begin() as uow:
-        await promotion.create_code(uow, "FIFTH", percent=percent)
+    await factories.discount(merchant, "FIFTH", percent=percent)
     taxed = factories.taxed(customer, DE=str(tax))
     skus = {f"LAMP-{finish.upper()}": n for finish, n in units.items()}
-    filled = await factories.filled_cart(taxed, **skus)
-    await cart_discount.put(taxed, filled.id, "FIFTH")
+    filled = await factories.reduced_cart(taxed, "FIFTH", **skus)
     return await checkout.complete(taxed, filled.id, payment_method=shop.CARD)
 
 

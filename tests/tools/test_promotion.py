@@ -12,14 +12,12 @@ from tests import factories
 from tests.reversal import act, undone
 from tools import (
     cap,
-    cart_discount,
     checkout,
     invariant,
     promotion,
     rehearsal,
     undo,
 )
-from tools.cart import CartView
 from tools.errors import (
     AlreadyExists,
     CheckoutIncomplete,
@@ -33,29 +31,17 @@ from tools.promotion import DiscountView
 from tools.registry import OPERATIONS
 
 
-async def code(merchant: Deps, name: str = "WELCOME10", **terms: Any) -> DiscountView:
-    if not terms.keys() & {"percent", "amount"}:
-        terms["percent"] = 10
-    async with merchant.begin() as uow:
-        return await promotion.create_code(uow, name, **terms)
-
-
 async def shown(merchant: Deps, name: str = "WELCOME10") -> DiscountView:
     async with merchant.begin() as uow:
         return await promotion.get_code(uow, name)
 
 
-async def reduced(deps: Deps, name: str = "WELCOME10", /, **units: int) -> CartView:
-    filled = await factories.filled_cart(deps, **units)
-    return await cart_discount.put(deps, filled.id, name)
-
-
 async def test_a_code_is_made_once_in_any_case_of_letters(merchant: Deps) -> None:
-    made = await code(merchant, " welcome10 ", percent=10, uses_max=3)
+    made = await factories.discount(merchant, " welcome10 ", percent=10, uses_max=3)
     assert (made.code, made.percent, made.uses, made.is_active) == ("WELCOME10", 10, 0, True)
-    assert await code(merchant, "WELCOME10", percent=10, uses_max=3) == made
+    assert await factories.discount(merchant, "WELCOME10", percent=10, uses_max=3) == made
     with pytest.raises(AlreadyExists) as refused:
-        await code(merchant, "Welcome10", percent=20, uses_max=3)
+        await factories.discount(merchant, "Welcome10", percent=20, uses_max=3)
     assert refused.value.field == "code"
 
 
@@ -103,12 +89,12 @@ async def test_a_term_that_cannot_be_is_named(
 async def test_the_least_and_the_most_that_a_term_may_be_is_taken(
     merchant: Deps, terms: dict[str, Any]
 ) -> None:
-    made = await code(merchant, **terms)
+    made = await factories.discount(merchant, **terms)
     assert made.model_dump().items() >= terms.items()
 
 
 async def test_a_code_that_is_there_is_shown_before_it_is_made_again(merchant: Deps) -> None:
-    made = await code(merchant, uses_max=3)
+    made = await factories.discount(merchant, uses_max=3)
     async with merchant.begin() as uow:
         shown = await promotion.preview_create_code(uow, "welcome10", percent=10, uses_max=3)
         assert shown.discount == made
@@ -117,18 +103,19 @@ async def test_a_code_that_is_there_is_shown_before_it_is_made_again(merchant: D
 
 
 async def test_many_who_make_a_code_at_once_make_one(merchant: Deps) -> None:
-    made = await asyncio.gather(*(code(merchant) for _ in range(8)))
+    made = await asyncio.gather(*(factories.discount(merchant) for _ in range(8)))
     assert {each.id for each in made} == {made[0].id}
     found = await asyncio.gather(
-        *(code(merchant, "OTHER", percent=10 + n) for n in range(8)), return_exceptions=True
+        *(factories.discount(merchant, "OTHER", percent=10 + n) for n in range(8)),
+        return_exceptions=True,
     )
     assert sum(isinstance(each, DiscountView) for each in found) == 1
     assert sum(isinstance(each, AlreadyExists) for each in found) == 7
 
 
 async def test_what_becomes_of_a_code_is_told_once(merchant: Deps) -> None:
-    made = await code(merchant)
-    assert await code(merchant) == made
+    made = await factories.discount(merchant)
+    assert await factories.discount(merchant) == made
     async with merchant.begin() as uow:
         for change in (promotion.end_code, promotion.end_code, promotion.resume_code):
             await change(uow, "WELCOME10")
@@ -146,12 +133,14 @@ async def test_what_becomes_of_a_code_is_told_once(merchant: Deps) -> None:
 async def test_a_code_ends_before_it_begins_nowhere(merchant: Deps) -> None:
     now = merchant.clock()
     with pytest.raises(InvalidInput):
-        await code(merchant, starts_at=now + timedelta(days=2), ends_at=now + timedelta(days=1))
+        await factories.discount(
+            merchant, starts_at=now + timedelta(days=2), ends_at=now + timedelta(days=1)
+        )
 
 
 async def test_codes_are_listed_newest_first_and_by_whether_they_run(merchant: Deps) -> None:
     for name in ("ONE", "TWO", "THREE"):
-        await code(merchant, name)
+        await factories.discount(merchant, name)
     async with merchant.begin() as uow:
         await promotion.end_code(uow, "two")
         first = await promotion.list_codes(uow, limit=2)
@@ -166,8 +155,8 @@ async def test_a_code_is_counted_by_the_orders_that_carry_it(
     merchant: Deps, customer: Deps
 ) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=10)
-    await code(merchant)
-    filled = await reduced(customer, MUG=2)
+    await factories.discount(merchant)
+    filled = await factories.reduced_cart(customer, MUG=2)
     assert (await shown(merchant)).uses == 0
     placed = await checkout.complete(customer, filled.id, payment_method="tok_visa")
     assert (placed.discount_code, placed.discount_amount) == ("WELCOME10", 200)
@@ -183,8 +172,8 @@ async def test_a_declined_purchase_gives_the_use_back(
     merchant: Deps, customer: Deps, gateway: ScriptedGateway
 ) -> None:
     await factories.product(merchant, "MUG", stock=10)
-    await code(merchant, uses_max=1)
-    filled = await reduced(customer, MUG=1)
+    await factories.discount(merchant, uses_max=1)
+    filled = await factories.reduced_cart(customer, MUG=1)
     gateway.script.append(Fault.DECLINE)
     with pytest.raises(PaymentDeclined):
         await checkout.complete(customer, filled.id, payment_method="tok_visa")
@@ -196,9 +185,9 @@ async def test_a_declined_purchase_gives_the_use_back(
 
 async def test_many_at_once_use_a_code_just_as_often_as_it_may_be(merchant: Deps) -> None:
     await factories.product(merchant, "MUG", price=1000, stock=100)
-    await code(merchant, uses_max=5)
+    await factories.discount(merchant, uses_max=5)
     buyers = [factories.guest(merchant, f"{n:040}") for n in range(16)]
-    carts = await asyncio.gather(*(reduced(buyer, MUG=1) for buyer in buyers))
+    carts = await asyncio.gather(*(factories.reduced_cart(buyer, MUG=1) for buyer in buyers))
     ends = await asyncio.gather(
         *(
             checkout.complete(buyer, filled.id, payment_method="tok_visa")
@@ -217,15 +206,15 @@ async def test_many_at_once_use_a_code_just_as_often_as_it_may_be(merchant: Deps
 
 async def test_an_ended_code_sells_nothing_more(merchant: Deps, customer: Deps) -> None:
     await factories.product(merchant, "MUG", stock=10)
-    await code(merchant)
-    filled = await reduced(customer, MUG=1)
+    await factories.discount(merchant)
+    filled = await factories.reduced_cart(customer, MUG=1)
     async with merchant.begin() as uow:
         await promotion.end_code(uow, "WELCOME10")
     with pytest.raises(CheckoutIncomplete) as refused:
         await checkout.complete(customer, filled.id, payment_method="tok_visa")
     assert "not valid any more" in str(refused.value)
     with pytest.raises(Conflict):
-        await reduced(customer, MUG=1)
+        await factories.reduced_cart(customer, MUG=1)
     async with merchant.begin() as uow:
         await promotion.resume_code(uow, "WELCOME10")
     placed = await checkout.complete(customer, filled.id, payment_method="tok_visa")
@@ -233,7 +222,7 @@ async def test_an_ended_code_sells_nothing_more(merchant: Deps, customer: Deps) 
 
 
 async def test_ending_a_code_and_resuming_it_is_taken_back(merchant: Deps) -> None:
-    await code(merchant)
+    await factories.discount(merchant)
     await undone(merchant, "promotion.end_code", code="welcome10")
     async with merchant.begin() as uow:
         await promotion.end_code(uow, "WELCOME10")
@@ -241,7 +230,7 @@ async def test_ending_a_code_and_resuming_it_is_taken_back(merchant: Deps) -> No
 
 
 async def test_what_changed_nothing_has_nothing_to_take_back(merchant: Deps) -> None:
-    await code(merchant)
+    await factories.discount(merchant)
     run = await act(merchant, "promotion.resume_code", code="WELCOME10")
     await undo.undo(merchant, run)
     assert (await shown(merchant)).is_active

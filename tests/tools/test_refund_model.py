@@ -30,7 +30,6 @@ from tools.errors import NotRefundable, Unavailable
 from tools.invariant import check
 from tools.order import OrderView
 from tools.refund_share import Breakdown
-from tools.registry import OPERATIONS
 
 SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else [1, 2, 3, 4, 5, 6]
 STEPS = int(os.environ.get("STEPS", "14"))
@@ -43,10 +42,7 @@ async def buy(customer: Deps, staff: Deps, rng: random.Random) -> OrderView:
     units = {sku: rng.randint(1, 4) for sku in rng.sample(list(PRICES), rng.randint(1, 3))}
     filled = await factories.filled_cart(customer, **units)
     term = rng.choice(["percent", "amount"])
-    async with staff.begin() as uow:
-        await OPERATIONS["promotion.create_code"].run(
-            uow, code="SALE", **{term: rng.randint(1, 99)}
-        )
+    await factories.discount(staff, "SALE", **{term: rng.randint(1, 99)})
     if rng.random() < 0.7:
         await cart_discount.put(customer, filled.id, "SALE")
     codes = []
