@@ -399,7 +399,7 @@ async def test_levels_are_listed_filtered_and_paged(merchant: Deps) -> None:
         assert low == [teas[0], mugs[0]]
 
 
-async def test_a_shopper_sees_a_date_and_noplaces(merchant: Deps, guest: Deps) -> None:
+async def test_a_shopper_sees_a_date_and_no_places(merchant: Deps, guest: Deps) -> None:
     await factories.product(merchant, "MUG", stock=0)
     day = merchant.clock().date() + timedelta(days=3)
     await set_policy(merchant, "backorder", 2, day)
