@@ -49,6 +49,8 @@ def patience() -> Generator[None, None, None]:
         for module in (postgres, hot):
             patched.setattr(module, "CONNECT_TIMEOUT_S", 60.0)
             patched.setattr(module, "POOL_TIMEOUT_S", 60.0)
+        for name in ("MIGRATION_TURN_TIMEOUT", "MIGRATION_LOCK_TIMEOUT"):
+            patched.setattr(postgres, name, "300s")
         yield
 
 
