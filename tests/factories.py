@@ -18,6 +18,7 @@ from db.types import OrderId, UserId, new_id
 from deps import security
 from deps.core import ROLE_SCOPES, SYSTEM, Actor, Deps
 from deps.mail import Mail, MailError
+from deps.settings import CaptureMode
 from tools import cart, cart_discount, checkout, promotion
 from tools import product as products
 from tools.address import Address
@@ -213,6 +214,12 @@ async def reduced_cart(deps: Deps, code: str = "WELCOME10", /, **units: int) -> 
     """A filled cart that carries a code."""
     filled = await filled_cart(deps, **units)
     return await cart_discount.put(deps, filled.id, code)
+
+
+def by_hand(deps: Deps) -> Deps:
+    """The same dependencies of a shop that takes money when staff say so."""
+    settings = deps.settings.model_copy(update={"capture": CaptureMode.MANUAL})
+    return replace(deps, settings=settings)
 
 
 def taxed(deps: Deps, **rates: str) -> Deps:

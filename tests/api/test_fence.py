@@ -1,6 +1,5 @@
 """Additive operations on the real application: their key is spent together with the effect."""
 
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +8,6 @@ import pytest
 from sqlalchemy import text
 
 from deps.core import Deps
-from deps.settings import CaptureMode
 from tests import factories
 from tools import idempotency
 from tools.errors import IdempotencyInFlight
@@ -70,12 +68,11 @@ async def called(deps: Deps, held: idempotency.Claim, operation: str, /, **given
 
 
 async def test_what_adds_spends_its_key_with_its_effect(deps: Deps, merchant: Deps) -> None:
-    by_hand = deps.settings.model_copy(update={"capture": CaptureMode.MANUAL})
-    staff = replace(merchant, settings=by_hand)
+    staff = factories.by_hand(merchant)
     await factories.user(deps, email="person@example.com")
     await factories.product(deps, "MUG", price=1000, stock=10)
     await factories.receive(deps, "MUG", 1, "ROT")
-    taken = await factories.placed_order(factories.guest(replace(deps, settings=by_hand)), MUG=1)
+    taken = await factories.placed_order(factories.guest(factories.by_hand(deps)), MUG=1)
     paid = await factories.placed_order(factories.guest(deps), MUG=1)
 
     async def spends(operation: str, /, **given: Any) -> Any:

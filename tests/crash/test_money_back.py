@@ -12,7 +12,6 @@ from db.models.user import Role
 from db.types import new_id
 from deps.core import Deps, utc_now
 from deps.scripted import ScriptedGateway
-from deps.settings import CaptureMode
 from tests import factories
 from tests.crash.mortal import Undertaker, undertaker
 from tests.crash.places import die_everywhere, row_of
@@ -87,8 +86,7 @@ async def test_a_refund_killed_anywhere_pays_once(
 
 
 async def test_a_capture_killed_anywhere_takes_once(keeper: Undertaker, provider: Deps) -> None:
-    manual = provider.settings.model_copy(update={"capture": CaptureMode.MANUAL})
-    shop = replace(provider, settings=manual)
+    shop = factories.by_hand(provider)
     await factories.product(shop, "MUG", price=1_250, stock=1_000)
     customer = await factories.user(shop)
     staff = await factories.user(shop, role=Role.MERCHANT)

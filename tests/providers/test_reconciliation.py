@@ -1,7 +1,6 @@
 """Reconciliation: the books agree, or every difference has a name."""
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC
 from uuid import uuid4
 
@@ -13,7 +12,6 @@ from db.models.reconciliation import DifferenceKind, RunState
 from db.models.user import Role
 from deps.core import SYSTEM, Deps
 from deps.paypal_desk import PayPal
-from deps.settings import CaptureMode
 from tests import factories
 from tests.conftest import NOW
 from tests.providers.books import (
@@ -265,8 +263,7 @@ async def test_what_is_asked_for_and_not_done_is_not_missing(
 async def test_what_they_took_and_we_only_reserved_is_named(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    by_hand = staff.settings.model_copy(update={"capture": CaptureMode.MANUAL})
-    reference = await sold(replace(staff, settings=by_hand), stripe_account)
+    reference = await sold(factories.by_hand(staff), stripe_account)
     report = report_of(
         ("txn_a", "29.90", "0.69", "charge", "ch_1", reference),
         ("txn_b", "5.00", "0.00", "topup", "", ""),

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,7 +15,6 @@ from db.models.refund import Refund, RefundPart, RefundState
 from db.models.user import Role
 from db.models.webhook import WebhookEvent, WebhookState
 from deps.core import SYSTEM, Deps
-from deps.settings import CaptureMode
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault
@@ -199,8 +197,7 @@ async def test_a_refund_that_the_bank_returns_is_taken_out_of_the_books(
 @pytest.fixture
 async def later_shop(guest_shop: Deps) -> Deps:
     """A shop that captures when it ships."""
-    settings = guest_shop.settings.model_copy(update={"capture": CaptureMode.MANUAL})
-    return replace(guest_shop, settings=settings)
+    return factories.by_hand(guest_shop)
 
 
 @pytest.mark.parametrize("is_told", [True, False])

@@ -13,7 +13,6 @@ from db.types import Money, new_id
 from deps.core import Deps
 from deps.gateway import Gateway, Outcome, OutcomeStatus
 from deps.scripted import Fault, ScriptedGateway
-from deps.settings import CaptureMode
 from tests import factories
 from tools import capture, checkout, idempotency, inventory, order, payment, refund, refund_process
 from tools.errors import (
@@ -30,18 +29,13 @@ from tools.order import OrderView
 
 
 @pytest.fixture
-def shop(deps: Deps) -> Deps:
-    return replace(deps, settings=deps.settings.model_copy(update={"capture": CaptureMode.MANUAL}))
+async def customer(deps: Deps) -> Deps:
+    return await factories.user(factories.by_hand(deps))
 
 
 @pytest.fixture
-async def customer(shop: Deps) -> Deps:
-    return await factories.user(shop)
-
-
-@pytest.fixture
-async def staff(shop: Deps, merchant: Deps) -> Deps:
-    return replace(merchant, settings=shop.settings)
+def staff(merchant: Deps) -> Deps:
+    return factories.by_hand(merchant)
 
 
 @pytest.fixture

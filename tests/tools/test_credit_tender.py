@@ -9,7 +9,6 @@ from sqlalchemy import text
 from db.types import new_id
 from deps.core import Deps
 from deps.scripted import ScriptedGateway
-from deps.settings import CaptureMode
 from tests import factories
 from tests.tools.test_credit import issue, spendable
 from tools import cart, checkout, credit, credit_code, credit_desk, credit_tender
@@ -63,8 +62,7 @@ async def test_a_chosen_card_that_cannot_be_spent_any_more_is_not(
 async def test_what_a_purchase_has_authorized_is_not_there_for_another(
     deps: Deps, merchant: Deps
 ) -> None:
-    settings = deps.settings.model_copy(update={"capture": CaptureMode.MANUAL})
-    shop = replace(deps, settings=settings)
+    shop = factories.by_hand(deps)
     _, code = await issue(merchant, 5_000)
     first = factories.guest(shop)
     paid = await chosen(first, code)
