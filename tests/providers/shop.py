@@ -10,7 +10,7 @@ from deps.core import Deps
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.stripe_server import StripeServer
-from tools import checkout, payment, webhook
+from tools import checkout, webhook
 from tools.order import OrderView
 
 
@@ -34,11 +34,6 @@ async def reference_of(deps: Deps, order_id: UUID) -> str:
 async def order_of(deps: Deps, order_id: UUID) -> Order:
     async with deps.begin() as uow:
         return await uow.session.get_one(Order, order_id)
-
-
-async def balances(deps: Deps) -> dict[str, int]:
-    async with deps.begin() as uow:
-        return {b.account: b.balance_amount for b in await payment.balances(uow)}
 
 
 async def hear(deps: Deps, account: StripeServer | PayPalServer) -> None:

@@ -19,8 +19,9 @@ from deps.stripe_desk import Stripe
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault, nowhere
-from tests.providers.shop import balances, buy, hear, reference_of
+from tests.providers.shop import buy, hear, reference_of
 from tests.providers.stripe_server import SECRET_KEY, WEBHOOK_SECRET, StripeServer
+from tests.standing import balances
 from tools import dispute, method, refund
 from tools.errors import Conflict, InvalidInput, NotFound, NotRefundable, Unavailable
 from tools.invariant import check

@@ -14,6 +14,7 @@ from deps.core import Deps
 from deps.gateway import Gateway, Outcome, OutcomeStatus
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
+from tests.standing import balances, states
 from tools import capture, checkout, idempotency, inventory, order, payment, refund, refund_process
 from tools.errors import (
     Conflict,
@@ -44,21 +45,10 @@ async def placed(customer: Deps) -> OrderView:
     return await factories.placed_order(customer, MUG=3)
 
 
-async def state(deps: Deps, placed: OrderView) -> tuple[str, str]:
-    async with deps.begin() as uow:
-        of = await uow.session.get_one(Order, placed.id)
-        return of.status.value, of.payment_status.value
-
-
-async def balances(deps: Deps) -> dict[str, int]:
-    async with deps.begin() as uow:
-        return {b.account: b.balance_amount for b in await payment.balances(uow)}
-
-
 async def test_an_order_is_placed_when_it_is_authorised(
     staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:
-    assert await state(staff, placed) == ("placed", "authorized")
+    assert await states(staff, placed) == ("placed", "authorized")
     assert gateway.charges == {}
     assert (await balances(staff))["receivable"] == placed.total_amount
     assert await check(staff) == []
@@ -68,7 +58,7 @@ async def test_captures_in_parts_up_to_all(
     staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:
     await capture.take(staff, placed.number, 1_000)
-    assert await state(staff, placed) == ("placed", "partially_captured")
+    assert await states(staff, placed) == ("placed", "partially_captured")
     await capture.take(staff, placed.number, 500)
     with pytest.raises(NotCapturable) as refused:
         await capture.take(staff, placed.number, placed.total_amount - 1_499)
@@ -76,7 +66,7 @@ async def test_captures_in_parts_up_to_all(
     (row,) = await capture.take(staff, placed.number)
     assert (row.state, row.captured_amount) == ("captured", placed.total_amount)
     assert await capture.take(staff, placed.number) == [row]
-    assert await state(staff, placed) == ("placed", "captured")
+    assert await states(staff, placed) == ("placed", "captured")
     assert sum(gateway.charges.values()) == placed.total_amount
     assert (await balances(staff))["receivable"] == 0
     assert await check(staff) == []
@@ -233,7 +223,7 @@ async def test_calls_of_another_order_are_left_alone(
     assert list(gateway.charges.values()) == [1_000]
     (row,) = await capture.release(staff, placed.number)
     assert (row.state, row.captured_amount) == ("captured", 1_000)
-    assert await state(staff, other) == ("placed", "authorized")
+    assert await states(staff, other) == ("placed", "authorized")
     assert await check(staff) == []
 
 
@@ -274,7 +264,7 @@ async def test_nothing_is_taken_of_what_is_being_released(
 async def test_nothing_is_not_taken(staff: Deps, placed: OrderView, amount: int) -> None:
     with pytest.raises(InvalidInput, match="positive"):
         await capture.take(staff, placed.number, amount)
-    assert await state(staff, placed) == ("placed", "authorized")
+    assert await states(staff, placed) == ("placed", "authorized")
 
 
 @pytest.mark.parametrize("fault", [Fault.TIMEOUT_BEFORE, Fault.TIMEOUT_AFTER])
@@ -300,7 +290,7 @@ async def test_a_refused_capture_can_be_tried_again(
     gateway.script.append(Fault.DECLINE)
     with pytest.raises(PaymentDeclined):
         await capture.take(staff, placed.number)
-    assert await state(staff, placed) == ("placed", "authorized")
+    assert await states(staff, placed) == ("placed", "authorized")
     await capture.take(staff, placed.number)
     assert sum(gateway.charges.values()) == placed.total_amount
     assert await check(staff) == []
@@ -345,7 +335,7 @@ async def test_cancelling_voids_and_refunds(
         *(checkout.cancel(customer, placed.number, "too late") for _ in range(4))
     )
     assert {a.status for a in answers} == {"cancelled"}
-    assert await state(staff, placed) == ("cancelled", "refunded" if taken else "voided")
+    assert await states(staff, placed) == ("cancelled", "refunded" if taken else "voided")
     assert sum(gateway.charges.values()) == 0
     books = await balances(staff)
     assert books["receivable"] == 0
@@ -361,14 +351,14 @@ async def test_a_release_that_is_refused_after_cancelling_is_asked_for_again(
     with pytest.raises(PaymentDeclined) as refused:
         await checkout.cancel(customer, placed.number, "too late")
     assert refused.value.extra["decline_code"] == "generic_decline"
-    assert await state(staff, placed) == ("cancelled", "authorized")
+    assert await states(staff, placed) == ("cancelled", "authorized")
     assert await check(staff) == []
     calls = gateway.calls
     await capture.resume_stuck(factories.later(staff, minutes=59))
     assert gateway.calls == calls, "not at every sweep"
     later = factories.later(staff, minutes=60)
     await capture.resume_stuck(later)
-    assert await state(staff, placed) == ("cancelled", "voided")
+    assert await states(staff, placed) == ("cancelled", "voided")
     assert (await balances(staff))["receivable"] == 0
     assert await check(later) == []
 
@@ -384,7 +374,7 @@ async def test_the_sweeper_leaves_alone_what_nobody_asked_for_and_what_is_not_pl
     calls = gateway.calls
     assert await capture.resume_stuck(factories.later(staff, hours=2)) == 0
     assert gateway.calls == calls
-    assert await state(staff, placed) == ("placed", "authorized")
+    assert await states(staff, placed) == ("placed", "authorized")
 
 
 async def test_a_shopper_who_is_not_there_cannot_authenticate(
@@ -393,7 +383,7 @@ async def test_a_shopper_who_is_not_there_cannot_authenticate(
     await staff.hot.execute("UPDATE payment SET method_token = 'tok_3ds'")
     later = factories.later(staff, days=400)
     assert await checkout.cancel_unpaid(later) == 1
-    assert await state(later, placed) == ("cancelled", "voided")
+    assert await states(later, placed) == ("cancelled", "voided")
     async with staff.begin() as uow:
         rows = await payment.list_for_order(uow, placed.number)
     assert (rows[1].state, rows[1].decline_code) == ("declined", "authentication_required")
@@ -407,7 +397,7 @@ async def test_what_lapses_is_authorised_anew(
     later = factories.later(staff, days=400)
     gateway.clock = later.clock
     await asyncio.gather(*(checkout.cancel_unpaid(later) for _ in range(4)))
-    assert await state(later, placed) == ("placed", "partially_captured")
+    assert await states(later, placed) == ("placed", "partially_captured")
     async with later.begin() as uow:
         rows = await payment.list_for_order(uow, placed.number)
         told = [entry.type for entry in await order.timeline(uow, placed.number)]
@@ -478,13 +468,13 @@ async def test_one_that_is_not_answered_does_not_keep_the_next_from_being_author
 async def test_what_the_provider_still_decides_on_is_neither_renewed_nor_cancelled(
     staff: Deps, placed: OrderView, gateway: ScriptedGateway
 ) -> None:
-    before = await state(staff, placed)
+    before = await states(staff, placed)
     later = factories.later(staff, days=400)
     gateway.clock = later.clock
     gateway.script.append(Fault.PENDING)
     for _ in range(2):
         assert await checkout.cancel_unpaid(later) == 0
-        assert await state(later, placed) == before
+        assert await states(later, placed) == before
     async with later.begin() as uow:
         rows = await payment.list_for_order(uow, placed.number)
     assert [row.state for row in rows] == ["expired", "unknown"]
@@ -504,7 +494,7 @@ async def test_what_cannot_be_authorised_anew_is_cancelled(
     gateway.script.append(Fault.DECLINE)
     assert await checkout.cancel_unpaid(later) == 1
     assert await checkout.cancel_unpaid(later) == 0
-    assert await state(later, placed) == ("cancelled", "voided")
+    assert await states(later, placed) == ("cancelled", "voided")
     assert (await balances(later))["receivable"] == 0
     async with later.begin() as uow:
         counts = await uow.session.execute(
@@ -521,7 +511,7 @@ async def test_an_unpaid_order_with_some_money_is_left_to_staff(
     later = factories.later(staff, days=400)
     gateway.script.append(Fault.DECLINE)
     assert await checkout.cancel_unpaid(later) == 0
-    assert await state(later, placed) == ("placed", "captured")
+    assert await states(later, placed) == ("placed", "captured")
     assert await check(later) == []
 
 

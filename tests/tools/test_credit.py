@@ -12,6 +12,7 @@ from db.types import new_id
 from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
+from tests.standing import balances
 from tools import (
     cart,
     checkout,
@@ -43,11 +44,6 @@ async def issue(merchant: Deps, amount: int, *, life_days: int | None = None) ->
         card = await credit_desk.issue_gift_card(uow, amount, life_days)
     async with merchant.begin() as uow:
         return card.id, (await credit_code.reveal(uow, card.id)).code
-
-
-async def balances(deps: Deps) -> dict[str, int]:
-    async with deps.begin() as uow:
-        return {b.account: b.balance_amount for b in await payment.balances(uow)}
 
 
 async def spendable(deps: Deps) -> int:

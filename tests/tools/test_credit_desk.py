@@ -10,7 +10,8 @@ from db.types import Money, new_id
 from deps.core import Deps
 from deps.gateway import Gateway
 from tests import factories
-from tools import credit_account, credit_code, credit_desk, payment
+from tests.standing import balances
+from tools import credit_account, credit_code, credit_desk
 from tools.credit_desk import AMOUNT_MAX, LIFE_DAYS_MAX
 from tools.errors import InvalidInput, NotFound
 from tools.invariant import check
@@ -20,11 +21,6 @@ from tools.page import ByTime
 async def issue(merchant: Deps, amount: int, life_days: int | None = None) -> UUID:
     async with merchant.begin() as uow:
         return (await credit_desk.issue_gift_card(uow, amount, life_days)).id
-
-
-async def books(deps: Deps) -> dict[str, int]:
-    async with deps.begin() as uow:
-        return {row.account: row.balance_amount for row in await payment.balances(uow)}
 
 
 async def told(deps: Deps) -> list[tuple[str, Any]]:
@@ -68,7 +64,7 @@ async def test_what_is_shown_beforehand_is_what_is_issued(merchant: Deps) -> Non
     event = {"credit_account_id": str(made.id), "kind": "gift_card"}
     assert await told(merchant) == [("CreditIssued", event | {"amount": 700, "currency": "EUR"})]
     assert await movements(merchant) == [(f"issue:{made.id}", 700, "a raffle")]
-    assert await books(merchant) == {"credit_issued": 700, "gift_card_liability": -700}
+    assert await balances(merchant) == {"credit_issued": 700, "gift_card_liability": -700}
     assert await check(merchant) == []
 
 
@@ -90,7 +86,7 @@ async def test_a_grant_is_shown_and_made_once(customer: Deps, merchant: Deps) ->
     assert await movements(merchant) == [(f"grant:{mine}", 300, "late")]
     ((event, said),) = await told(merchant)
     assert (event, said["kind"], said["amount"]) == ("CreditIssued", "store_credit", 300)
-    assert await books(merchant) == {"credit_issued": 300, "store_credit_liability": -300}
+    assert await balances(merchant) == {"credit_issued": 300, "store_credit_liability": -300}
 
 
 @pytest.mark.parametrize(
@@ -155,11 +151,11 @@ async def test_what_is_left_of_a_card_lapses_at_its_moment_but_for_what_is_held(
     assert (await movements(merchant))[-1] == (f"expire:{card}:1", -700, "expired")
     said = {"credit_account_id": str(card), "amount": 700, "currency": "EUR"}
     assert (await told(merchant))[-1] == ("CreditExpired", said)
-    assert (await books(merchant))["gift_card_liability"] == -377
+    assert (await balances(merchant))["gift_card_liability"] == -377
     assert (await gateway.void(f"{new_id()}:void:1", held.reference)).approved
     assert await credit_desk.expire_due(due) == 1
     assert (await movements(merchant))[-1] == (f"expire:{card}:2", -300, "expired")
-    assert await books(merchant) == {"credit_issued": 77, "gift_card_liability": -77}
+    assert await balances(merchant) == {"credit_issued": 77, "gift_card_liability": -77}
     assert await check(due) == []
 
 

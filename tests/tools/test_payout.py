@@ -12,7 +12,8 @@ from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
-from tools import credit_desk, credit_tender, order_edit, payment, refund, refund_process
+from tests.standing import balances
+from tools import credit_desk, credit_tender, order_edit, refund, refund_process
 from tools.checkout import complete
 from tools.errors import InvalidInput, Unavailable
 from tools.invariant import check
@@ -49,11 +50,6 @@ async def calls(deps: Deps) -> list[tuple[int, str, str]]:
     return [tuple(row) for row in rows]
 
 
-async def books(deps: Deps) -> dict[str, int]:
-    async with deps.begin() as uow:
-        return {row.account: row.balance_amount for row in await payment.balances(uow)}
-
-
 @pytest.fixture
 async def placed(customer: Deps) -> OrderView:
     await factories.product(customer, "MUG", price=1000, stock=5)
@@ -76,7 +72,7 @@ async def test_money_is_paid_out_and_leaves_the_provider(
     assert (part.method_id, part.credit_account_id) == (other, None)
     assert part.provider_reference in gateway.paid_out
     assert await calls(customer) == [(1, "succeeded", "")]
-    assert (await books(customer))["clearing"] == placed.total_amount - 700
+    assert (await balances(customer))["clearing"] == placed.total_amount - 700
     rest = await paid_out(customer, placed, other, None)
     assert rest.amount == placed.total_amount - 700
     assert await shop.tenders(customer, placed) == [
@@ -97,7 +93,7 @@ async def test_what_credit_had_paid_is_paid_out_of_the_providers_money(
     assert done.state is RefundState.SUCCEEDED
     assert sorted(gateway.paid_out.values()) == [400, placed.total_amount - 400]
     assert await shop.balance(customer, present) == 0
-    assert (await books(customer))["clearing"] == -400
+    assert (await balances(customer))["clearing"] == -400
     assert await check(customer) == []
 
 
@@ -124,7 +120,7 @@ async def test_a_payout_that_is_decided_later_is_not_booked_before(
     for _ in range(2):
         with pytest.raises(Unavailable, match="still working"):
             await refund_process.drive(customer, made)
-    assert (await books(customer))["clearing"] == placed.total_amount
+    assert (await balances(customer))["clearing"] == placed.total_amount
     gateway.decide()
     assert (await refund_process.drive(customer, made)).state is RefundState.SUCCEEDED
     assert await check(customer) == []

@@ -13,6 +13,7 @@ from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from deps.settings import Settings
 from tests import factories
+from tests.standing import balances
 from tools import credit, order, payment, refund, refund_plan, refund_process, refund_view, sale
 from tools.errors import Conflict, InvalidInput, NotRefundable, Unavailable
 from tools.invariant import check
@@ -27,11 +28,6 @@ async def start(deps: Deps, placed: OrderView, **asked: object) -> Refund:
 
 async def refunded(deps: Deps, placed: OrderView, **asked: object) -> Refund:
     return await refund_process.drive(deps, (await start(deps, placed, **asked)).id)
-
-
-async def balances(deps: Deps) -> dict[str, int]:
-    async with deps.begin() as uow:
-        return {b.account: b.balance_amount for b in await payment.balances(uow)}
 
 
 async def status(deps: Deps, placed: OrderView) -> str:
