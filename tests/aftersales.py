@@ -5,6 +5,7 @@ from uuid import UUID
 
 from sqlmodel import col, select
 
+from db.models.aftersales import OrderEdit
 from db.models.credit import CreditAccount
 from db.models.payment import MethodKind, Payment, StoredMethod
 from db.types import UserId
@@ -12,11 +13,20 @@ from deps.core import SYSTEM, Deps
 from tests import factories
 from tools import aftersales, checkout, credit_desk, fulfillment
 from tools import product as products
+from tools.address import Address
+from tools.line_change import LineChange
 from tools.order import OrderView
 from tools.product import ProductInput, VariantInput
 
 LAMP = {"LAMP-BRASS": 8000, "LAMP-STEEL": 6500, "LAMP-OAK": 9900}
 CARD = "tok_visa"
+ELSEWHERE = Address(
+    name="Ada Lovelace",
+    line1="1 Other Street",
+    city="Bremen",
+    postal_code="28195",
+    country_code="DE",
+)
 
 
 async def lamp(deps: Deps, **stock: int) -> None:
@@ -113,6 +123,16 @@ async def rules(deps: Deps, **values: Any) -> None:
     """Set the shop's after-sales policy; what is not named takes its default."""
     async with deps.acting_as(SYSTEM).begin() as uow:
         await aftersales.set_policy(uow, aftersales.PolicyInput(**values))
+
+
+def to(new: str, old: str = "LAMP-STEEL", quantity: int = 1) -> list[LineChange]:
+    """Wish for another lamp in place of the one that was bought."""
+    return [LineChange(sku=old, new_sku=new, quantity=quantity)]
+
+
+async def edits(deps: Deps) -> list[OrderEdit]:
+    async with deps.begin() as uow:
+        return list(await uow.session.exec(select(OrderEdit).order_by(col(OrderEdit.id))))
 
 
 async def tenders(deps: Deps, of: OrderView) -> list[tuple[str, int, int]]:

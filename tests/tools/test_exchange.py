@@ -13,7 +13,8 @@ from deps.core import Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
-from tests.tools.test_return import exchanged, to, units
+from tests.aftersales import to
+from tests.tools.test_return import exchanged, units
 from tools import credit_desk, exchange, exchange_view, fulfillment, invariant
 from tools.errors import (
     AftersalesLimit,

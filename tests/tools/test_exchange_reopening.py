@@ -7,7 +7,8 @@ import pytest
 from deps.core import Deps
 from tests import aftersales as shop
 from tests import factories
-from tests.tools.test_return import exchanged, returned, to, units
+from tests.aftersales import to
+from tests.tools.test_return import exchanged, returned, units
 from tools import exchange, exchange_reopening, invariant
 from tools.errors import AftersalesLimit, IllegalTransition, InvalidInput, NotFound
 from tools.exchange_view import ExchangePreview, ExchangeView

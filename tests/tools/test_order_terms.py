@@ -7,7 +7,8 @@ from deps.core import Deps, confined
 from deps.scripted import ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
-from tests.tools.test_return import exchanged, to
+from tests.aftersales import to
+from tests.tools.test_return import exchanged
 from tools import (
     checkout,
     exchange,

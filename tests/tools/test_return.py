@@ -13,6 +13,7 @@ from deps.core import SYSTEM, Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import aftersales as shop
 from tests import factories
+from tests.aftersales import to
 from tools import (
     checkout,
     credit_tender,
@@ -42,10 +43,6 @@ from tools.line_change import LineChange, LineRequest
 from tools.return_ import ReturnView
 
 STEEL = [LineRequest(sku="LAMP-STEEL")]
-
-
-def to(new: str, old: str = "LAMP-STEEL") -> list[LineChange]:
-    return [LineChange(sku=old, new_sku=new)]
 
 
 async def returned(
