@@ -7,7 +7,8 @@ from deps.core import Deps
 from tests import factories
 from tests.conftest import NOW
 from tests.providers.shop import buy, reference_of
-from tests.providers.stripe_server import Json, StripeServer
+from tests.providers.stripe_account import Json
+from tests.providers.stripe_server import StripeServer
 from tools import reconciliation
 from tools.reconciliation import RunView
 

@@ -27,7 +27,8 @@ from tests.providers.books import (
 from tests.providers.conftest import shop_with
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.shop import buy, hear, order_of, reference_of
-from tests.providers.stripe_server import StripeServer, fee_of
+from tests.providers.stripe_account import fee_of
+from tests.providers.stripe_server import StripeServer
 from tests.standing import balances
 from tools import method, reconciliation, refund, refund_process
 from tools.errors import InvalidInput, Unavailable

@@ -9,7 +9,8 @@ from tests import factories
 from tests.conftest import NOW
 from tests.providers.books import END, HEADER, START, bookkeeper, found, report_of, run, sold
 from tests.providers.shop import hear
-from tests.providers.stripe_server import StripeServer, fee_of
+from tests.providers.stripe_account import fee_of
+from tests.providers.stripe_server import StripeServer
 from tests.standing import balances
 from tools import pairing, reconciliation
 from tools.errors import InvalidInput, NotFound

@@ -18,7 +18,8 @@ from deps.core import SYSTEM, Deps
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault
-from tests.providers.stripe_server import Json, StripeServer
+from tests.providers.stripe_account import Json
+from tests.providers.stripe_server import StripeServer
 from tools import checkout, method, refund, refund_process, truth, webhook
 from tools.errors import Unavailable
 from tools.invariant import check
