@@ -37,7 +37,7 @@ async def found(deps: Deps, done: RunView) -> list[tuple[str, int | None, int | 
     return [(d.kind.value, d.expected_amount, d.actual_amount) for d in page.items]
 
 
-async def sold(shop: Deps, stripe_account: StripeServer) -> str:
+async def sold(shop: Deps) -> str:
     placed = await buy(factories.guest(factories.later(shop, days=-2)))
     return await reference_of(shop, placed.id)
 

@@ -62,7 +62,7 @@ async def test_books_that_agree(staff: Deps, stripe_account: StripeServer) -> No
 
 async def test_missing_here(staff: Deps, stripe_account: StripeServer) -> None:
     """Money moved at Stripe that we know nothing of: another system's, and a refund by hand."""
-    reference = await sold(staff, stripe_account)
+    reference = await sold(staff)
     stripe_account.refund_by_hand(reference, 700)
     foreign = stripe_account.create_intent(
         "",
@@ -86,30 +86,30 @@ async def test_missing_here(staff: Deps, stripe_account: StripeServer) -> None:
 
 
 async def test_missing_there(staff: Deps, stripe_account: StripeServer) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     stripe_account.ledger.clear()
     assert await found(staff, await run(staff)) == [("missing_there", 2990, None)]
 
 
 async def test_another_amount(staff: Deps, stripe_account: StripeServer) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     line_of(stripe_account, "charge")["amount"] -= 90
     assert await found(staff, await run(staff)) == [("amount", 2990, 2900)]
 
 
 async def test_another_currency(staff: Deps, stripe_account: StripeServer) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     line_of(stripe_account, "charge")["currency"] = "usd"
     assert await found(staff, await run(staff)) == [("currency", None, 2990)]
 
 
 async def test_a_changed_or_senseless_fee(staff: Deps, stripe_account: StripeServer) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     await run(staff)
     line = line_of(stripe_account, "charge")
     line["fee"] += 10
     assert await found(staff, await run(staff)) == [("fee", fee_of(2990), fee_of(2990) + 10)]
-    await sold(staff, stripe_account)
+    await sold(staff)
     stripe_account.ledger[-1]["fee"] = 3000
     line["fee"] -= 10
     assert await found(staff, await run(staff)) == [("fee", None, 3000)]
@@ -117,7 +117,7 @@ async def test_a_changed_or_senseless_fee(staff: Deps, stripe_account: StripeSer
 
 async def test_duplicated(staff: Deps, stripe_account: StripeServer) -> None:
     """The same line twice, and the same charge under another line."""
-    await sold(staff, stripe_account)
+    await sold(staff)
     line = line_of(stripe_account, "charge")
     stripe_account.ledger.append({**line, "id": "txn_again"})
     assert await found(staff, await run(staff)) == [("duplicated", None, 2990)]
@@ -129,7 +129,7 @@ async def test_duplicated(staff: Deps, stripe_account: StripeServer) -> None:
 async def test_a_refund_that_the_bank_returned_agrees(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    reference = await sold(staff, stripe_account)
+    reference = await sold(staff)
     stripe_account.refund_by_hand(reference, 700)
     await hear(factories.later(staff, days=-2), stripe_account)
     stripe_account.fail_refund(list(stripe_account.refunds)[-1])
@@ -139,7 +139,7 @@ async def test_a_refund_that_the_bank_returned_agrees(
 
 
 async def test_disputes_and_their_fees(staff: Deps, stripe_account: StripeServer) -> None:
-    reference = await sold(staff, stripe_account)
+    reference = await sold(staff)
     stripe_account.open_dispute(reference)
     assert await found(staff, await run(staff)) == [("amount", 0, 2990)]
     await hear(factories.later(staff, days=-2), stripe_account)
@@ -150,7 +150,7 @@ async def test_disputes_and_their_fees(staff: Deps, stripe_account: StripeServer
 
 
 async def test_two_runs_at_once_book_once(staff: Deps, stripe_account: StripeServer) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     stripe_account.pay_out(1000)
     runs = await asyncio.gather(*(run(staff) for _ in range(4)))
     assert [done.difference_count for done in runs] == [0, 0, 0, 0]
@@ -171,9 +171,7 @@ async def test_a_provider_that_is_away_leaves_a_failed_run(
     assert kept.detail
 
 
-async def test_what_another_provider_brought_is_not_missing(
-    deps: Deps, staff: Deps, stripe_account: StripeServer
-) -> None:
+async def test_what_another_provider_brought_is_not_missing(deps: Deps, staff: Deps) -> None:
     await factories.placed_order(factories.guest(deps), MUG=1)
     assert await found(staff, await run(staff)) == []
 
@@ -182,7 +180,7 @@ async def sold_and_refunded(
     staff: Deps, stripe_account: StripeServer, reported: str
 ) -> list[tuple[str, str, str, str, str, str]]:
     """Sell, refund 7.00 and 3.00; return the lines of a report that has `reported` for the 7.00."""
-    reference = await sold(staff, stripe_account)
+    reference = await sold(staff)
     for amount in (700, 300):
         stripe_account.refund_by_hand(reference, amount)
     await hear(factories.later(staff, days=-2), stripe_account)
@@ -237,7 +235,7 @@ async def test_a_refund_in_another_currency_hides_none_that_is_missing(
 async def test_a_refund_that_was_returned_and_made_again_stands_once(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    reference = await sold(staff, stripe_account)
+    reference = await sold(staff)
     stripe_account.refund_by_hand(reference, 700)
     await hear(factories.later(staff, days=-2), stripe_account)
     report = report_of(
@@ -250,9 +248,7 @@ async def test_a_refund_that_was_returned_and_made_again_stands_once(
     assert (done.matched_count, await found(staff, done)) == (2, [])
 
 
-async def test_what_is_asked_for_and_not_done_is_not_missing(
-    staff: Deps, stripe_account: StripeServer
-) -> None:
+async def test_what_is_asked_for_and_not_done_is_not_missing(staff: Deps) -> None:
     shop = factories.later(staff, days=-2)
     placed = await buy(factories.guest(shop))
     of = await order_of(staff, placed.id)
@@ -262,10 +258,8 @@ async def test_what_is_asked_for_and_not_done_is_not_missing(
     assert (done.matched_count, await found(staff, done)) == (1, [])
 
 
-async def test_what_they_took_and_we_only_reserved_is_named(
-    staff: Deps, stripe_account: StripeServer
-) -> None:
-    reference = await sold(factories.by_hand(staff), stripe_account)
+async def test_what_they_took_and_we_only_reserved_is_named(staff: Deps) -> None:
+    reference = await sold(factories.by_hand(staff))
     report = report_of(
         ("txn_a", "29.90", "0.69", "charge", "ch_1", reference),
         ("txn_b", "5.00", "0.00", "topup", "", ""),
@@ -283,7 +277,7 @@ async def test_what_they_took_and_we_only_reserved_is_named(
 async def test_disputes_are_compared_payment_by_payment(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    references = [await sold(staff, stripe_account) for _ in range(2)]
+    references = [await sold(staff) for _ in range(2)]
     for reference in references:
         stripe_account.open_dispute(reference)
     await hear(factories.later(staff, days=-2), stripe_account)
@@ -294,8 +288,8 @@ async def test_disputes_are_compared_payment_by_payment(
     assert (await run(staff)).matched_count == 2, "the charge and the dispute of its payment"
 
 
-async def test_a_report_as_a_file(staff: Deps, stripe_account: StripeServer) -> None:
-    reference = await sold(staff, stripe_account)
+async def test_a_report_as_a_file(staff: Deps) -> None:
+    reference = await sold(staff)
     at = NOW.strftime("%Y-%m-%d %H:%M:%S")
     report = HEADER + (
         f"txn_a,{at},eur,29.90,0.69,charge,ch_1,{reference}\n"
@@ -355,7 +349,7 @@ async def test_a_kept_line_is_given_its_payment_when_that_is_known(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
     """The report names the refund alone, and the webhook that says whose it is comes later."""
-    reference = await sold(staff, stripe_account)
+    reference = await sold(staff)
     stripe_account.refund_by_hand(reference, 700)
     refund_id = list(stripe_account.refunds)[-1]
     report = report_of(
@@ -406,7 +400,7 @@ async def test_hostile_reports(staff: Deps, report: str) -> None:
 async def test_over_http(
     stripe_client: httpx.AsyncClient, staff: Deps, stripe_account: StripeServer
 ) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     stripe_account.ledger.clear()
     # The client's clock is NOW: a period may not end after it.
     body = {

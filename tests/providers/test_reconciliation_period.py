@@ -25,7 +25,7 @@ async def staff(stripe_shop: Deps, stripe_account: StripeServer) -> Deps:
 async def test_what_is_still_settling_is_not_missing(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     stripe_account.ledger.clear()
     done = await reconciliation.run(staff, "stripe", START, NOW + timedelta(hours=1))
     assert await found(staff, done) == []
@@ -34,7 +34,7 @@ async def test_what_is_still_settling_is_not_missing(
 async def test_what_one_period_left_to_settle_is_looked_for_in_the_next(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     stripe_account.ledger.clear()
     ends = NOW + timedelta(hours=1)
     missing = [("missing_there", 2990, None)]
@@ -52,7 +52,7 @@ async def test_what_one_period_left_to_settle_is_looked_for_in_the_next(
 async def test_a_line_that_was_listed_late_is_taken_along_once(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     late = list(stripe_account.ledger)
     stripe_account.ledger.clear()
     ends = NOW + timedelta(hours=1)
@@ -69,7 +69,7 @@ async def test_a_line_that_was_listed_late_is_taken_along_once(
 async def test_disputes_of_another_period_are_not_counted_again(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    stripe_account.open_dispute(await sold(staff, stripe_account))
+    stripe_account.open_dispute(await sold(staff))
     await hear(factories.later(staff, days=-2), stripe_account)
     assert (await run(staff)).matched_count == 2
     done = await reconciliation.run(staff, "stripe", END, staff.clock())
@@ -79,7 +79,7 @@ async def test_disputes_of_another_period_are_not_counted_again(
 async def test_what_ended_in_a_period_is_its_whenever_it_began(
     staff: Deps, stripe_account: StripeServer
 ) -> None:
-    await sold(staff, stripe_account)
+    await sold(staff)
     stripe_account.ledger.clear()
     earlier = "UPDATE payment_attempt SET started_at = started_at - interval '2 days'"
     await staff.hot.execute(earlier)
@@ -88,7 +88,7 @@ async def test_what_ended_in_a_period_is_its_whenever_it_began(
 
 async def test_the_edges_of_a_period(staff: Deps, stripe_account: StripeServer) -> None:
     """What began it is in it; what ended it is left to settle, and another period's is paired."""
-    reference = await sold(staff, stripe_account)
+    reference = await sold(staff)
     stripe_account.ledger.clear()
     settled = NOW + pairing.SETTLE
     for start, end, missing in (
