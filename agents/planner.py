@@ -44,7 +44,7 @@ from agents.planner_frame import Mode
 from agents.planner_hear import Intent
 from agents.planner_intent import understand
 from agents.planner_slots import PRODUCT_SLOTS, matching, phrase_in, pointed_at, sku_in
-from agents.planner_steps import Step, Steps, ask, look_first
+from agents.planner_steps import Gap, Step, Steps, ask, look_first
 from agents.planner_stream import PlannedStream
 from agents.planner_wishes import wishes_in
 from tools.registry import OPERATIONS, Operation, Risk
@@ -186,25 +186,20 @@ class Planner(Model):
             key = key_of(returned.tool_name)
             wider = self._widen(key, response) if kind == "products" and not data["items"] else None
             return wider or Step(text=planner_words.tell(kind, data, key))
-        steps = Steps(tools, self._currency)
-        operation, slots = OPERATIONS[goal["operation"]], dict(goal["slots"])
-        if (
-            kind == "order"
-            and isinstance(goal.get("phrase"), str)
-            and goal["slot"] in (operation.parameters)
-            and takes_lines(operation, goal["slot"])
-        ):
-            return steps.with_lines(operation, slots, goal, data)
-        if goal["slot"].endswith("_id"):
-            return steps.choose_row(operation, slots, goal["slot"], data, kind)
-        if kind == "cart" and goal["slot"] in PRODUCT_SLOTS:
-            return steps.choose_line(operation, slots, goal, data)
+        steps, gap = Steps(tools, self._currency), Gap.of(goal)
+        operation = gap.operation
+        if kind == "order" and takes_lines(operation, gap.name):
+            return steps.choose_lines(gap, data)
+        if gap.name.endswith("_id"):
+            return steps.choose_row(gap, data, kind)
+        if kind == "cart" and gap.name in PRODUCT_SLOTS:
+            return steps.choose_line(gap, data)
         if kind == "products" and operation.key == "product.search":
-            return _widened(goal["phrase"], data)
+            return _widened(gap.phrase, data)
         found = context_of(messages).candidates
         if kind == "product" and operation.key == "inventory.levels" and len(found) > 1:
             return Step(text=planner_words.tell(kind, data, "product.get"))
-        return steps.choose(operation, slots, goal, found, kind, text)
+        return steps.choose(gap, found, kind, text)
 
     def _widen(self, key: str, response: ModelResponse) -> Step | None:
         """Where nothing is called that, look for what is within the limits that were said."""
@@ -213,7 +208,7 @@ class Planner(Model):
         if "query" not in said or not _LIMITS & said.keys():
             return None
         kept = {name: value for name, value in said.items() if name != "query"}
-        return look_first(call.tool_name, kept, OPERATIONS[key], kept, "query", said["query"])
+        return look_first(call.tool_name, kept, Gap(OPERATIONS[key], kept, "query", said["query"]))
 
     def _asks_back(
         self, returned: ToolReturnPart, response: ModelResponse, problem: Any
@@ -227,7 +222,7 @@ class Planner(Model):
         if not named or not calls:
             return None
         slots = {k: v for k, v in calls[0].args_as_dict().items() if k != named[0]}
-        return ask(operation, slots, named[0], str(problem))
+        return ask(Gap(operation, slots, named[0]), str(problem))
 
     def _fill(self, intent: Intent, text: str, context: Context, tools: set[str]) -> Step:
         """Plan the first step, and keep with a question the wish that it is about."""
@@ -267,7 +262,7 @@ class Planner(Model):
         slots |= {name: value for name, value in intent.kept.items() if name not in slots}
         slots = signed(slots, asked)
         if is_part(operation, slots, text, missing):
-            return steps.ask_for(operation, slots, "amount")
+            return steps.ask_for(Gap(operation, slots, "amount"))
         slot = next((s for s in PRODUCT_SLOTS if s in operation.parameters), None)
         if _hesitates(operation, intent):
             if slot == "sku" and (sku := _sku_meant(text, context)) is not None:
@@ -275,13 +270,13 @@ class Planner(Model):
             return self._confirm(operation, slots, intent)
         if slot is None or slot in slots:
             return steps.go(operation, slots, text)
-        return steps.find_product(operation, slots, slot, intent.about or text, context)
+        return steps.find_product(Gap(operation, slots, slot), intent.about or text, context)
 
     def _confirm(self, operation: Operation, slots: dict[str, Any], intent: Intent) -> Step:
         """Ask before a write that was asked about, or that may be meant otherwise."""
         offers = intent.mode in (Mode.HOW, Mode.ABILITY, Mode.TROUBLE) and intent.is_sure
         said = planner_words.offer(operation, slots, self._currency, is_certain=offers)
-        return ask(operation, slots, CONFIRM, said)
+        return ask(Gap(operation, slots, CONFIRM), said)
 
 
 def _widened(phrase: str, data: dict[str, Any]) -> Step:
