@@ -98,12 +98,7 @@ async def share(
         units[line.sku] = units.get(line.sku, 0) + line.quantity
     everything = refund_share.of_lines(left, units, left.shipping_amount)
     whole_rest = refund_share.of_amount(within, ceiling)
-    return whole_rest.model_copy(
-        update={
-            "lines": everything.lines,
-            "shipping_tax_amount": everything.shipping_tax_amount,
-        }
-    )
+    return whole_rest.model_copy(update={"lines": everything.lines})
 
 
 def _check_left(left: Sold, lines: Mapping[str, int], shipping_amount: int) -> None:

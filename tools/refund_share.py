@@ -200,12 +200,19 @@ class Limits:
 
 def of_amount(within: Limits, amount: int) -> Breakdown:
     """Return what a plain amount consists of: goods with their tax first, as a price reduction is,
-    then shipping; what the order itself does not hold counts as goods."""
-    reduced = min(amount, within.goods_amount + within.tax_amount)
-    goods, tax = split(reduced, [within.goods_amount, within.tax_amount])
-    shipping = min(amount - reduced, within.shipping_amount)
+    then shipping with its own; what the order itself does not hold counts as goods."""
+    goods_tax, shipping_tax = split(
+        within.tax_amount, [within.goods_amount, within.shipping_amount]
+    )
+    reduced = min(amount, within.goods_amount + goods_tax)
+    goods, tax = split(reduced, [within.goods_amount, goods_tax])
+    delivered = min(amount - reduced, within.shipping_amount + shipping_tax)
+    shipping, tax_of_shipping = split(delivered, [within.shipping_amount, shipping_tax])
     return Breakdown(
-        goods_amount=goods + amount - reduced - shipping, shipping_amount=shipping, tax_amount=tax
+        goods_amount=goods + amount - reduced - delivered,
+        shipping_amount=shipping,
+        tax_amount=tax + tax_of_shipping,
+        shipping_tax_amount=tax_of_shipping,
     )
 
 

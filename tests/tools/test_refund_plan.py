@@ -43,6 +43,27 @@ async def test_what_another_order_sold_or_gave_back_is_not_this_one_s(
     assert await check(customer) == []
 
 
+async def test_an_amount_gives_back_the_tax_of_goods_and_leaves_that_of_shipping(
+    customer: Deps, merchant: Deps
+) -> None:
+    await factories.product(customer, "MUG", price=1999, stock=9)
+    taxed = factories.taxed(customer, DE="19")
+    placed = await factories.placed_order(taxed, MUG=2)
+    assert (placed.subtotal_amount, placed.shipping_amount, placed.tax_amount) == (3998, 490, 853)
+
+    reduced = await refunded(merchant, placed, amount=119)
+    assert (reduced.breakdown["goods_amount"], reduced.breakdown["tax_amount"]) == (100, 19)
+    goods = await refunded(merchant, placed, amount=3998 + 760 - 119)
+    assert (goods.breakdown["goods_amount"], goods.breakdown["tax_amount"]) == (3898, 741)
+    assert goods.breakdown["shipping_tax_amount"] == 0
+
+    delivery = await refunded(merchant, placed, lines={}, shipping_amount=490)
+    assert delivery.amount == 490 + 93
+    assert delivery.breakdown["shipping_tax_amount"] == delivery.breakdown["tax_amount"] == 93
+    assert await status(customer, placed) == "refunded"
+    assert await check(customer) == []
+
+
 async def test_the_last_cent_is_given_back_and_none_beyond(
     customer: Deps, placed: OrderView
 ) -> None:

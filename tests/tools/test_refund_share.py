@@ -149,14 +149,31 @@ def test_a_third_of_a_line_at_a_time() -> None:
 
 
 @given(AMOUNTS, AMOUNTS, AMOUNTS, st.integers(0, 40_000))
-def test_a_plain_amount_takes_shipping_only_after_all_goods_and_tax(
+def test_a_plain_amount_takes_shipping_only_after_all_goods_and_their_tax(
     goods: int, shipping: int, tax: int, amount: int
 ) -> None:
     within = Limits(goods, shipping, tax)
     made_of = of_amount(within, amount)
     assert made_of.total_amount == amount
     assert made_of.tax_amount <= tax
-    assert made_of.shipping_amount == min(max(amount - goods - tax, 0), shipping)
+    assert made_of.shipping_tax_amount <= made_of.tax_amount
+    assert made_of.shipping_amount <= shipping
+    if made_of.shipping_amount + made_of.shipping_tax_amount:
+        assert made_of.goods_amount >= goods
+    if amount >= goods + shipping + tax:
+        assert (made_of.shipping_amount, made_of.tax_amount) == (shipping, tax)
+
+
+@given(st.integers(1, 30_000), st.integers(0, 2_000), st.integers(0, 2_500), st.data())
+def test_a_plain_amount_bears_tax_at_the_rate_of_the_sale(
+    goods: int, shipping: int, rate: int, data: st.DataObject
+) -> None:
+    """Rounded once for the sale's tax, once for the part of it that goods bear, once here."""
+    tax = round((goods + shipping) * rate / 10_000)
+    amount = data.draw(st.integers(0, goods + shipping + tax))
+    made_of = of_amount(Limits(goods, shipping, tax), amount)
+    net = made_of.goods_amount + made_of.shipping_amount
+    assert abs(made_of.tax_amount - net * rate / 10_000) <= 3
 
 
 @dataclass(frozen=True)
