@@ -28,7 +28,7 @@ from tools import (
     stock,
     transfer,
 )
-from tools.errors import Conflict, DomainError, PaymentDeclined, Unavailable
+from tools.errors import Conflict, DomainError, NotRefundable, PaymentDeclined, Unavailable
 from tools.transfer import TransferUnits
 from tools.transfer_step import ReceivedUnits
 
@@ -266,7 +266,10 @@ class Shop:
         for _ in range(4):
             await self.sweep()
         for row in await self.deps.hot.fetch("SELECT id FROM refund WHERE state = 'failed'"):
-            await refund_desk.retry(self.at(staff), row["id"])
+            try:
+                await refund_desk.retry(self.at(staff), row["id"])
+            except NotRefundable:  # Refused before the order was cancelled and all given back.
+                assert self.book.refunds[row["id"]][0] not in self.book.totals
         for cart_id, (buyer, units) in list(self.carts.items()):
             late = self.at(buyer)
             async with late.begin() as uow:
