@@ -53,7 +53,10 @@ class CompleteInput(BaseModel):
         examples=["tok_visa"],
     )
     expected_total_amount: int | None = Field(
-        default=None, ge=0, description="Minor units; the order is refused if it differs."
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="Minor units; the order is refused if it differs.",
     )
 
 

@@ -54,6 +54,15 @@ async def test_the_whole_way(client: httpx.AsyncClient, deps: Deps, merchant: De
     assert [move["kind"] for move in moves] == ["allocate", "reserve", "receive"]
 
 
+@pytest.mark.parametrize("seen", [2**63, 10**20])
+async def test_a_total_that_no_sale_can_have_is_refused_by_its_field(
+    client: httpx.AsyncClient, deps: Deps, seen: int
+) -> None:
+    await factories.product(deps, "MUG", stock=10)
+    r = await complete(client, await ready_cart(client, quantity=1), expected_total_amount=seen)
+    assert (r.status_code, r.json()["field"]) == (422, "expected_total_amount")
+
+
 async def test_completing_needs_a_key_and_replays_under_it(
     client: httpx.AsyncClient, deps: Deps
 ) -> None:
