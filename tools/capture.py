@@ -10,6 +10,7 @@ taken by then is authorised anew, or the order is cancelled.
 A call without an answer is repeated under its key by whoever comes next, the sweeper too.
 """
 
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -264,7 +265,9 @@ async def _give_up(uow: UnitOfWork, of: Order, tender: Payment, transaction_id: 
     rest = tender.amount - tender.captured_amount
     if rest == 0:
         return
-    shares = refund_share.of_amount(await refund_plan.limits(uow, of), rest)
+    # What an edit owes beside is not of what was never charged.
+    within = replace(await refund_plan.limits(uow, of), owed_amount=0)
+    shares = refund_share.of_amount(within, rest)
     await payment.post(
         uow,
         transaction_id,

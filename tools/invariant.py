@@ -184,20 +184,25 @@ INVARIANTS: Final[Mapping[str, str]] = {
     """,
     "what the customer owed for a placed order was booked as paid": """
         SELECT 'order ' || o.number FROM orders o JOIN ledger_entry l ON l.order_id = o.id
+          LEFT JOIN refund_part other ON other.id = l.transaction_id AND EXISTS
+                    (SELECT 1 FROM refund WHERE id = other.refund_id AND kind <> 'adjustment')
+         CROSS JOIN LATERAL
+                    (SELECT coalesce(sum(part.amount), 0) AS amount
+                       FROM refund_part part JOIN refund r ON r.id = part.refund_id
+                      WHERE r.order_id = o.id AND r.kind = 'adjustment'
+                        AND part.state <> 'succeeded') owed
          WHERE o.status IN ('placed', 'completed') AND NOT o.captures_later
            AND l.account = 'receivable'
-         GROUP BY o.id
+         GROUP BY o.id, owed.amount
         -- Beside what was paid for a change that is not made yet, and what a change made cheaper
-        -- and has not been given back.
-        HAVING sum(l.amount)
+        -- and has not been given back, unless another refund did.
+        HAVING coalesce(sum(l.amount) FILTER (WHERE other.id IS NULL), 0) + owed.amount
              + (SELECT coalesce(sum(p.captured_amount - p.refunded_amount), 0) FROM payment p
                   LEFT JOIN order_edit e ON e.payment_id = p.id AND e.state = 'pending'
                   LEFT JOIN order_exchange x ON x.payment_id = p.id AND x.state = 'received'
                  WHERE p.order_id = o.id AND (e.id IS NOT NULL OR x.id IS NOT NULL))
-             + (SELECT coalesce(sum(part.amount), 0)
-                  FROM refund_part part JOIN refund r ON r.id = part.refund_id
-                 WHERE r.order_id = o.id AND r.kind = 'adjustment' AND part.state <> 'succeeded')
             <> 0
+            OR sum(l.amount) FILTER (WHERE other.id IS NOT NULL) > owed.amount
     """,
     "an order cancelled before it was placed kept no money": """
         SELECT 'order ' || o.number FROM orders o JOIN payment p ON p.order_id = o.id

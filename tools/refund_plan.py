@@ -136,8 +136,8 @@ async def _sold(uow: UnitOfWork, of: Order) -> Sold:
 
 
 async def limits(uow: UnitOfWork, of: Order) -> Limits:
-    """Read from the ledger what an order has brought in goods, shipping and tax, less what refunds
-    under way will take. Edits and captures given up are thereby in it."""
+    """Read from the ledger what an order has brought in goods, shipping and tax, and what is owed
+    since an edit, less what refunds under way will take. Captures given up are thereby in it."""
     rows = await uow.session.exec(
         select(LedgerEntry.account, func.sum(LedgerEntry.amount))
         .where(LedgerEntry.order_id == of.id)
@@ -146,6 +146,7 @@ async def limits(uow: UnitOfWork, of: Order) -> Limits:
     booked = {account: int(amount) for account, amount in rows}
     goods = -booked.get(Account.REVENUE, 0) - booked.get(Account.REFUNDS, 0)
     shipping, tax = -booked.get(Account.SHIPPING_REVENUE, 0), -booked.get(Account.TAX_PAYABLE, 0)
+    owed = -booked.get(Account.RECEIVABLE, 0)
     live = await uow.session.exec(
         select(Refund).where(
             Refund.order_id == of.id,
@@ -158,12 +159,13 @@ async def limits(uow: UnitOfWork, of: Order) -> Limits:
         shares = refund_share.over_tenders(breakdown, [part.amount for part in parts])
         for part, share_of in zip(parts, shares, strict=True):
             if part.state is RefundState.PENDING:
-                goods, shipping, tax = (
+                goods, shipping, tax, owed = (
                     goods - share_of[0],
                     shipping - share_of[1],
                     tax - share_of[2],
+                    owed - share_of[3],
                 )
-    return Limits(max(0, goods), max(0, shipping), max(0, tax))
+    return Limits(max(0, goods), max(0, shipping), max(0, tax), max(0, owed))
 
 
 async def _earlier(uow: UnitOfWork, of: Order) -> list[Breakdown]:

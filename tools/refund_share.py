@@ -187,11 +187,13 @@ def of_lines(left: Sold, units: Mapping[str, int], shipping_amount: int = 0) -> 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is left of an order's goods, shipping and tax after all that was taken off them."""
+    """What is left of an order's goods, shipping and tax after all that was taken off them, and
+    what is owed beside since an edit made it cheaper."""
 
     goods_amount: int
     shipping_amount: int
     tax_amount: int
+    owed_amount: int = 0
 
     @property
     def total_amount(self) -> int:
@@ -200,7 +202,7 @@ class Limits:
 
 def of_amount(within: Limits, amount: int) -> Breakdown:
     """Return what a plain amount consists of: goods with their tax first, as a price reduction is,
-    then shipping with its own; what the order itself does not hold counts as goods."""
+    then shipping with its own, then what an edit owes; what the order does not hold is goods."""
     goods_tax, shipping_tax = split(
         within.tax_amount, [within.goods_amount, within.shipping_amount]
     )
@@ -208,11 +210,13 @@ def of_amount(within: Limits, amount: int) -> Breakdown:
     goods, tax = split(reduced, [within.goods_amount, goods_tax])
     delivered = min(amount - reduced, within.shipping_amount + shipping_tax)
     shipping, tax_of_shipping = split(delivered, [within.shipping_amount, shipping_tax])
+    owed = min(amount - reduced - delivered, within.owed_amount)
     return Breakdown(
-        goods_amount=goods + amount - reduced - delivered,
+        goods_amount=goods + amount - reduced - delivered - owed,
         shipping_amount=shipping,
         tax_amount=tax + tax_of_shipping,
         shipping_tax_amount=tax_of_shipping,
+        adjustment_amount=owed,
     )
 
 

@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
+from sqlmodel import select
 
 from db.models.aftersales import EditState
+from db.models.refund import Refund
 from db.types import new_id
 from deps.core import SYSTEM, Deps
 from deps.scripted import Fault, ScriptedGateway
@@ -18,12 +20,14 @@ from tools import (
     order,
     order_change,
     order_edit,
+    refund_desk,
 )
 from tools.errors import (
     AftersalesLimit,
     Conflict,
     IdempotencyMismatch,
     InvalidInput,
+    NotRefundable,
     OutOfStock,
     PaymentDeclined,
     Unavailable,
@@ -56,6 +60,45 @@ async def test_a_dearer_variant_is_charged_and_stock_follows(
     assert await stock(customer, "LAMP-STEEL") == (10, 0)
     assert await stock(customer, "LAMP-OAK") == (9, 1)
     assert sum(gateway.charges.values()) == edited.total_amount
+    assert await invariant.check(customer) == []
+
+
+@pytest.mark.parametrize("way", ["cancel", "refund", "part"])
+async def test_what_a_change_owes_since_a_refusal_is_given_back_with_the_rest(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway, way: str
+) -> None:
+    """It was never booked as sold, so what gives it back takes it off what is owed."""
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.ordered(customer, oak=1)
+    gateway.script.append(Fault.DECLINE)
+    edited = await order_edit.modify_items(
+        customer, placed.number, to("LAMP-STEEL", "LAMP-OAK"), method
+    )
+    owed = placed.total_amount - edited.total_amount
+    assert sum(gateway.charges.values()) == placed.total_amount == edited.total_amount + owed
+
+    if way == "cancel":
+        await checkout.cancel(customer, placed.number, reason="no longer needed")
+    elif way == "refund":
+        rest = await refund_desk.request(merchant, placed.number, "it broke")
+        assert rest.breakdown.goods_amount == edited.subtotal_amount
+        assert rest.breakdown.adjustment_amount == owed
+    else:
+        sold = await refund_desk.request(
+            merchant, placed.number, "it broke", amount=edited.total_amount
+        )
+        assert sold.breakdown.adjustment_amount == 0
+        assert await invariant.check(customer) == []
+        late = await refund_desk.request(merchant, placed.number, "we owe it", amount=owed - 1)
+        assert late.breakdown.adjustment_amount == late.amount
+        async with merchant.begin() as uow:
+            (refused,) = await uow.session.exec(select(Refund).where(Refund.state == "failed"))
+        with pytest.raises(NotRefundable):
+            await refund_desk.retry(merchant, refused.id)
+        assert await invariant.check(customer) == []
+        await refund_desk.request(merchant, placed.number, "and the last cent")
+    assert sum(gateway.charges.values()) == 0
     assert await invariant.check(customer) == []
 
 
