@@ -11,6 +11,7 @@ from agents.base import as_tool
 from agents.domains import Domain, operations_in
 from api.deps import ActorDep, DepsDep
 from api.problems import problems
+from deps.given import Given
 from tools.errors import InvalidInput, NotFound
 from tools.registry import OPERATIONS, Risk
 
@@ -34,7 +35,7 @@ class AgentInfo(BaseModel):
     operations: list[OperationInfo]
 
 
-class OperationCall(BaseModel):
+class OperationCall(Given):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -4,10 +4,11 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, HotDep, UowDep
 from api.problems import problems
+from deps.given import Given
 from tools import cart, cart_delivery, checkout
 from tools.address import Address
 from tools.cart import QUANTITY_MAX, CartView
@@ -27,16 +28,16 @@ router = APIRouter(tags=["carts"])
 Sku = Annotated[str, Path(max_length=64)]
 
 
-class LineInput(BaseModel):
+class LineInput(Given):
     sku: str = Field(min_length=1, max_length=64, examples=["MUG-BLUE"])
     quantity: int = Field(default=1, ge=1, le=QUANTITY_MAX)
 
 
-class QuantityInput(BaseModel):
+class QuantityInput(Given):
     quantity: int = Field(ge=0, le=QUANTITY_MAX, description="0 removes the line.")
 
 
-class DetailsInput(BaseModel):
+class DetailsInput(Given):
     """What is left out stays as it is."""
 
     email: str | None = Field(default=None, max_length=254, examples=["ada@example.com"])
@@ -44,7 +45,7 @@ class DetailsInput(BaseModel):
     shipping_method: str | None = Field(default=None, max_length=64, examples=["standard"])
 
 
-class CompleteInput(BaseModel):
+class CompleteInput(Given):
     payment_method: str | None = Field(
         default=None,
         min_length=1,

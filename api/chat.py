@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from agents.runner import Runner
 from api.deps import DepsDep, UowDep
 from api.problems import problems
+from deps.given import Given
 from tools import transcript as transcripts
 from tools.errors import Conflict, InvalidInput, NotFound, TooManyRequests, TurnRunning
 from tools.turn import NUMBER_MAX, TEXT_CHARS_MAX, Event
@@ -29,7 +30,7 @@ STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Given):
     conversation_id: UUID | None = Field(
         default=None, description="Absent: a new conversation is opened."
     )

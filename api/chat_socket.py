@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from agents.runner import Runner
 from api.caller import (
@@ -33,6 +33,7 @@ from api.chat import runner_of, shown
 from api.problems import AWAY
 from deps import background
 from deps.core import Deps
+from deps.given import Given
 from deps.ratelimit import EndpointClass, RateLimiter
 from tools.errors import DomainError, InvalidInput, TooManyRequests, Unavailable
 from tools.turn import NUMBER_MAX, TEXT_CHARS_MAX
@@ -49,7 +50,7 @@ TRY_AGAIN: Final = 1013
 M = TypeVar("M")
 
 
-class Hello(BaseModel):
+class Hello(Given):
     type: Literal["hello"]
     token: str | None = Field(default=None, max_length=4000)
     guest_token: str | None = Field(
@@ -59,17 +60,17 @@ class Hello(BaseModel):
     after: int = Field(default=0, ge=0, le=NUMBER_MAX)
 
 
-class Say(BaseModel):
+class Say(Given):
     type: Literal["say"]
     text: str = Field(min_length=1, max_length=TEXT_CHARS_MAX)
     turn_id: UUID | None = None
 
 
-class Cancel(BaseModel):
+class Cancel(Given):
     type: Literal["cancel"]
 
 
-class Ping(BaseModel):
+class Ping(Given):
     type: Literal["ping"]
 
 

@@ -12,6 +12,7 @@ from agents.runner import remember_broken
 from api.deps import UowDep
 from api.parameters import Cursor, Limit
 from api.problems import problems
+from deps.given import Given
 from tools import conversation as conversations
 from tools import transcript
 from tools import turn as turns
@@ -35,7 +36,7 @@ class ConversationView(BaseModel):
     turns: list[TurnView]
 
 
-class Title(BaseModel):
+class Title(Given):
     title: str = Field(min_length=1, max_length=TITLE_CHARS_MAX, examples=["Mugs for the office"])
 
 

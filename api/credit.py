@@ -4,12 +4,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.credit import CreditKind
+from deps.given import Given
 from tools import credit, credit_code, credit_desk, credit_tender
 from tools.credit import CreditBalance, CreditMovementView, CreditView
 from tools.credit_code import CodeView
@@ -28,18 +29,18 @@ router = APIRouter(tags=["credit"])
 Code = Annotated[str, Field(min_length=4, max_length=64, examples=["7H3K-0ZQX-9M2D-4TCV-W81P"])]
 
 
-class CartCreditInput(BaseModel):
+class CartCreditInput(Given):
     """All the credit a cart is to be paid with; what is left out is taken off."""
 
     codes: list[Code] = Field(default=[], max_length=CODES_MAX, description="Of gift cards.")
     uses_account: bool = Field(default=False, description="Spend one's own credit, too.")
 
 
-class CodeInput(BaseModel):
+class CodeInput(Given):
     code: Code
 
 
-class GiftCardInput(BaseModel):
+class GiftCardInput(Given):
     amount: int = Field(ge=1, le=AMOUNT_MAX, description="Minor units.", examples=[5000])
     life_days: int | None = Field(default=None, ge=1, le=LIFE_DAYS_MAX)
     note: str = Field(default="", max_length=500)
@@ -48,7 +49,7 @@ class GiftCardInput(BaseModel):
     )
 
 
-class GrantInput(BaseModel):
+class GrantInput(Given):
     email: str = Field(max_length=254, examples=["ada@example.com"])
     amount: int = Field(ge=1, le=AMOUNT_MAX, description="Minor units.", examples=[1000])
     reason: str = Field(min_length=1, max_length=500, examples=["late delivery"])
@@ -57,7 +58,7 @@ class GrantInput(BaseModel):
     )
 
 
-class ActiveInput(BaseModel):
+class ActiveInput(Given):
     is_active: bool
 
 

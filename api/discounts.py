@@ -5,11 +5,12 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, HotDep, UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
+from deps.given import Given
 from tools import cart, cart_discount, promotion
 from tools.cart import CartView
 from tools.errors import (
@@ -30,7 +31,7 @@ Code = Annotated[str, Path(min_length=3, max_length=40, examples=["WELCOME10"])]
 Time = Annotated[datetime | None, Field(examples=["2026-12-01T00:00:00Z"])]
 
 
-class CodeInput(BaseModel):
+class CodeInput(Given):
     code: str = Field(min_length=3, max_length=40, examples=["WELCOME10"])
 
 
@@ -47,7 +48,7 @@ class DiscountInput(CodeInput):
     ends_at: Time = None
 
 
-class ActiveInput(BaseModel):
+class ActiveInput(Given):
     is_active: bool
 
 

@@ -4,12 +4,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.dispute import DisputeState
+from deps.given import Given
 from tools import dispute
 from tools.dispute import DisputeView
 from tools.errors import Conflict, Forbidden, NotFound, Unauthenticated
@@ -19,7 +20,7 @@ router = APIRouter(prefix="/disputes", tags=["disputes"])
 readers = [needs("payment:read")]
 
 
-class EvidenceInput(BaseModel):
+class EvidenceInput(Given):
     evidence: dict[str, str] = Field(
         min_length=1,
         max_length=20,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import SEQ_MAX, Cursor, Limit
 from api.problems import problems
+from deps.given import Given
 from tools import audit, event_log
 from tools.audit import AuditView
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
@@ -27,7 +28,7 @@ class EventPage(BaseModel):
     )
 
 
-class Replay(BaseModel):
+class Replay(Given):
     handler: str | None = Field(
         default=None, max_length=100, examples=["notification.confirm_order"]
     )

@@ -4,12 +4,13 @@ from datetime import date, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.inventory import MovementKind, StockPolicy
+from deps.given import Given
 from tools import bundle, inventory, stock, stock_ledger
 from tools.bundle import PARTS_MAX, BundlePartInput, BundleView
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
@@ -25,7 +26,7 @@ Time = Annotated[datetime | None, Query(examples=["2026-01-31T00:00:00Z"])]
 staff = [needs("stock:write")]
 
 
-class Adjustment(BaseModel):
+class Adjustment(Given):
     location: str = Field(min_length=1, max_length=32, examples=["HAM"])
     delta: int = Field(
         ge=-ADJUSTMENT_MAX, le=ADJUSTMENT_MAX, description="Units to add, or take when negative."
@@ -34,13 +35,13 @@ class Adjustment(BaseModel):
     reason_code: AdjustReason = AdjustReason.CORRECTION
 
 
-class Receipt(BaseModel):
+class Receipt(Given):
     location: str = Field(min_length=1, max_length=32, examples=["HAM"])
     quantity: int = Field(ge=1, le=ADJUSTMENT_MAX, examples=[24])
     reason: str = Field(default="", max_length=500, examples=["delivery note 4711"])
 
 
-class Policy(BaseModel):
+class Policy(Given):
     policy: StockPolicy
     backorder_limit: int = Field(
         default=0, ge=0, le=BACKORDER_LIMIT_MAX, description="Units that may be owed at once."
@@ -48,16 +49,16 @@ class Policy(BaseModel):
     available_on: date | None = Field(default=None, examples=["2026-03-01"])
 
 
-class Thresholds(BaseModel):
+class Thresholds(Given):
     reorder_point: int | None = Field(default=None, ge=0, le=ADJUSTMENT_MAX, examples=[5])
     safety_stock: int | None = Field(default=None, ge=0, le=ADJUSTMENT_MAX, examples=[2])
 
 
-class BundleParts(BaseModel):
+class BundleParts(Given):
     parts: list[BundlePartInput] = Field(max_length=PARTS_MAX)
 
 
-class Rebuild(BaseModel):
+class Rebuild(Given):
     is_dry_run: bool = Field(default=True, description="Only compare; nothing is changed.")
 
 

@@ -3,10 +3,11 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import UowDep, needs
 from api.problems import problems
+from deps.given import Given
 from tools import location, stock_rule
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.location import NAME_CHARS_MAX, PRIORITY_MAX, LocationView
@@ -18,7 +19,7 @@ Country = Annotated[str, Path(min_length=2, max_length=2, examples=["DE"])]
 Prefix = Annotated[str, Path(max_length=10, examples=["20"])]
 
 
-class LocationInput(BaseModel):
+class LocationInput(Given):
     """Fields left out stay as they are."""
 
     name: str | None = Field(
@@ -31,7 +32,7 @@ class LocationInput(BaseModel):
     longitude: float | None = Field(default=None, ge=-180, le=180, examples=[9.99])
 
 
-class Rules(BaseModel):
+class Rules(Given):
     rules: list[Rule] = Field(max_length=RULES_MAX, description="In the order they weigh.")
 
 

@@ -3,10 +3,11 @@
 from uuid import UUID
 
 from fastapi import APIRouter, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.problems import problems
+from deps.given import Given
 from tools import method
 from tools.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from tools.method import TOKEN_LENGTH_MAX, MethodView
@@ -15,7 +16,7 @@ router = APIRouter(prefix="/me/payment-methods", tags=["payment methods"])
 writers = [needs("profile:write")]
 
 
-class MethodInput(BaseModel):
+class MethodInput(Given):
     token: str = Field(
         min_length=1,
         max_length=TOKEN_LENGTH_MAX,

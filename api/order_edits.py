@@ -3,11 +3,12 @@
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import OrderNumber
 from api.problems import problems
+from deps.given import Given
 from tools import aftersales, fulfillment, order_edit
 from tools.address import Address
 from tools.aftersales import PolicyInput
@@ -35,7 +36,7 @@ NOT_NOW = (IllegalTransition, AftersalesLimit, Conflict)
 NOT_PAID = (InsufficientCredit, PaymentDeclined)
 
 
-class ItemChanges(BaseModel):
+class ItemChanges(Given):
     changes: list[LineChange] = Field(
         min_length=1,
         max_length=CHANGES_MAX,
@@ -49,14 +50,14 @@ class ItemChanges(BaseModel):
     )
 
 
-class PaymentChange(BaseModel):
+class PaymentChange(Given):
     payment_method: UUID = Field(description="Stored method that shall pay for the order.")
     edit_id: UUID | None = Field(
         default=None, description="Your key of this change: the same id is the same change."
     )
 
 
-class Shipment(BaseModel):
+class Shipment(Given):
     carrier: str = Field(default="", max_length=64, examples=["DHL"])
     tracking_number: str = Field(default="", max_length=100, examples=["00340434161094042557"])
 

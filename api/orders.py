@@ -4,12 +4,13 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit, OrderNumber
 from api.problems import problems
 from db.models.order import FulfillmentStatus, OrderStatus, PaymentStatus
+from deps.given import Given
 from tools import checkout, order, payment
 from tools.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unauthenticated
 from tools.order import OrderSort, OrderSummary, OrderView, TimelineEntry
@@ -19,7 +20,7 @@ from tools.payment import PaymentView
 router = APIRouter(prefix="/orders", tags=["orders"])
 
 
-class Cancellation(BaseModel):
+class Cancellation(Given):
     reason: str = Field(min_length=1, max_length=500, examples=["ordered twice"])
 
 

@@ -3,11 +3,12 @@
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, needs
 from api.parameters import OrderNumber
 from api.problems import problems
+from deps.given import Given
 from tools import capture
 from tools.errors import (
     Conflict,
@@ -23,7 +24,7 @@ from tools.payment import PaymentView
 router = APIRouter(tags=["payments"])
 
 
-class CaptureInput(BaseModel):
+class CaptureInput(Given):
     amount: int | None = Field(
         default=None, ge=1, lt=2**63, description="Minor units; left out, all that is authorised."
     )

@@ -5,12 +5,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.reconciliation import DifferenceKind
+from deps.given import Given
 from tools import reconciliation
 from tools.errors import Forbidden, NotFound, Unauthenticated
 from tools.page import ByTime, Page
@@ -20,7 +21,7 @@ router = APIRouter(prefix="/reconciliations", tags=["reconciliation"])
 readers = [needs("payment:read")]
 
 
-class RunInput(BaseModel):
+class RunInput(Given):
     provider: str = Field(max_length=32, examples=["stripe"])
     start: datetime = Field(examples=["2026-01-01T00:00:00Z"])
     end: datetime = Field(examples=["2026-02-01T00:00:00Z"])

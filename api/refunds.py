@@ -4,12 +4,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, status
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit, OrderNumber
 from api.problems import problems
 from db.models.refund import RefundState
+from deps.given import Given
 from tools import refund_desk, refund_view
 from tools.errors import (
     Conflict,
@@ -27,7 +28,7 @@ router = APIRouter(tags=["refunds"])
 Units = Annotated[int, Field(ge=1, le=999)]
 
 
-class RefundScope(BaseModel):
+class RefundScope(Given):
     """What to give back: an amount, or lines and shipping, or with neither all that is left."""
 
     amount: int | None = Field(default=None, ge=1, lt=2**63, description="Minor units.")
@@ -45,7 +46,7 @@ class RefundInput(RefundScope):
     )
 
 
-class RetryInput(BaseModel):
+class RetryInput(Given):
     to: Destination = "original"
 
 

@@ -3,11 +3,12 @@
 from uuid import UUID
 
 from fastapi import APIRouter, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import OrderNumber
 from api.problems import problems
+from deps.given import Given
 from tools import exchange, exchange_reopening, exchange_view, return_
 from tools.errors import (
     AftersalesLimit,
@@ -30,7 +31,7 @@ SIGNED_IN = (Unauthenticated, Forbidden, NotFound)
 NOT_NOW = (IllegalTransition, AftersalesLimit)
 
 
-class ReturnInput(BaseModel):
+class ReturnInput(Given):
     lines: list[LineRequest] = Field(
         min_length=1, max_length=CHANGES_MAX, examples=[[{"sku": "MUG-BLUE", "quantity": 1}]]
     )
@@ -43,7 +44,7 @@ class ReturnInput(BaseModel):
     )
 
 
-class ExchangeInput(BaseModel):
+class ExchangeInput(Given):
     changes: list[LineChange] = Field(
         min_length=1,
         max_length=CHANGES_MAX,
@@ -58,7 +59,7 @@ class ExchangeInput(BaseModel):
     )
 
 
-class Receipt(BaseModel):
+class Receipt(Given):
     restock: list[LineRequest] | None = Field(
         default=None,
         max_length=CHANGES_MAX,

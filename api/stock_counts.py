@@ -4,12 +4,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.stock_count import CountStatus
+from deps.given import Given
 from tools import stock_count
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.page import ByTime, Page
@@ -18,12 +19,12 @@ from tools.stock_count import COUNTED_MAX, CountSummary, CountView
 router = APIRouter(prefix="/inventory/counts", tags=["stock"], dependencies=[needs("stock:write")])
 
 
-class Opening(BaseModel):
+class Opening(Given):
     location: str = Field(min_length=1, max_length=32, examples=["HAM"])
     note: str = Field(default="", max_length=500, examples=["aisle 3"])
 
 
-class Counted(BaseModel):
+class Counted(Given):
     counted: int = Field(ge=0, le=COUNTED_MAX, description="Units found, reserved ones included.")
 
 

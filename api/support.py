@@ -5,11 +5,12 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
+from deps.given import Given
 from tools import handover, help, receipt
 from tools.errors import Conflict, Forbidden, IllegalTransition, NotFound, Unauthenticated
 from tools.handover import HandoverCase, HandoverView
@@ -35,13 +36,13 @@ class Subject(StrEnum):
     ACCOUNT_DELETION = "account_deletion"
 
 
-class HandoverRequest(BaseModel):
+class HandoverRequest(Given):
     reason: str = Field(default="", max_length=handover.REASON_CHARS_MAX, examples=["It is broken"])
     email: str | None = Field(default=None, max_length=254, examples=["ada@example.com"])
     conversation_id: UUID | None = None
 
 
-class Resolution(BaseModel):
+class Resolution(Given):
     note: str = Field(
         min_length=1, max_length=handover.REASON_CHARS_MAX, examples=["Sent a new one"]
     )

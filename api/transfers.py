@@ -4,12 +4,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.transfer import TransferStatus
+from deps.given import Given
 from tools import transfer, transfer_back
 from tools.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
 from tools.page import ByTime, Page
@@ -23,20 +24,20 @@ Code = Annotated[str, Field(min_length=1, max_length=32, examples=["HAM"])]
 Place = Annotated[str | None, Query(max_length=32, examples=["HAM"])]
 
 
-class Plan(BaseModel):
+class Plan(Given):
     source: Code
     target: Code
     lines: list[TransferUnits] = Field(min_length=1, max_length=LINES_MAX)
     note: str = Field(default="", max_length=500)
 
 
-class Arrival(BaseModel):
+class Arrival(Given):
     lines: list[ReceivedUnits] | None = Field(
         default=None, max_length=LINES_MAX, description="Everything outstanding when absent."
     )
 
 
-class Cancellation(BaseModel):
+class Cancellation(Given):
     reason: str = Field(min_length=1, max_length=500, examples=["the lorry broke down"])
 
 

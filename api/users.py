@@ -3,13 +3,14 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, status
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.deps import DepsDep, UowDep, needs
 from api.parameters import Cursor, Limit
 from api.problems import problems
 from db.models.user import Role
 from deps import security
+from deps.given import Given
 from tools import cart, user
 from tools.errors import AlreadyExists, Forbidden, Unauthenticated
 from tools.page import Page
@@ -18,22 +19,22 @@ from tools.user import Tokens, UserSort, UserView
 router = APIRouter(tags=["users"])
 
 
-class Registration(BaseModel):
+class Registration(Given):
     email: str = Field(max_length=254, examples=["ada@example.com"])
     password: str = Field(min_length=10, max_length=200, examples=["a long passphrase"])
     name: str = Field(min_length=1, max_length=200, examples=["Ada Lovelace"])
 
 
-class Credentials(BaseModel):
+class Credentials(Given):
     email: str = Field(max_length=254, examples=["shopper@example.com"])
     password: str = Field(max_length=200, examples=["harbour-and-pine"])
 
 
-class RefreshRequest(BaseModel):
+class RefreshRequest(Given):
     refresh_token: str = Field(min_length=1, max_length=200)
 
 
-class ProfileChange(BaseModel):
+class ProfileChange(Given):
     name: str = Field(min_length=1, max_length=200, examples=["Ada King"])
 
 

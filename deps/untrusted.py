@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, model_validator
 
+from deps.given import Given
+
 # Characters a reader cannot see but a model or a search index can: tag characters and variation
 # selectors (which smuggle whole sentences), zero-width and joining marks, and the bidirectional
 # controls that make text read differently from what it says (https://trojansource.codes).
@@ -191,7 +193,7 @@ def visible_in(value: Any, depth: int = 0) -> Any:
     return value
 
 
-class Written(BaseModel):
+class Written(Given):
     """A form that people fill in: its texts are made visible before their lengths are checked."""
 
     @model_validator(mode="before")

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
@@ -22,6 +22,7 @@ from db.models.fulfillment import Fulfillment
 from db.models.order import FulfillmentStatus, Order, OrderStatus
 from db.types import OrderId
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools.errors import AftersalesLimit, Conflict, IllegalTransition, InvalidInput
 from tools.events import AftersalesPolicyChanged
 from tools.registry import Risk, operation
@@ -29,7 +30,7 @@ from tools.registry import Risk, operation
 _POLICY = UUID("3d1c6a5e-8a55-4d5e-9f53-3f1f0e4b6a12")
 
 
-class PolicyInput(BaseModel):
+class PolicyInput(Given):
     """What the shop allows after the sale. A maximum left empty is no limit."""
 
     model_config = ConfigDict(from_attributes=True)

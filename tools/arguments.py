@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from inspect import Parameter
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
+from deps.given import Given
 from tools.errors import InvalidInput
 from tools.registry import Operation
+
+
+class _Arguments(Given, extra="forbid", allow_inf_nan=False):
+    pass
 
 
 @functools.cache
@@ -20,8 +25,7 @@ def model_of(operation: Operation) -> type[BaseModel]:
         name: (hints[name], ... if parameter.default is Parameter.empty else parameter.default)
         for name, parameter in operation.parameters.items()
     }
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, allow_inf_nan=False)
-    return create_model(operation.key.replace(".", "_"), __config__=config, **fields)
+    return create_model(operation.key.replace(".", "_"), __base__=_Arguments, **fields)
 
 
 def parse(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from db.models.inventory import BundlePart
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools import inventory
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.events import BundleDefined
@@ -16,7 +17,7 @@ PARTS_MAX: Final = 20
 PART_QUANTITY_MAX: Final = 1_000
 
 
-class BundlePartInput(BaseModel):
+class BundlePartInput(Given):
     sku: str = Field(min_length=1, max_length=64)
     quantity: int = Field(default=1, ge=1, le=PART_QUANTITY_MAX)
 

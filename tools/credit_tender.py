@@ -16,6 +16,7 @@ from db.models.cart import Cart
 from db.models.credit import CartCredit, CreditAccount, CreditKind
 from db.types import CartId
 from deps.core import Deps, UnitOfWork
+from deps.given import Given
 from tools import cart, credit_account, credit_code, payment
 from tools.cart import CartView, Problem
 from tools.errors import CheckoutIncomplete, InvalidInput, NotFound
@@ -35,7 +36,7 @@ class CreditTender(BaseModel):
     amount: int
 
 
-class CreditChoice(BaseModel):
+class CreditChoice(Given):
     """A credit chosen for a cart, and how much of it there was to spend when it was, in minor
     units."""
 

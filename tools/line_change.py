@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy import func
 from sqlmodel import col, select
 
@@ -19,6 +19,7 @@ from db.models.order import OrderLine
 from db.models.product import ProductStatus, Variant
 from db.types import OrderId
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools import product, reallocation
 from tools.errors import InvalidInput, NotFound, OutOfStock
 
@@ -26,7 +27,7 @@ CHANGES_MAX = 100
 UNITS_MAX = 1_000
 
 
-class LineRequest(BaseModel):
+class LineRequest(Given):
     """Units of one SKU of an order."""
 
     sku: str = Field(min_length=1, max_length=64)

@@ -8,6 +8,7 @@ from sqlmodel import col, select
 
 from db.models.inventory import Location
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools.address import country_code_of
 from tools.errors import Conflict, InvalidInput, NotFound
 from tools.registry import Risk, operation
@@ -29,7 +30,7 @@ class LocationView(BaseModel):
     longitude: float | None
 
 
-class LocationDetails(BaseModel):
+class LocationDetails(Given):
     """All that is known of a location beside its code."""
 
     model_config = ConfigDict(from_attributes=True)

@@ -14,6 +14,7 @@ from sqlmodel import col, select
 from db.models.inventory import Location, MovementKind
 from db.models.stock_count import COUNT_TRANSITIONS, CountStatus, StockCount, StockCountLine
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools import idempotency, inventory, remark
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.events import StockCounted
@@ -36,7 +37,7 @@ class CountLineView(BaseModel):
     counted_at: datetime
 
 
-class Figure(BaseModel):
+class Figure(Given):
     """What a line of a count says, as it was written down."""
 
     expected: int = Field(ge=0, le=EXPECTED_MAX)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from db.models.stock_rule import PostalArea, RuleKind, StockRule
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools.address import country_code_of
 from tools.errors import InvalidInput, NotFound
 from tools.location import by_code
@@ -18,7 +19,7 @@ from tools.registry import Risk, operation
 RULES_MAX: Final = 50
 
 
-class Rule(BaseModel):
+class Rule(Given):
     """`preferred` puts one location first, `nearest` sorts by the distance to the delivery's postal
     area, and `fewest_splits` by how much of the order a location can serve in full."""
 
@@ -34,7 +35,7 @@ class Rule(BaseModel):
     )
 
 
-class Coordinates(BaseModel):
+class Coordinates(Given):
     """Degrees north and east."""
 
     latitude: float = Field(ge=-90, le=90)

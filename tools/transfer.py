@@ -19,6 +19,7 @@ from sqlmodel import col, select
 from db.models.inventory import Location, MovementKind
 from db.models.transfer import StockTransfer, StockTransferLine, TransferStatus
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools import idempotency, inventory, remark, transfer_step
 from tools.errors import IllegalTransition, InvalidInput, NotFound
 from tools.events import TransferCancelled, TransferReceived, TransferShipped
@@ -40,7 +41,7 @@ from tools.transfer_step import (
 )
 
 
-class TransferUnits(BaseModel):
+class TransferUnits(Given):
     sku: str = Field(min_length=1, max_length=64)
     quantity: int = Field(ge=1, le=QUANTITY_MAX)
 

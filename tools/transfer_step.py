@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlmodel import col, select
 
 from db.models.inventory import Location, MovementKind
@@ -16,6 +16,7 @@ from db.models.transfer import (
     TransferStatus,
 )
 from deps.core import UnitOfWork
+from deps.given import Given
 from tools import inventory
 from tools.errors import Conflict, IllegalTransition, InvalidInput, NotFound
 from tools.registry import FromResult
@@ -26,7 +27,7 @@ QUANTITY_MAX: Final = 1_000_000
 UNDER_WAY: Final = (TransferStatus.DRAFT, TransferStatus.IN_TRANSIT)
 
 
-class ReceivedUnits(BaseModel):
+class ReceivedUnits(Given):
     sku: str = Field(min_length=1, max_length=64)
     received: int = Field(default=0, ge=0, le=QUANTITY_MAX)
     lost: int = Field(default=0, ge=0, le=QUANTITY_MAX)
