@@ -21,6 +21,7 @@ from tools import (
     aftersales,
     aftersales_request,
     exchange_view,
+    fulfillment,
     inventory,
     line_change,
     order,
@@ -251,6 +252,7 @@ async def preview_receive(
 
     Raises: As `receive`.
     """
+    fulfillment.marks(tracking_number, carrier)
     of, found = await aftersales_request.access(uow, OrderExchange, exchange_id)
     if found.state not in (RequestState.REQUESTED, RequestState.RECEIVED):
         raise IllegalTransition("exchange", found.state.value, RequestState.RECEIVED.value)
@@ -288,7 +290,8 @@ async def receive(
 ) -> ExchangeView:
     """Take in the old units of an exchange, settle the difference and send the replacements.
 
-    Safe to repeat: after a declined charge it tries again, with another method if one is named.
+    Safe to repeat: after a declined charge it tries again, with another method if one is named. The
+    parcel keeps what it was called last, also while the charge is pending.
 
     Args:
         exchange_id: Id of the exchange.
@@ -300,10 +303,11 @@ async def receive(
     Raises:
         NotFound: No such exchange.
         IllegalTransition: It was cancelled.
-        InvalidInput: More would be restocked than was sent back.
+        InvalidInput: More would be restocked than was sent back, or a text is too long.
         InsufficientCredit, PaymentDeclined: The difference was not paid; the replacements stay.
         Unavailable: The provider did not answer; repeat it later.
     """
+    tracking_number, carrier = fulfillment.marks(tracking_number, carrier)
     async with deps.begin() as uow:
         of, found = await aftersales_request.access(uow, OrderExchange, exchange_id)
         if found.state is RequestState.CANCELLED:
@@ -311,6 +315,9 @@ async def receive(
         if found.state is RequestState.REQUESTED:
             await _take_in(uow, of, found, restock)
         if found.state is RequestState.RECEIVED:
+            # Kept before the provider is asked: whoever sends the parcel reads it here.
+            found.tracking_number = tracking_number or found.tracking_number
+            found.carrier = carrier or found.carrier
             await _charge(uow, of, found, payment_method)
         state, payment_id = found.state, found.payment_id
     if state is RequestState.RECEIVED and payment_id is not None:
@@ -318,7 +325,7 @@ async def receive(
     async with deps.begin() as uow:
         of, found = await aftersales_request.access(uow, OrderExchange, exchange_id)
         if found.state is RequestState.RECEIVED:
-            await _send(uow, of, found, tracking_number.strip(), carrier.strip())
+            await _send(uow, of, found)
         shown = await exchange_view.view(uow, found, of)
     if shown.refund_id is not None:
         await refund_process.drive(deps, shown.refund_id)
@@ -359,9 +366,7 @@ async def _charge(
     await uow.session.flush()
 
 
-async def _send(
-    uow: UnitOfWork, of: Order, found: OrderExchange, tracking_number: str, carrier: str
-) -> None:
+async def _send(uow: UnitOfWork, of: Order, found: OrderExchange) -> None:
     lines = await exchange_view.lines_of(uow, found.id)
     await reallocation.swap_shipped(
         uow,
@@ -381,7 +386,10 @@ async def _send(
             reason=f"units of order {of.number} were exchanged",
         )
     parcel = Fulfillment(
-        order_id=of.id, carrier=carrier, tracking_number=tracking_number, shipped_at=uow.now
+        order_id=of.id,
+        carrier=found.carrier,
+        tracking_number=found.tracking_number,
+        shipped_at=uow.now,
     )
     uow.session.add(parcel)
     await uow.session.flush()

@@ -132,8 +132,7 @@ async def ship(
         IllegalTransition: It is not placed, or cancelled.
         Conflict: A change of it is being paid for, or it waits for units that are not here.
     """
-    if len(tracking_number) > 100 or len(carrier) > 64:
-        raise InvalidInput("tracking_number has 100 characters at most, carrier 64.")
+    tracking_number, carrier = marks(tracking_number, carrier)
     of = await order.access(uow, number, lock=True)
     if of.fulfillment_status is FulfillmentStatus.FULFILLED:
         return await _view(uow, await _live(uow, of))
@@ -143,8 +142,8 @@ async def ship(
     await inventory.ship(uow, order_id=OrderId(of.id))
     parcel = Fulfillment(
         order_id=of.id,
-        carrier=carrier.strip(),
-        tracking_number=tracking_number.strip(),
+        carrier=carrier,
+        tracking_number=tracking_number,
         shipped_at=uow.now,
     )
     uow.session.add(parcel)
@@ -298,6 +297,17 @@ async def undeliver(uow: UnitOfWork, number: int) -> ParcelView:
 def _become(parcel: Fulfillment, state: FulfillmentState) -> None:
     assert state in FULFILLMENT_TRANSITIONS[parcel.state], parcel.state
     parcel.state = state
+
+
+def marks(tracking_number: str, carrier: str) -> tuple[str, str]:
+    """Return what a parcel is known by, as it is kept.
+
+    Raises:
+        InvalidInput: A text is too long.
+    """
+    if len(tracking_number) > 100 or len(carrier) > 64:
+        raise InvalidInput("tracking_number has 100 characters at most, carrier 64.")
+    return tracking_number.strip(), carrier.strip()
 
 
 async def _live(uow: UnitOfWork, of: Order) -> Fulfillment:

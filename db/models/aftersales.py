@@ -177,7 +177,8 @@ class OrderReturnLine(SQLModel, table=True):
 
 class OrderExchange(SQLModel, table=True):
     """Lines a customer swaps for other variants. The replacements are allocated at once, under
-    the exchange's own id; the difference is settled when the old ones have arrived."""
+    the exchange's own id; the difference is settled when the old ones have arrived. Their parcel
+    is named then, and may have to wait for the difference."""
 
     __tablename__ = "order_exchange"
     __table_args__ = (Index("ix_order_exchange_order_id_id", "order_id", "id"),)
@@ -192,6 +193,8 @@ class OrderExchange(SQLModel, table=True):
     reason: str = Field(default="", max_length=500)
     payment_id: UUID | None = Field(default=None, foreign_key="payment.id", sa_type=Uuid)
     refund_id: UUID | None = Field(default=None, foreign_key="refund.id", sa_type=Uuid)
+    carrier: str = Field(default="", max_length=64)
+    tracking_number: str = Field(default="", max_length=100)
     requested_by: UserId | None = Field(default=None, sa_type=Uuid)
     created_at: datetime = Field(sa_type=UtcDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

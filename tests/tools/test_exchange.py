@@ -226,6 +226,40 @@ async def test_a_difference_that_is_declined_again_is_charged_once_when_it_is_pa
     assert await invariant.check(customer) == []
 
 
+@pytest.mark.parametrize("later", [("", ""), ("T-3", "UPS")])
+async def test_a_tracking_number_outlives_a_provider_that_does_not_answer(
+    customer: Deps, merchant: Deps, gateway: ScriptedGateway, later: tuple[str, str]
+) -> None:
+    await shop.lamp(customer)
+    method = await shop.card(customer)
+    placed = await shop.delivered(customer, steel=1)
+    asked = await exchanged(customer, placed.number, to("LAMP-OAK"), method)
+    gateway.script.append(Fault.TIMEOUT_AFTER)
+    with pytest.raises(Unavailable):
+        await exchange.receive(merchant, asked.id, None, None, " T-2 ", "DHL")
+    if later == ("", ""):
+        assert await exchange.resume_stuck(factories.later(merchant, minutes=5)) == 1
+    else:
+        await exchange.receive(factories.later(merchant, minutes=5), asked.id, None, None, *later)
+    async with customer.begin() as uow:
+        parcels = await fulfillment.parcels(uow, placed.number)
+    sent = (parcels[-1].tracking_number, parcels[-1].carrier)
+    assert sent == (later if later[0] else ("T-2", "DHL"))
+    assert await states(customer, placed.number) == ["completed"]
+
+
+async def test_a_tracking_number_is_refused_before_anything_moves(
+    customer: Deps, merchant: Deps
+) -> None:
+    await shop.lamp(customer)
+    placed = await shop.delivered(customer, steel=1)
+    asked = await exchanged(customer, placed.number, to("LAMP-STEEL"))
+    for parcel in (("T" * 101, "DHL"), ("T-2", "D" * 65)):
+        with pytest.raises(InvalidInput):
+            await exchange.receive(merchant, asked.id, None, None, *parcel)
+    assert await states(customer, placed.number) == ["requested"]
+
+
 async def test_the_sweeper_waits_for_who_is_at_it(
     customer: Deps, merchant: Deps, gateway: ScriptedGateway
 ) -> None:
