@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from deps.bus import Envelope
 from deps.core import Event, UnitOfWork
-from tools import aftersales_mail, audit, handover, notification, refund_view, return_
+from tools import aftersales_mail, audit, handover, notification, refund_view, return_refund
 from tools.events import (
     AuditFailed,
+    DisputeLost,
+    DisputeWon,
     ExchangeRequested,
     HandoverRequested,
     OrderAddressChanged,
@@ -94,7 +96,13 @@ async def tell_return(context: HandlerContext, event: ReturnRequested, envelope:
 
 
 async def close_return(context: HandlerContext, event: RefundSucceeded, envelope: Envelope) -> None:
-    await return_.complete_refunded(context.uow, event.refund_id)
+    await return_refund.complete_refunded(context.uow, event.refund_id)
+
+
+async def settle_returns(
+    context: HandlerContext, event: DisputeWon | DisputeLost, envelope: Envelope
+) -> None:
+    await return_refund.settle_contested(context.uow, event.order_id)
 
 
 async def tell_exchange(
@@ -136,6 +144,8 @@ HANDLERS: Final[Handlers] = {
         Handler("notification", tell_refund),
         Handler("aftersales", close_return),
     ),
+    DisputeWon: (Handler("aftersales", settle_returns),),
+    DisputeLost: (Handler("aftersales", settle_returns),),
     HandoverRequested: (Handler("notification", tell_staff_of_handover),),
     HandoverReopened: (Handler("notification", tell_staff_of_reopening),),
 }

@@ -84,8 +84,9 @@ async def share(
     left = refund_share.remaining(await _sold(uow, of), await _earlier(uow, of))
     if amount is not None:
         return refund_share.of_amount(within, amount)
+    units = _units(left)
     if lines is not None:
-        _check_left(left, lines, shipping_amount)
+        _check_left(left, units, lines, shipping_amount)
         wanted = refund_share.of_lines(left, lines, shipping_amount)
         fitted = refund_share.fitted(wanted, within, ceiling)
         if fitted.total_amount == 0:
@@ -93,18 +94,26 @@ async def share(
                 "Earlier refunds gave that back already.", refundable_amount=ceiling
             )
         return fitted
-    units: dict[str, int] = {}
-    for line in left.lines:
-        units[line.sku] = units.get(line.sku, 0) + line.quantity
     everything = refund_share.of_lines(left, units, left.shipping_amount)
     whole_rest = refund_share.of_amount(within, ceiling)
     return whole_rest.model_copy(update={"lines": everything.lines})
 
 
-def _check_left(left: Sold, lines: Mapping[str, int], shipping_amount: int) -> None:
+async def units_left(uow: UnitOfWork, of: Order) -> dict[str, int]:
+    """Return the units by SKU that refunds have not given back, nor will."""
+    return _units(refund_share.remaining(await _sold(uow, of), await _earlier(uow, of)))
+
+
+def _units(left: Sold) -> dict[str, int]:
     units: dict[str, int] = {}
     for line in left.lines:
         units[line.sku] = units.get(line.sku, 0) + line.quantity
+    return units
+
+
+def _check_left(
+    left: Sold, units: Mapping[str, int], lines: Mapping[str, int], shipping_amount: int
+) -> None:
     for sku, quantity in lines.items():
         if not 1 <= quantity <= units.get(sku, 0):
             raise NotRefundable(

@@ -5,7 +5,6 @@ receive  one transaction: restock, the refund's intent              undo: none, 
 drive    the refund, in `tools.refund`
 """
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,7 +14,6 @@ from sqlmodel import col, select
 
 from db.models.aftersales import OrderReturn, OrderReturnLine, RequestState
 from db.models.order import Order
-from db.models.refund import Refund, RefundState
 from db.types import OrderId, new_id
 from deps.core import Deps, UnitOfWork
 from tools import (
@@ -23,17 +21,17 @@ from tools import (
     aftersales_request,
     line_change,
     order,
-    payment,
     reallocation,
-    refund_plan,
     refund_process,
     remark,
+    return_refund,
     tender,
 )
-from tools.errors import IllegalTransition, NotRefundable
+from tools.errors import IllegalTransition
 from tools.events import ReturnCancelled, ReturnReceived, ReturnRequested
 from tools.line_change import LineRequest
 from tools.registry import FromResult, Risk, operation
+from tools.return_refund import lines_of
 from tools.reversal import ReturnReopened
 
 
@@ -59,6 +57,9 @@ class ReturnView(BaseModel):
     payment_method: UUID | None
     reason: str
     refund_id: UUID | None
+    why_no_refund: str = Field(
+        default="", description="Why nothing was given back though the parcel has arrived."
+    )
     created_at: datetime
     finished_at: datetime | None
 
@@ -92,7 +93,7 @@ async def preview_request(
         number=number,
         return_id=return_id or new_id(),
         lines=[ReturnLineView.model_validate(line) for line in planned],
-        refund_amount=await _brings(uow, of, planned),
+        refund_amount=await return_refund.brings(uow, of, planned),
         currency=of.currency,
     )
 
@@ -171,7 +172,7 @@ async def request(
         order_id=of.id,
         request_sha256=asked,
         method_id=payment_method,
-        amount=await _brings(uow, of, planned),
+        amount=await return_refund.brings(uow, of, planned),
         currency=of.currency,
         reason=reason,
         requested_by=uow.actor.user_id,
@@ -220,18 +221,6 @@ async def _plan(
     ]
 
 
-async def _brings(uow: UnitOfWork, of: Order, lines: Sequence[OrderReturnLine]) -> int:
-    """Say what goes back for lines as things stand: their price with their tax, less their part of
-    a discount and of what earlier refunds gave back."""
-    units = reallocation.counted((line.sku, line.quantity) for line in lines)
-    tenders = await payment.read_tenders(uow, OrderId(of.id))
-    try:
-        brought = await refund_plan.share(uow, of, tenders, amount=None, lines=units)
-    except NotRefundable:
-        return 0
-    return brought.total_amount
-
-
 @operation(
     scope="order:return",
     risk=Risk.REVERSIBLE,
@@ -271,13 +260,13 @@ async def preview_reopen(uow: UnitOfWork, return_id: UUID) -> ReturnPreview:
     """
     of, found = await aftersales_request.access(uow, OrderReturn, return_id)
     await _refuse_reopening(uow, of, found)
-    lines = await _lines(uow, found.id)
+    lines = await lines_of(uow, found.id)
     assert of.number is not None
     return ReturnPreview(
         number=of.number,
         return_id=found.id,
         lines=[ReturnLineView.model_validate(line) for line in lines],
-        refund_amount=await _brings(uow, of, lines),
+        refund_amount=await return_refund.brings(uow, of, lines),
         currency=found.currency,
     )
 
@@ -326,7 +315,7 @@ async def _refuse_reopening(uow: UnitOfWork, of: Order, found: OrderReturn) -> N
         return
     if found.state is not RequestState.CANCELLED:
         raise IllegalTransition("return", found.state.value, RequestState.REQUESTED.value)
-    lines = await _lines(uow, found.id)
+    lines = await lines_of(uow, found.id)
     wanted = reallocation.counted((line.sku, line.quantity) for line in lines)
     again = [LineRequest(sku=sku, quantity=units) for sku, units in wanted.items()]
     now = await _plan(uow, of, again, found.method_id)
@@ -339,6 +328,7 @@ class ReceivePreview(BaseModel):
     number: int
     restocked: dict[str, int]
     refund_amount: int
+    why_no_refund: str = ""
     currency: str
 
 
@@ -352,12 +342,14 @@ async def preview_receive(
     of, found = await aftersales_request.access(uow, OrderReturn, return_id)
     if found.state is not RequestState.REQUESTED:
         raise IllegalTransition("return", found.state.value, RequestState.RECEIVED.value)
-    lines = await _lines(uow, found.id)
+    lines = await lines_of(uow, found.id)
+    refund_amount = await return_refund.brings(uow, of, lines)
     assert of.number is not None
     return ReceivePreview(
         number=of.number,
         restocked=aftersales_request.restocked(lines, restock),
-        refund_amount=await _brings(uow, of, lines),
+        refund_amount=refund_amount,
+        why_no_refund="" if refund_amount else await return_refund.why_nothing(uow, of),
         currency=found.currency,
     )
 
@@ -380,7 +372,9 @@ async def receive(
 ) -> ReturnView:
     """Take in the parcel of a return: sound units go back on sale, the money goes back.
 
-    Safe to repeat: a refund that did not go through is tried again.
+    Safe to repeat: a refund that did not go through is tried again. Where a bank has taken the
+    money back by a dispute, or earlier refunds have given it back, the goods are taken in and
+    nothing is refunded; what the bank returns later is.
 
     Args:
         return_id: Id of the return.
@@ -398,19 +392,20 @@ async def receive(
             raise IllegalTransition("return", found.state.value, RequestState.RECEIVED.value)
         if found.state is RequestState.REQUESTED:
             await _take_in(uow, of, found, restock)
+        await return_refund.settle(uow, of, found)
         refund_id = found.refund_id
     if refund_id is not None:
         await refund_process.drive(deps, refund_id)
     async with deps.begin() as uow:
         of, found = await aftersales_request.access(uow, OrderReturn, return_id)
-        await _complete(uow, found)
+        await return_refund.complete(uow, found)
         return await _view(uow, found, of)
 
 
 async def _take_in(
     uow: UnitOfWork, of: Order, found: OrderReturn, restock: list[LineRequest] | None
 ) -> None:
-    lines = await _lines(uow, found.id)
+    lines = await lines_of(uow, found.id)
     restocked = aftersales_request.restocked(lines, restock)
     left = dict(restocked)
     for line in lines:
@@ -420,32 +415,7 @@ async def _take_in(
         await reallocation.restock(uow, order_id=OrderId(of.id), sku=sku, units=units)
     aftersales_request.move(uow, found, RequestState.RECEIVED)
     uow.publish(ReturnReceived(order_id=OrderId(of.id), return_id=found.id, restocked=restocked))
-    found.refund_id = await tender.give_back(
-        uow,
-        of,
-        found.method_id,
-        lines=reallocation.counted((line.sku, line.quantity) for line in lines),
-        reason=f"units of order {of.number} were returned",
-    )
-    found.amount = (await uow.session.get_one(Refund, found.refund_id)).amount
-    await uow.session.flush()
-
-
-async def _complete(uow: UnitOfWork, found: OrderReturn) -> None:
-    if found.state is not RequestState.RECEIVED or found.refund_id is None:
-        return
-    made = await uow.session.get_one(Refund, found.refund_id, populate_existing=True)
-    if made.state is RefundState.SUCCEEDED:
-        aftersales_request.move(uow, found, RequestState.COMPLETED)
-        await uow.session.flush()
-
-
-async def complete_refunded(uow: UnitOfWork, refund_id: UUID) -> None:
-    """Close the return a refund belongs to, whoever drove that refund to its end."""
-    query = select(OrderReturn).where(OrderReturn.refund_id == refund_id).with_for_update()
-    found = (await uow.session.exec(query)).first()
-    if found is not None:
-        await _complete(uow, found)
+    await return_refund.give_back(uow, of, found, lines)
 
 
 @operation(
@@ -474,23 +444,21 @@ async def list_for_order(uow: UnitOfWork, number: int) -> list[ReturnView]:
     return [await _view(uow, found, of) for found in await uow.session.exec(query)]
 
 
-async def _lines(uow: UnitOfWork, return_id: UUID) -> list[OrderReturnLine]:
-    query = select(OrderReturnLine).where(OrderReturnLine.return_id == return_id)
-    return list(await uow.session.exec(query.order_by(col(OrderReturnLine.position))))
-
-
 async def _view(uow: UnitOfWork, found: OrderReturn, of: Order) -> ReturnView:
     assert of.number is not None
+    has_arrived = found.state in (RequestState.RECEIVED, RequestState.COMPLETED)
+    is_unpaid = has_arrived and found.refund_id is None
     return ReturnView(
         id=found.id,
         number=of.number,
         state=found.state,
-        lines=[ReturnLineView.model_validate(line) for line in await _lines(uow, found.id)],
+        lines=[ReturnLineView.model_validate(line) for line in await lines_of(uow, found.id)],
         amount=found.amount,
         currency=found.currency,
         payment_method=found.method_id,
         reason=found.reason,
         refund_id=found.refund_id,
+        why_no_refund=await return_refund.why_nothing(uow, of) if is_unpaid else "",
         created_at=found.created_at,
         finished_at=found.finished_at,
     )

@@ -2,29 +2,42 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from sqlmodel import col, select
 
+from db.models.aftersales import RequestState
 from db.models.dispute import Dispute, DisputeState
 from db.models.order import Order
 from db.models.outbox import OutboxMessage
 from db.models.refund import Refund
 from db.models.user import Role
-from deps.core import Deps
+from deps.core import SYSTEM, Deps
 from deps.stripe_desk import Stripe
 from tests import factories
 from tests.providers.paypal_server import PayPalServer
 from tests.providers.server import Fault, nowhere
-from tests.providers.shop import buy, hear, reference_of
+from tests.providers.shop import buy, hear, reference_of, tender_of
 from tests.providers.stripe_server import SECRET_KEY, WEBHOOK_SECRET, StripeServer
 from tests.standing import balances
-from tools import dispute, method, refund
+from tools import (
+    dispute,
+    fulfillment,
+    inventory,
+    method,
+    refund,
+    refund_process,
+    return_,
+)
 from tools.errors import Conflict, InvalidInput, NotFound, NotRefundable, Unavailable
+from tools.events import DisputeLost, DisputeWon
+from tools.handlers import HandlerContext, handlers_of
 from tools.invariant import check
+from tools.line_change import LineRequest
+from tools.refund_plan import DISPUTED
 
 EVIDENCE = {"carrier": "DHL", "tracking_number": "00340434161094000000", "text": "Delivered."}
 
@@ -396,3 +409,78 @@ async def test_a_paypal_dispute(
     await hear(paypal_shop, paypal_account)
     assert (await balances(paypal_shop))["disputes"] == held
     assert await check(paypal_shop) == []
+
+
+async def sent_back(shop: Deps, staff: Deps, account: StripeServer) -> tuple[UUID, str]:
+    """Deliver an order of two mugs, of which one is on its way back when the bank takes the money;
+    return the return's id and Stripe's dispute."""
+    await factories.product(shop, "MUG", price=1250, stock=50)
+    placed = await buy(factories.guest(shop))
+    for step in (fulfillment.ship, fulfillment.deliver):
+        async with staff.begin() as uow:
+            await step(uow, placed.number)
+    async with staff.begin() as uow:
+        asked = await return_.request(uow, placed.number, [LineRequest(sku="MUG")])
+    theirs = account.open_dispute(await reference_of(shop, placed.id))
+    await hear(shop, account)
+    return asked.id, theirs
+
+
+async def handled(shop: Deps) -> None:
+    """Apply the events of disputes' ends so far, as the handlers do."""
+    async with shop.acting_as(SYSTEM).begin() as uow:
+        query = select(OutboxMessage).order_by(col(OutboxMessage.seq))
+        for message in list(await uow.session.exec(query)):
+            for ended in (DisputeWon, DisputeLost):
+                if message.type == ended.__name__:
+                    event = ended.model_validate(message.payload)
+                    for handler in handlers_of(ended):
+                        await handler.run(HandlerContext(uow), event, cast(Any, None))
+
+
+@pytest.mark.parametrize("ending", ["won", "lost"])
+async def test_goods_come_back_though_a_bank_took_the_money(
+    stripe_shop: Deps, staff: Deps, stripe_account: StripeServer, ending: str
+) -> None:
+    asked, theirs = await sent_back(stripe_shop, staff, stripe_account)
+    async with staff.begin() as uow:
+        shown = await return_.preview_receive(uow, asked)
+    assert (shown.refund_amount, shown.restocked, shown.why_no_refund) == (0, {"MUG": 1}, DISPUTED)
+
+    for _ in range(2):
+        taken = await return_.receive(staff, asked)
+        assert (taken.state, taken.refund_id) == (RequestState.RECEIVED, None)
+        assert (taken.lines[0].restocked_quantity, taken.why_no_refund) == (1, DISPUTED)
+    async with staff.begin() as uow:
+        assert (await inventory.levels(uow, "MUG")).levels[0].on_hand == 49
+    assert await check(staff) == []
+
+    stripe_account.close_dispute(theirs, ending)
+    await hear(stripe_shop, stripe_account)
+    for _ in range(2):
+        await handled(stripe_shop)
+    await refund_process.resume_stuck(factories.later(staff, minutes=5))
+    ended = await return_.receive(staff, asked)
+
+    assert ended.state is RequestState.COMPLETED
+    given = (await tender_of(stripe_shop, (await only(staff)).order_id)).refunded_amount
+    if ending == "won":
+        assert (given, ended.why_no_refund) == (1250, "")
+    else:
+        assert (given, ended.refund_id, ended.why_no_refund) == (0, None, DISPUTED)
+    assert await check(staff) == []
+
+
+async def test_a_return_whose_money_comes_after_the_word_is_paid_when_asked_again(
+    stripe_shop: Deps, staff: Deps, stripe_account: StripeServer
+) -> None:
+    asked, theirs = await sent_back(stripe_shop, staff, stripe_account)
+    await return_.receive(staff, asked)
+    stripe_account.disputes[theirs]["status"] = "won"
+    assert await dispute.settle(staff, "stripe", theirs)
+    await handled(stripe_shop)
+    assert (await return_.receive(staff, asked)).state is RequestState.RECEIVED, "no money yet"
+    move(stripe_account, theirs, 2990)
+    assert await dispute.settle(staff, "stripe", theirs)
+    assert (await return_.receive(staff, asked)).state is RequestState.COMPLETED
+    assert await check(staff) == []

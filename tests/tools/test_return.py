@@ -26,6 +26,7 @@ from tools import (
     refund_desk,
     refund_process,
     return_,
+    return_refund,
 )
 from tools.errors import (
     AftersalesLimit,
@@ -138,7 +139,7 @@ async def test_a_refund_the_sweeper_finished_closes_its_return(
         async with merchant.begin() as uow:
             (shown,) = await return_.list_for_order(uow, placed.number)
             assert shown.refund_id is not None
-            await return_.complete_refunded(uow, shown.refund_id)
+            await return_refund.complete_refunded(uow, shown.refund_id)
 
     async with customer.begin() as uow:
         (shown,) = await return_.list_for_order(uow, placed.number)
@@ -431,3 +432,39 @@ async def test_a_shipped_order_left_the_stock(customer: Deps) -> None:
     assert row.fulfillment_status.value == "fulfilled"
     assert await units(customer, "LAMP-STEEL") == (9, 0)
     assert await invariant.check(customer) == []
+
+
+@pytest.mark.parametrize(("by_hand", "then"), [(1, 6_500), (2, 0)])
+async def test_goods_come_back_though_their_money_went_back_before(
+    customer: Deps, merchant: Deps, by_hand: int, then: int
+) -> None:
+    await shop.lamp(customer)
+    placed = await shop.delivered(customer, steel=2, MUG=1)
+    two = [LineRequest(sku="LAMP-STEEL", quantity=2)]
+    asked = await returned(customer, placed.number, two)
+    given = {"LAMP-STEEL": by_hand}
+    await refund_desk.request(merchant, placed.number, "broken", lines=given)
+
+    done = await return_.receive(merchant, asked.id)
+
+    assert done.state is RequestState.COMPLETED
+    assert done.why_no_refund == ("" if then else return_refund.NOTHING_LEFT)
+    assert (await shop.tenders(customer, placed))[0][2] == 6_500 * by_hand + then
+    assert await units(customer, "LAMP-STEEL") == (10, 0)
+    assert await invariant.check(customer) == []
+
+
+async def test_goods_come_back_though_the_whole_order_was_refunded(
+    customer: Deps, merchant: Deps
+) -> None:
+    await shop.lamp(customer)
+    placed = await shop.delivered(customer, steel=1)
+    asked = await returned(customer, placed.number)
+    await refund_desk.request(merchant, placed.number, "sorry")
+    async with merchant.begin() as uow:
+        shown = await return_.preview_receive(uow, asked.id)
+    assert (shown.refund_amount, shown.why_no_refund) == (0, return_refund.NOTHING_LEFT)
+    done = await return_.receive(merchant, asked.id)
+    assert (done.state, done.refund_id) == (RequestState.COMPLETED, None)
+    assert done.why_no_refund == return_refund.NOTHING_LEFT
+    assert await units(customer, "LAMP-STEEL") == (10, 0)
