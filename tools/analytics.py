@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from deps.core import UnitOfWork
 from tools.errors import InvalidInput
+from tools.page import aware
 from tools.registry import Risk, operation
 
 TOP_PRODUCTS = 5
@@ -81,11 +82,11 @@ async def sales(uow: UnitOfWork, start: datetime, end: datetime) -> SalesReport:
     """Report the sales of a period.
 
     Raises:
-        InvalidInput: The bounds are naive, reversed, or more than 400 days apart.
+        InvalidInput: The bounds are naive, past the calendar, reversed, or more than 400 days
+            apart.
     """
-    if start.tzinfo is None or end.tzinfo is None:
-        raise InvalidInput("start and end need a time zone, such as Z.", field="start")
-    if not start < end <= start + SPAN_MAX:
+    start, end = aware(start, "start"), aware(end, "end")
+    if not timedelta() < end - start <= SPAN_MAX:
         raise InvalidInput(
             f"end must be after start, by at most {SPAN_MAX.days} days.", field="end"
         )

@@ -31,11 +31,12 @@ from deps.provider import BalanceLine
 from tools import balance_report, payment, truth
 from tools.errors import InvalidInput, NotFound, Unavailable
 from tools.events import ReconciliationFinished
-from tools.page import ByTime, Page, by_id, read_page
+from tools.page import ByTime, Page, aware, by_id, read_page
 from tools.pairing import SETTLE, Comparison, among, compare_disputes, owners_of, pair
 from tools.registry import Risk, operation
 
 PERIOD_MAX: Final = timedelta(days=93)
+YEAR_MIN: Final = 1970  # Providers count time from there.
 LINES_MAX: Final = 100_000
 
 
@@ -107,7 +108,7 @@ async def run(
     """
     source = truth.provider_named(deps, provider)
     async with deps.begin() as uow:
-        _check_period(start, end, uow.now)
+        start, end = _period(start, end, uow.now)
         row = ReconciliationRun(
             provider=provider,
             source="api" if report is None else "report",
@@ -151,14 +152,16 @@ async def _since(uow: UnitOfWork, row: ReconciliationRun) -> datetime:
     return row.period_start if before is None else min(row.period_start, before - SETTLE)
 
 
-def _check_period(start: datetime, end: datetime, now: datetime) -> None:
-    if start.tzinfo is None or end.tzinfo is None:
-        raise InvalidInput("start and end need a time zone, such as Z.", field="start")
+def _period(start: datetime, end: datetime, now: datetime) -> tuple[datetime, datetime]:
+    start, end = aware(start, "start"), aware(end, "end")
+    if start.year < YEAR_MIN:
+        raise InvalidInput(f"A period begins in {YEAR_MIN} or later.", field="start")
     if not start < end <= now or end - start > PERIOD_MAX:
         raise InvalidInput(
             f"A period has up to {PERIOD_MAX.days} days and does not end in the future.",
             field="end",
         )
+    return start, end
 
 
 async def _compare(

@@ -1,6 +1,6 @@
 """Which run looks at what: a period's edges, what is still settling, and what was listed late."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -115,6 +115,9 @@ async def test_periods_that_are_none(staff: Deps) -> None:
         (NOW - timedelta(days=400), NOW),
         (datetime(2026, 1, 1), NOW),  # noqa: DTZ001  Without a zone on purpose.
         (START, datetime(2026, 1, 30)),  # noqa: DTZ001
+        (datetime(1, 1, 1, tzinfo=UTC), datetime(1, 1, 2, tzinfo=UTC)),
+        (datetime.fromisoformat("0001-01-01T00:00:00+14:00"), datetime(1, 1, 2, tzinfo=UTC)),
+        (START, datetime.fromisoformat("9999-12-31T23:59:59-23:59")),
     ):
         with pytest.raises(InvalidInput):
             await reconciliation.run(staff, "stripe", start, end)

@@ -2,8 +2,10 @@
 
 from datetime import timedelta
 
+import httpx
 import pytest
 
+from db.models.user import Role
 from deps.core import Deps
 from tests import factories
 from tools import analytics, checkout
@@ -41,3 +43,37 @@ async def test_periods_are_checked(merchant: Deps) -> None:
                 await analytics.sales(uow, start, end)
         with pytest.raises(InvalidInput):
             await analytics.sales_recent(uow, 0)
+
+
+FIRST = "0001-01-01T00:00:00+00:00"
+LAST = "9999-12-31T23:59:59+00:00"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "field"),
+    [
+        ("0001-01-01T00:00:00+14:00", "0001-02-01T00:00:00+00:00", "start"),
+        ("9999-12-31T00:00:00+00:00", "9999-12-31T23:59:59-23:59", "end"),
+        (FIRST, LAST, "end"),
+        (LAST, FIRST, "end"),
+        (LAST, LAST, "end"),
+    ],
+)
+async def test_a_period_past_the_calendar_is_refused_by_its_field(
+    client: httpx.AsyncClient, deps: Deps, start: str, end: str, field: str
+) -> None:
+    client.headers.update(factories.bearer(await factories.user(deps, role=Role.MERCHANT)))
+    answer = await client.get("/v1/analytics/sales", params={"start": start, "end": end})
+    assert (answer.status_code, answer.json()["field"]) == (422, field), answer.text
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(FIRST, "0001-02-01T00:00:00+00:00"), ("9999-12-01T00:00:00+00:00", LAST)],
+)
+async def test_the_calendars_first_and_last_month_had_no_sales(
+    client: httpx.AsyncClient, deps: Deps, start: str, end: str
+) -> None:
+    client.headers.update(factories.bearer(await factories.user(deps, role=Role.MERCHANT)))
+    answer = await client.get("/v1/analytics/sales", params={"start": start, "end": end})
+    assert (answer.status_code, answer.json()["orders"]) == (200, 0), answer.text
