@@ -126,7 +126,7 @@ async def import_catalogue(
     for warning in report.warnings:
         typer.echo(f"warning: {warning}")
     if report.errors:
-        typer.echo(f"{len(report.errors)} rows were refused; see {report.errors_file}")
+        typer.echo(f"{report.refused} rows were refused; see {report.errors_file}")
     return 1 if report.errors else 0
 
 

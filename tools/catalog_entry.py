@@ -1,7 +1,8 @@
 """Judging rows of a catalogue file: what may be stored, and what is wrong with the rest."""
 
+import heapq
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -58,7 +59,25 @@ class Fault:
     value: str
 
 
-def group(rows: Iterable[Row], faults: list[Fault]) -> list[tuple[str, list[Row]]]:
+class Faults:
+    """What is wrong with a file: every fault is counted, the first by line are kept."""
+
+    def __init__(self, most: int) -> None:
+        self.count = 0
+        self._most = most
+        self._kept: list[tuple[int, int, Fault]] = []  # A heap: its first is the last by line.
+
+    def append(self, fault: Fault) -> None:
+        self.count += 1
+        heapq.heappush(self._kept, (-fault.line, -self.count, fault))
+        if len(self._kept) > self._most:
+            heapq.heappop(self._kept)
+
+    def __iter__(self) -> Iterator[Fault]:
+        return (fault for _, _, fault in sorted(self._kept, reverse=True))
+
+
+def group(rows: Iterable[Row], faults: Faults) -> list[tuple[str, list[Row]]]:
     """Gather the rows of each product, wherever they stand, in order of first appearance."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -80,14 +99,14 @@ def group(rows: Iterable[Row], faults: list[Fault]) -> list[tuple[str, list[Row]
 class Judge:
     """Judges product by product; remembers SKUs, so the second use of one is refused."""
 
-    def __init__(self, currency: str, faults: list[Fault]) -> None:
+    def __init__(self, currency: str, faults: Faults) -> None:
         self.currency = currency
         self.faults = faults
         self._sku_lines: dict[str, int] = {}
 
     def product(self, handle: str, rows: list[Row]) -> ProductEntry | None:
         """Return the product with its good variants; None when nothing of it can be stored."""
-        before = len(self.faults)
+        before = self.faults.count
         merged: dict[str, Any] = {}
         for row in rows:
             for name, value in row.fields.items():
@@ -110,7 +129,7 @@ class Judge:
             except BadValue as bad:
                 self.faults.append(Fault(row.line, bad.column, bad.reason, bad.value))
         if not variants:
-            if len(self.faults) == before:
+            if self.faults.count == before:
                 self.faults.append(Fault(rows[0].line, "price", "is missing", ""))
             return None
         return ProductEntry(line=rows[0].line, handle=handle, variants=tuple(variants), **values)

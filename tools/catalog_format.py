@@ -7,9 +7,11 @@ that is the name its owner will look for.
 
 import csv
 import gzip
-import io
+import itertools
 import json
+import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,6 +24,8 @@ from tools.catalog_clean import slug
 from tools.errors import InvalidInput
 
 FILE_BYTES_MAX = 512 * 1024 * 1024
+# What has to be held as a whole, such as YAML, takes many times its length in memory.
+WHOLE_CHARS_MAX = 64 * 1024 * 1024
 ROWS_MAX = 500_000
 CELL_CHARS_MAX = 1_000_000
 FOLDER_FILES = ("products.yaml", "catalog.json", "products.json", "products.jsonl", "products.csv")
@@ -54,6 +58,15 @@ class Row:
     fields: dict[str, Any]
 
 
+class Broken(list[tuple[int, str]]):
+    """Rows that could not be read: their lines, and why. They count as rows do."""
+
+    def append(self, row: tuple[int, str]) -> None:
+        if len(self) >= ROWS_MAX:
+            raise InvalidInput(f"The file has more than {ROWS_MAX} rows.")
+        super().append(row)
+
+
 @dataclass(slots=True)
 class Source:
     """A file opened and recognised. Reading `rows` may add to `broken`, and must come first."""
@@ -62,7 +75,7 @@ class Source:
     rows: Iterator[Row]
     columns: Mapping[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    broken: list[tuple[int, str]] = field(default_factory=list)
+    broken: Broken = field(default_factory=Broken)
 
 
 def find(path: Path) -> Path:
@@ -140,8 +153,18 @@ def _text(data: bytes, warnings: list[str]) -> str:
     return text
 
 
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Read a text line by line, without holding it twice."""
+    return (found[0] for found in _LINE.finditer(text))
+
+
 # JSON and YAML -----------------------------------------------------------------------------------
 
+_TOO_LONG = "The file is too long to be read as a whole; send JSON, one product a line."
+_NO_PRODUCT = "is not a product: expected an object with named fields"
 _DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=str)
 _Map = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -241,9 +264,14 @@ _ITEM_FORMATS: tuple[tuple[str, frozenset[str], _Map, dict[str, str]], ...] = (
 )
 
 
-def _items(found: Iterable[tuple[int, Any]], own: str, broken: list[tuple[int, str]]) -> Source:
-    items = list(found)
-    first = next((item for _, item in items if isinstance(item, dict)), {})
+def _items(found: Iterable[tuple[int, Any]], own: str, broken: Broken) -> Source:
+    items = iter(found)
+    first: dict[str, Any] = {}
+    for line, item in items:
+        if isinstance(item, dict):
+            first, items = item, itertools.chain([(line, item)], items)
+            break
+        broken.append((line, _NO_PRODUCT))
     format_, columns = own, dict[str, str]()
     rename: _Map = _own_item
     for name, keys, known, its_columns in _ITEM_FORMATS:
@@ -254,7 +282,7 @@ def _items(found: Iterable[tuple[int, Any]], own: str, broken: list[tuple[int, s
     def rows() -> Iterator[Row]:
         for line, item in items:
             if not isinstance(item, dict):
-                broken.append((line, "is not a product: expected an object with named fields"))
+                broken.append((line, _NO_PRODUCT))
                 continue
             try:
                 fields = rename(item)
@@ -279,7 +307,7 @@ def _with_variants(line: int, fields: dict[str, Any]) -> Iterator[Row]:
 
 
 def _json_array(text: str) -> Source:
-    broken: list[tuple[int, str]] = []
+    broken = Broken()
 
     def found() -> Iterator[tuple[int, Any]]:
         at, line, counted = text.index("[") + 1, 1, 0
@@ -302,9 +330,9 @@ def _json_array(text: str) -> Source:
 
 
 def _json_lines(text: str) -> Source:
-    broken: list[tuple[int, str]] = []
+    broken = Broken()
     try:
-        whole = _DECODER.decode(text)
+        whole = _DECODER.decode(text) if len(text) <= WHOLE_CHARS_MAX else None
     except (ValueError, RecursionError):
         whole = None
     if isinstance(whole, dict):
@@ -314,9 +342,11 @@ def _json_lines(text: str) -> Source:
         return _items(((place, item) for place, item in enumerate(products, 1)), "json", broken)
 
     def found() -> Iterator[tuple[int, Any]]:
-        for line, each in enumerate(text.split("\n"), 1):
+        for line, each in enumerate(_lines(text), 1):
             if not each.strip():
                 continue
+            if len(each) > WHOLE_CHARS_MAX:
+                raise InvalidInput(_TOO_LONG)
             try:
                 yield line, _DECODER.decode(each.strip())
             except (ValueError, RecursionError) as error:
@@ -339,6 +369,8 @@ for _tag in ("float", "timestamp"):
 
 
 def _yaml(text: str) -> Source:
+    if len(text) > WHOLE_CHARS_MAX:
+        raise InvalidInput(_TOO_LONG)
     loader = _ExactLoader(text)
     try:
         root = loader.get_single_node()
@@ -351,7 +383,7 @@ def _yaml(text: str) -> Source:
         raise InvalidInput(f"{where} is not YAML: {error}") from error
     finally:
         loader.dispose()
-    return _items(found, "yaml", [])
+    return _items(found, "yaml", Broken())
 
 
 # CSV ---------------------------------------------------------------------------------------------
@@ -377,11 +409,10 @@ def _delimiter(header: str) -> str:
 
 
 def _csv(text: str) -> Source:
-    delimiter = _delimiter(text.lstrip().split("\n", 1)[0])
+    delimiter = _delimiter(text[:CELL_CHARS_MAX].lstrip().split("\n", 1)[0])
     csv.field_size_limit(CELL_CHARS_MAX)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    broken: list[tuple[int, str]] = []
-    cells = _cells(reader, broken)
+    broken = Broken()
+    cells = _cells(_Lines(text), delimiter, broken)
     _, header = next(cells, (0, []))
     header = [name.strip() for name in header]
     shopify = {"Handle", "Variant Price"} <= set(header)
@@ -410,22 +441,50 @@ def _canonical(column: str) -> str:
     return _ALIASES.get(name, name)
 
 
-def _cells(reader: Any, broken: list[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+class _Lines(Iterator[str]):
+    """The lines of a text; those of a record that is none can be read again, but for its first."""
+
+    def __init__(self, text: str) -> None:
+        self.number = 0
+        self._fresh = _lines(text)
+        self._again: deque[str] = deque()
+        self._record: list[str] = []
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._fresh)
+        self.number += 1
+        self._record.append(line)
+        return line
+
+    def begin(self) -> int:
+        """Begin a record, and return the number of its first line."""
+        self._record.clear()
+        return self.number + 1
+
+    def give_back(self) -> None:
+        rest = self._record[1:]
+        self._again.extendleft(reversed(rest))
+        self.number -= len(rest)
+
+
+def _cells(lines: _Lines, delimiter: str, broken: Broken) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        line = reader.line_num + 1
+        line = lines.begin()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             broken.append((line, f"is not CSV: {error}; is a quotation mark left open?"))
+            lines.give_back()  # An open mark swallows the rows after it, which are good.
             continue
         if any(cell.strip() for cell in cells):
             yield line, cells
 
 
 def _named(
-    cells: Iterator[tuple[int, list[str]]], header: list[str], broken: list[tuple[int, str]]
+    cells: Iterator[tuple[int, list[str]]], header: list[str], broken: Broken
 ) -> Iterator[tuple[int, dict[str, str]]]:
     for line, row in cells:
         if any(cell.strip() for cell in row[len(header) :]):

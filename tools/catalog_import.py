@@ -21,10 +21,11 @@ from deps import untrusted
 from deps.core import Deps, UnitOfWork
 from tools import catalog_format
 from tools.catalog_clean import slug
-from tools.catalog_entry import Fault, Judge, ProductEntry, VariantEntry, group
+from tools.catalog_entry import Fault, Faults, Judge, ProductEntry, VariantEntry, group
 from tools.errors import Forbidden, InvalidInput, NotFound
 from tools.events import ProductSaved
 
+ERRORS_NAMED_MAX = 10_000
 FLAGGED_LINES_MAX = 10
 BATCH_PRODUCTS = 200
 # Data exceptions and broken constraints: what is wrong with a row, and not with the database.
@@ -50,6 +51,7 @@ class ImportReport(BaseModel):
     updated: int = 0
     unchanged: int = 0
     stocked: int = Field(default=0, description="SKUs that received their first stock.")
+    refused: int = Field(default=0, description="All errors; `errors` names the first of them.")
     errors: list[RowError] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     errors_file: Path | None = None
@@ -59,7 +61,14 @@ class ImportReport(BaseModel):
         self.updated += saved.updated
         self.unchanged += saved.unchanged
         self.stocked += saved.stocked
-        self.errors += saved.errors
+        self.refused += saved.refused
+        if saved.errors:
+            both = sorted((*self.errors, *saved.errors), key=lambda error: error.line)
+            self.errors = both[:ERRORS_NAMED_MAX]
+
+    def refuse(self, *errors: RowError) -> None:
+        self.refused += len(errors)
+        self.errors += errors
 
 
 async def import_file(
@@ -99,7 +108,6 @@ async def import_file(
         report.add(await _save_or_split(deps, batch, currency, location_id))
         if on_progress:
             on_progress(start + len(batch), len(entries))
-    report.errors.sort(key=lambda error: error.line)
     if report.errors:
         target = errors_path or found.with_name(f"{found.name}.errors.csv")
         try:
@@ -108,14 +116,22 @@ async def import_file(
         except OSError as error:
             # The import itself is done; the report still holds every error.
             report.warnings.append(f"The bad rows could not be written to {target}: {error}.")
+    if report.refused > len(report.errors):
+        report.warnings.append(
+            f"Only the first {len(report.errors)} bad rows are named; correct them to see the rest."
+        )
     return report
 
 
 def _read(path: Path, currency: str) -> tuple[ImportReport, list[ProductEntry]]:
     source = catalog_format.read(path)
-    faults: list[Fault] = []
+    faults = Faults(ERRORS_NAMED_MAX)
     rows = 0
     flagged: dict[str, list[int]] = {}
+
+    def refuse_more() -> None:
+        if rows + len(source.broken) > catalog_format.ROWS_MAX:
+            raise InvalidInput(f"The file has more than {catalog_format.ROWS_MAX} rows.")
 
     def counted() -> Any:
         nonlocal rows
@@ -123,9 +139,9 @@ def _read(path: Path, currency: str) -> tuple[ImportReport, list[ProductEntry]]:
             rows += 1
             for flag in untrusted.flags_in(row.fields):
                 flagged.setdefault(flag, []).append(row.line)
-            if rows > catalog_format.ROWS_MAX:
-                raise InvalidInput(f"The file has more than {catalog_format.ROWS_MAX} rows.")
+            refuse_more()
             yield row
+        refuse_more()  # What follows the last good row is counted by now.
 
     judge = Judge(currency, faults)
     entries = [
@@ -133,6 +149,8 @@ def _read(path: Path, currency: str) -> tuple[ImportReport, list[ProductEntry]]:
         for handle, its_rows in group(counted(), faults)
         if (entry := judge.product(handle, its_rows))
     ]
+    for line, reason in source.broken:
+        faults.append(Fault(line, "", reason, ""))
     errors = [
         RowError(
             line=fault.line,
@@ -142,10 +160,10 @@ def _read(path: Path, currency: str) -> tuple[ImportReport, list[ProductEntry]]:
         )
         for fault in faults
     ]
-    errors += [RowError(line=line, column="", reason=reason) for line, reason in source.broken]
     report = ImportReport(
         format=source.format,
         rows=rows + len(source.broken),
+        refused=faults.count,
         errors=errors,
         warnings=[*source.warnings, *(_remark(*found) for found in flagged.items())],
     )
@@ -198,7 +216,7 @@ async def _save_or_split(
             said = str(error.orig).splitlines()[0]
             reason = f"was refused by the database: {(said.partition('>: ')[2] or said)[:300]}"
             refused = RowError(line=batch[0].line, column="", reason=reason, value=batch[0].handle)
-            return ImportReport(format="", errors=[refused])
+            return ImportReport(format="", refused=1, errors=[refused])
     middle = len(batch) // 2
     report = await _save_or_split(deps, batch[:middle], currency, location_id)
     report.add(await _save_or_split(deps, batch[middle:], currency, location_id))
@@ -367,16 +385,18 @@ async def _without_foreign_skus(
     kept = []
     for entry in batch:
         own = [v for v in entry.variants if owners.get(v.sku, entry.handle) == entry.handle]
-        report.errors += [
-            RowError(
-                line=variant.line,
-                column="sku",
-                reason=f"belongs to the product {owners[variant.sku]}",
-                value=variant.sku,
+        report.refuse(
+            *(
+                RowError(
+                    line=variant.line,
+                    column="sku",
+                    reason=f"belongs to the product {owners[variant.sku]}",
+                    value=variant.sku,
+                )
+                for variant in entry.variants
+                if variant not in own
             )
-            for variant in entry.variants
-            if variant not in own
-        ]
+        )
         if own:
             kept.append((entry, own))
     return kept

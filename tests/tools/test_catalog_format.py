@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tools import catalog_format
-from tools.catalog_entry import Fault, Judge, ProductEntry, group
+from tools.catalog_entry import Fault, Faults, Judge, ProductEntry, group
 from tools.catalog_format import FOLDER_FILES, Source, find, read
 from tools.errors import InvalidInput
 
@@ -20,10 +20,10 @@ def opened(folder: Path, content: str | bytes) -> Source:
 
 
 def judged(source: Source, currency: str = "EUR") -> tuple[list[ProductEntry], list[Fault]]:
-    faults: list[Fault] = []
+    faults = Faults(100)
     judge = Judge(currency, faults)
     made = [judge.product(handle, rows) for handle, rows in group(source.rows, faults)]
-    return [entry for entry in made if entry is not None], faults
+    return [entry for entry in made if entry is not None], list(faults)
 
 
 ESHOP = [

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from db.types import exponent
 from deps.core import SYSTEM, Deps
 from deps.postgres import DatabaseUnavailable
-from tools import catalog_format
+from tools import catalog_format, catalog_import
 from tools.catalog_clean import (
     PRICE_AMOUNT_MAX,
     BadValue,
@@ -399,3 +399,77 @@ async def test_a_file_has_so_many_rows(
     with pytest.raises(InvalidInput, match="more than 2 rows"):
         await load(deps, write(tmp_path, "title,price\nA,1\nB,1\nC,1\n"))
     assert await column(deps, "SELECT handle FROM product") == []
+
+
+async def test_a_quotation_mark_left_open_costs_its_own_row_alone(
+    deps: Deps, tmp_path: Path
+) -> None:
+    rows = [f"Mug {n},{n}" for n in range(1, 40)]
+    rows[9], rows[19], rows[29] = '"Bowl,1', '"Two\nlines",20', '"Dish,1'
+    report = await load(deps, write(tmp_path, "title,price\n" + "\r\n".join(rows) + "\r\n"))
+    assert [(error.line, error.reason[:10]) for error in report.errors] == [
+        (11, "is not CSV"),
+        (32, "is not CSV"),
+    ]
+    assert (report.created, report.refused, report.rows) == (37, 2, 39)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\r\n"])
+def test_lines_end_as_they_do_elsewhere(tmp_path: Path, ending: str) -> None:
+    content = ending.join(["title,price", "Mug,1", "", '"Two\nlines",2', "Bowl,3"])
+    source = catalog_format.read(write(tmp_path, content))
+    assert [(row.line, row.fields["price"]) for row in source.rows] == [
+        (2, "1"),
+        (4, "2"),
+        (6, "3"),
+    ]
+
+
+async def test_more_bad_rows_than_are_named_are_counted(
+    deps: Deps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_import, "ERRORS_NAMED_MAX", 3)
+    await load(deps, write(tmp_path, OWN))
+    # Rows that cannot be read, that cannot be judged good, and that belong to another product.
+    bad = ["a,A,1,2,3,4", "b,,1,B", "c,C,free,C", "thief,Thief,1,LAMP", "e,E,-1,E"]
+    path = write(tmp_path, "handle,title,price,sku\n" + "\n".join([*bad, "pan,Pan,1,PAN"]) + "\n")
+    report = await load(deps, path)
+    assert (report.refused, report.rows, report.created) == (5, 6, 1)
+    assert [(error.line, error.column) for error in report.errors] == [
+        (2, ""), (3, "title"), (4, "price"),
+    ]  # fmt: skip
+    assert "first 3 bad rows" in report.warnings[-1]
+    assert report.errors_file is not None
+    with report.errors_file.open(encoding="utf-8-sig", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "title,price\nA,1,2\nB,1,2\nC,1\n",
+        '{"title": "A", "price": 1}\n{\n{\n',
+        '[1, 2, {"title": "A", "price": 1}]',
+        "[1, 2, 3]",
+    ],
+)
+async def test_rows_that_cannot_be_read_count_as_rows(
+    deps: Deps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(catalog_format, "ROWS_MAX", 2)
+    with pytest.raises(InvalidInput, match="more than 2 rows"):
+        await load(deps, write(tmp_path, content))
+    assert await column(deps, "SELECT handle FROM product") == []
+
+
+@pytest.mark.parametrize(
+    "content", ["- {title: A, price: 1}\n", '{"products": [{"title": "A", "price": 1}]}']
+)
+def test_what_must_be_held_whole_is_not_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    path = write(tmp_path, content)
+    assert len(list(catalog_format.read(path).rows)) == 1
+    monkeypatch.setattr(catalog_format, "WHOLE_CHARS_MAX", len(content) - 1)
+    with pytest.raises(InvalidInput, match="one product a line"):
+        list(catalog_format.read(path).rows)
