@@ -35,8 +35,6 @@ class Context:
     focus_sku: str | None = None
     focus_order: int | None = None
     search: dict[str, Any] | None = None
-    delivery: dict[str, Any] | None = None
-    """Where the cart goes, as it was said last."""
     question: dict[str, Any] | None = None
     last_operation: str | None = None
     last_arguments: dict[str, Any] = field(default_factory=dict)
@@ -101,8 +99,6 @@ def context_of(messages: Sequence[ModelMessage]) -> Context:
                 context.focus_sku = arguments.get("sku") or context.focus_sku
                 if call.tool_name == "product_search":
                     context.search = arguments
-                if call.tool_name == "cart_deliver_to":
-                    context.delivery = arguments
         else:
             for returned in message.parts:
                 if isinstance(returned, ToolReturnPart):

@@ -48,6 +48,12 @@ _LOWER = ("since", "start")
 FREE = ("reason", "name", "note", "title", "message")
 _TAKEN_WHOLE = (*FREE, "query")
 _TEXT_MAX = 200
+_GOES_TO = re.compile(
+    r"\b(?:deliver|ship|send|goes)(?: it| them| everything| this| my order)? to (?!\S+@)|"
+    r"\bmy name is\b",
+    re.IGNORECASE,
+)
+_PLACE = frozenset(ADDRESS_FIELDS) - {"email"}
 _REFERS = re.compile(r"\b(?:it|its|this|that|same|the order)\b", re.IGNORECASE)
 _UUID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.IGNORECASE)
 
@@ -74,6 +80,14 @@ def required(operation: Operation) -> list[str]:
         for name, parameter in operation.parameters.items()
         if parameter.default is inspect.Parameter.empty
     ]
+
+
+def lacking(operation: Operation, slots: Mapping[str, Any]) -> str | None:
+    """Return the first parameter that has to be said still. Of an address, all or nothing."""
+    needed = required(operation)
+    if is_address(operation) and not needed and (not slots or _PLACE & slots.keys()):
+        needed = [name for name in operation.parameters if name in _PLACE]
+    return next((name for name in needed if name not in slots), None)
 
 
 def arguments_in(
@@ -336,6 +350,9 @@ def _second_sku(text: str, first: str) -> str | None:
 def address_answer(text: str, asked: str | None) -> dict[str, Any]:
     """Read an address; a short answer to a question fills only what was asked."""
     found = address_in(text)
+    if asked is None and not {"line1", "postal_code"} & found.keys() and not _GOES_TO.search(text):
+        # `send the confirmation to ada@example.com` names nobody.
+        return {key: found[key] for key in ("email", "shipping_method") if key in found}
     if asked is None or "," in text:
         return found
     if asked == "postal_code" and (place := re.fullmatch(r"\s*(\S*\d\S*)\s+(\D+)", text)):

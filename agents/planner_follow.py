@@ -49,6 +49,10 @@ _IN = re.compile(
 _METHOD = re.compile(
     r"(?:(?:ship|send|deliver) (?:it|them) |make (?:it|that) |i (?:want|would like|prefer) |use |take )?(?:by |via |with )?(?P<method>standard|express|pick ?up|pickup)(?: (?:shipping|delivery))?(?: (?:is|would be|sounds) (?:fine|ok|okay|good|great|enough|alright))?"
 )
+_BUY_IT = re.compile(
+    r"(?:i (?:want to|will|would like to) )?(?:buy|purchase|order) (?:it|them|these|this|that|everything|it all|all of it)(?: now)?"
+)
+_EMAIL = re.compile(r"(?:use )?(?:(?:my|the) )?(?:e-?mail )?(?:address )?(?:is )?#email")
 _POINTED = (
     r"(?:the )?(?:first|second|third|fourth|fifth|sixth|last|latest|newest|other)(?: one| order)?"
 )
@@ -253,12 +257,28 @@ def _amount(core: str, context: Context) -> Following | None:
 
 
 def _method(core: str, context: Context) -> Following | None:
-    """`express please`: where it goes was said."""
+    """`express please`, of the cart that is being filled."""
     said = _METHOD.fullmatch(core)
-    if said is None or context.delivery is None:
+    if said is None or not _is_about_a_cart(context):
         return None
     method = said["method"].replace(" ", "")
-    return Following("cart.deliver_to", context.delivery | {"shipping_method": method})
+    return Following("cart.deliver_to", {"shipping_method": method})
+
+
+def _email(core: str, context: Context) -> Following | None:
+    """`ada@example.com`, of the cart that is being filled."""
+    is_meant = _EMAIL.fullmatch(core) is not None and _is_about_a_cart(context)
+    return Following("cart.deliver_to", {}) if is_meant else None
+
+
+def _purchase(core: str, context: Context) -> Following | None:
+    """`buy it`, of the cart that was just shown."""
+    is_meant = _BUY_IT.fullmatch(core) is not None and _is_about_a_cart(context)
+    return Following("checkout.buy", {}) if is_meant else None
+
+
+def _is_about_a_cart(context: Context) -> bool:
+    return (context.last_operation or "").partition(".")[0] in ("cart", "checkout")
 
 
 def _superlative(core: str, context: Context) -> Following | None:
@@ -323,6 +343,6 @@ def _searched(context: Context) -> dict[str, Any]:
 
 
 _RULES = (
-    _deed, _deed_of_its_kind, _standing, _thing, _amount, _method, _superlative, _variety, _place,
-    _other,
+    _deed, _deed_of_its_kind, _standing, _thing, _amount, _method, _email, _purchase, _superlative,
+    _variety, _place, _other,
 )  # fmt: skip

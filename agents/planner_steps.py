@@ -8,7 +8,7 @@ from typing import Any, Self
 from agents import planner_words
 from agents.desk import tool_of
 from agents.planner_context import Candidate, Context, rows_open
-from agents.planner_fill import lines_meant, lists, required, takes_lines
+from agents.planner_fill import lacking, lines_meant, lists, required, takes_lines
 from agents.planner_slots import (
     matching,
     ordinal_in,
@@ -76,7 +76,7 @@ class Steps:
     currency: str
 
     def go(self, operation: Operation, slots: dict[str, Any], text: str | None = None) -> Step:
-        missing = next((name for name in required(operation) if name not in slots), None)
+        missing = lacking(operation, slots)
         if missing is not None:
             gap = Gap(operation, slots, missing)
             reads = "number" in slots and "order_get" in self.tools

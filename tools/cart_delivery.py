@@ -1,6 +1,6 @@
 """Where and how a cart is delivered, as it is said in conversation, and how that is taken back."""
 
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -11,6 +11,8 @@ from tools.address import Address, country_code_of
 from tools.cart import CartView
 from tools.errors import InvalidInput
 from tools.registry import Risk, operation
+
+_LIMITS: Final = {"name": 200, "line1": 200, "city": 100, "postal_code": 20}
 
 
 class Delivery(BaseModel):
@@ -40,51 +42,69 @@ async def described(uow: UnitOfWork, cart_id: UUID | None = None, **_: Any) -> d
         "deliver to {name}, {line1}, {postal_code} {city}, {country_code}, {email}",
         "ship it to {name}, {line1}, {postal_code} {city}, {country_code} by {shipping_method}",
         "my address is {name}, {line1}, {postal_code} {city}, {country_code}, email {email}",
+        "my email is {email}",
+        "send the confirmation to {email}",
     ),
 )
 async def deliver_to(
     uow: UnitOfWork,
-    email: str,
-    name: str,
-    line1: str,
-    postal_code: str,
-    city: str,
-    country_code: str,
-    shipping_method: str = "standard",
+    email: str | None = None,
+    name: str | None = None,
+    line1: str | None = None,
+    postal_code: str | None = None,
+    city: str | None = None,
+    country_code: str | None = None,
+    shipping_method: str | None = None,
 ) -> CartView:
-    """Say where and how the shopper's current cart is delivered.
+    """Say where and how the shopper's current cart is delivered. What is left out stays as it is.
 
     Args:
         email: Where the confirmation goes.
         name: Who receives the parcel.
-        line1: Street and number.
+        line1: Street and number; it goes together with postal code, city and country.
         postal_code: Postal code.
         city: City.
         country_code: Two letters, such as DE.
-        shipping_method: standard, express or pickup.
+        shipping_method: standard, express or pickup; with the first address, standard.
 
     Raises:
-        InvalidInput: A field breaks a rule.
+        InvalidInput: A field breaks a rule, the address has no place or no name, or nothing is
+            said.
     """
-    limits = (("name", name, 200), ("line1", line1, 200), ("city", city, 100))
-    for field, value, limit in (*limits, ("postal_code", postal_code, 20)):
-        if not 1 <= len(value.strip()) <= limit:
-            raise InvalidInput(f"{field} must have 1 to {limit} characters.", field=field)
-    country = country_code_of(country_code.strip())
-    address = Address(
-        name=name.strip(),
-        line1=line1.strip(),
-        city=city.strip(),
-        postal_code=postal_code.strip(),
-        country_code=country,
-    )
+    of = await cart.editable(uow, await cart.current_id(uow))
+    place = {
+        "line1": line1,
+        "postal_code": postal_code,
+        "city": city,
+        "country_code": country_code,
+    }
+    address = None
+    if name is not None or any(part is not None for part in place.values()):
+        address = _address(name, place, of.shipping_address or {})
+        shipping_method = shipping_method or of.shipping_method or "standard"
+    elif email is None and shipping_method is None:
+        raise InvalidInput("Say an email, an address or a shipping method.", field="email")
     return await cart.set_details(
         uow,
-        await cart.current_id(uow),
+        of.id,
         email=email,
         shipping_address=address,
         shipping_method=shipping_method,
     )
+
+
+def _address(name: str | None, place: dict[str, str | None], before: dict[str, Any]) -> Address:
+    """Read an address: another name at the place of before, or another place, which is whole."""
+    is_moved = any(part is not None for part in place.values())
+    told = place | {"name": before.get("name")} if is_moved else dict(before)
+    if name is not None:
+        told["name"] = name
+    for field, limit in _LIMITS.items():
+        told[field] = (told.get(field) or "").strip()
+        if not 1 <= len(told[field]) <= limit:
+            raise InvalidInput(f"{field} must have 1 to {limit} characters.", field=field)
+    told["country_code"] = country_code_of((told.get("country_code") or "").strip())
+    return Address.model_validate(told)
 
 
 @operation(

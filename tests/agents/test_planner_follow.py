@@ -100,6 +100,24 @@ def test_of_what_was_put_into_the_cart(text: str, key: str, slots: dict[str, obj
     assert followed(text, context) == (key, slots)
 
 
+@pytest.mark.parametrize("last", ["cart.add_item", "cart.deliver_to", "checkout.buy"])
+@pytest.mark.parametrize(
+    ("text", "key", "slots"),
+    [
+        ("pick up please", "cart.deliver_to", {"shipping_method": "pickup"}),
+        ("my email is ada@example.com", "cart.deliver_to", {}),
+        ("ada@example.com", "cart.deliver_to", {}),
+        ("ok, buy it", "checkout.buy", {}),
+        ("i want to buy all of it now", "checkout.buy", {}),
+    ],
+)
+def test_of_a_cart_that_is_being_filled(
+    text: str, key: str, slots: dict[str, object], last: str
+) -> None:
+    assert followed(text, Context(last_operation=last)) == (key, slots)
+    assert followed(text, Context(last_operation="product.search")) is None
+
+
 def test_of_an_order_that_was_shown() -> None:
     context = Context(focus_order=1001, last_operation="order.get")
     assert followed("cancel it because the customer called", context) == (

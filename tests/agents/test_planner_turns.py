@@ -183,3 +183,39 @@ async def test_a_code_is_read_beside_its_word_and_told_with_what_it_takes_off(
     assert "HELLO10" not in off.text
     unknown = await talk.say("use the coupon HELLO99")
     assert unknown.text == "That did not work: There is no such discount code."
+
+
+@pytest.mark.parametrize("email", ["my email is ada@example.com", "ada@example.com"])
+async def test_what_a_cart_needs_is_said_piece_by_piece(guest: Deps, email: str) -> None:
+    await factories.product(guest, "MUG-1", title="Stoneware mug", price=1_000, stock=5)
+    talk = Talk(guest)
+    await talk.say("add 2 MUG-1")
+    for said, still in (
+        (email, "The delivery address is missing."),
+        ("ship it to Ada Lovelace, 12 Quay Street, 20457 Hamburg, DE", "Everything is there"),
+        ("express please", "EUR 9.90 of it for shipping"),
+        ("pickup instead", "Total EUR 20.00. Everything is there"),
+    ):
+        reply = await talk.say(said)
+        assert reply.tools == ["cart_deliver_to"]
+        assert still in reply.text
+    (approval,) = (await talk.say("buy it")).of("approval")
+    assert approval["preview"]["charge_amount"] == 2_000
+    bought = approval["preview"]
+    assert (bought["email"], bought["shipping_method"]) == ("ada@example.com", "pickup")
+    assert bought["shipping_address"]["line1"] == "12 Quay Street"
+
+
+async def test_an_address_in_pieces_is_asked_for_until_it_is_whole(guest: Deps) -> None:
+    await factories.product(guest, "MUG-1", title="Stoneware mug", stock=5)
+    talk = Talk(guest)
+    await talk.say("add 2 MUG-1")
+    answers = ("add a delivery address", "Ada Lovelace", "12 Quay Street", "20457 Hamburg", "DE")
+    told = [(await talk.say(answer)).text for answer in answers]
+    assert told[:4] == [
+        "Which name?",
+        "Which street and number?",
+        "Which postal code and city?",
+        "Which country? Two letters, such as DE.",
+    ]
+    assert "An email address for the confirmation is missing." in told[4]

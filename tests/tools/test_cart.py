@@ -12,6 +12,7 @@ from deps.core import Actor, Deps
 from deps.scripted import Fault, ScriptedGateway
 from tests import factories
 from tools import cart, cart_delivery, checkout, credit_tender
+from tools.address import Address
 from tools.errors import Conflict, InvalidInput, NotFound, PaymentDeclined, Unavailable
 
 
@@ -241,6 +242,55 @@ async def test_delivery_is_kept(guest: Deps) -> None:
     assert view.shipping_address is not None
     assert view.shipping_address.country_code == "DE"
     assert [problem.code for problem in view.problems] == ["empty"]
+
+
+async def test_delivery_is_said_in_pieces(guest: Deps) -> None:
+    place = {part: DELIVERY[part] for part in ("line1", "postal_code", "city", "country_code")}
+    async with guest.begin() as uow:
+        view = await cart_delivery.deliver_to(uow, email="ada@example.com")
+        assert (view.email, view.shipping_address, view.shipping_method) == (
+            "ada@example.com", None, None,
+        )  # fmt: skip
+        view = await cart_delivery.deliver_to(uow, shipping_method="pickup")
+        assert (view.email, view.shipping_method) == ("ada@example.com", "pickup")
+        view = await cart_delivery.deliver_to(uow, name="Ada", **place)
+        assert (view.shipping_address, view.shipping_method) == (
+            Address.model_validate({"name": "Ada"} | place | {"country_code": "DE"}), "pickup",
+        )  # fmt: skip
+        elsewhere = place | {"line1": "3 Mole Lane"}
+        view = await cart_delivery.deliver_to(uow, **elsewhere)
+        assert view.shipping_address is not None
+        assert (view.shipping_address.name, view.shipping_address.line1) == ("Ada", "3 Mole Lane")
+
+
+async def test_another_name_keeps_the_place(guest: Deps) -> None:
+    full = factories.ADDRESS.model_copy(update={"line2": "c/o Babbage", "region": "HH"})
+    async with guest.begin() as uow:
+        opened = await cart.create(uow)
+        await cart.set_details(uow, opened.id, shipping_address=full)
+        view = await cart_delivery.deliver_to(uow, name="Grace Hopper")
+    assert view.shipping_address == full.model_copy(update={"name": "Grace Hopper"})
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({}, "email"),
+        ({"name": "Ada"}, "line1"),
+        ({"line1": "12 Quay Street"}, "name"),
+        ({"name": "Ada", "line1": "12 Quay Street", "city": "Hamburg"}, "postal_code"),
+        (
+            {"name": "Ada", "line1": "12 Quay Street", "city": "Hamburg", "postal_code": "20457"},
+            "country_code",
+        ),
+    ],
+)
+async def test_half_an_address_is_none(guest: Deps, said: dict[str, str], field: str) -> None:
+    async with guest.begin() as uow:
+        with pytest.raises(InvalidInput) as refused:
+            await cart_delivery.deliver_to(uow, **said)
+        assert refused.value.field == field
+        assert (await cart.current(uow)).shipping_address is None
 
 
 async def test_who_signs_in_finds_both_carts_in_one(deps: Deps, client: httpx.AsyncClient) -> None:
