@@ -48,6 +48,14 @@ def product(data: Any, operation: str) -> str:
     return " ".join(part for part in (f"{data['title']}.", about, variants + ".") if part)
 
 
+# How a shopper says what a cart lacks.
+_TOLD_SO = {
+    "shipping_address": "deliver to name, street, postal code and city, country",
+    "email": "your email",
+    "shipping_method": "standard, express or pickup",
+}
+
+
 def cart(data: Any, operation: str) -> str:
     if not data["lines"]:
         return "Your cart is empty."
@@ -63,9 +71,10 @@ def cart(data: Any, operation: str) -> str:
     missing = [p["message"] for p in data["problems"]]
     if not missing:
         return f"{text}. Everything is there: say “check out” to buy."
-    hint = " Tell me: deliver to name, street, postal code and city, country, email, standard."
-    needs = any(p["code"] == "missing" for p in data["problems"])
-    return f"{text}. {' '.join(missing)}{hint if needs else ''}"
+    fields = {p["field"] for p in data["problems"] if p["code"] == "missing"}
+    hints = [hint for field, hint in _TOLD_SO.items() if field in fields]
+    hint = f" Tell me: {', '.join(hints)}." if hints else ""
+    return f"{text}. {' '.join(missing)}{hint}"
 
 
 def _state(value: str) -> str:

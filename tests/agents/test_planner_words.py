@@ -159,10 +159,17 @@ CART = {
         ({"discount_code": "SALE", "discount_amount": 250, "tax_amount": 190},
          "Your cart: 2 × Stoneware mug. Total EUR 29.90, EUR 2.50 off by SALE, EUR 4.90 of it for "
          "shipping, EUR 1.90 of it tax. Everything is there: say “check out” to buy."),
-        ({"shipping_amount": 0, "problems": [{"code": "missing", "message": "No address yet."}]},
-         "Your cart: 2 × Stoneware mug. Total EUR 29.90. No address yet. Tell me: deliver to name, "
-         "street, postal code and city, country, email, standard."),
-        ({"shipping_amount": 0, "problems": [{"code": "sold_out", "message": "MUG is sold out."}]},
+        ({"shipping_amount": 0, "problems": [
+            {"code": "missing", "field": "email", "message": "No email yet."},
+            {"code": "missing", "field": "shipping_address", "message": "No address yet."}]},
+         "Your cart: 2 × Stoneware mug. Total EUR 29.90. No email yet. No address yet. Tell me: "
+         "deliver to name, street, postal code and city, country, your email."),
+        ({"shipping_amount": 0, "problems": [
+            {"code": "missing", "field": "shipping_method", "message": "How is not said."}]},
+         "Your cart: 2 × Stoneware mug. Total EUR 29.90. How is not said. Tell me: standard, "
+         "express or pickup."),
+        ({"shipping_amount": 0, "problems": [
+            {"code": "sold_out", "field": "lines.MUG", "message": "MUG is sold out."}]},
          "Your cart: 2 × Stoneware mug. Total EUR 29.90. MUG is sold out."),
     ],
 )  # fmt: skip
