@@ -25,7 +25,7 @@ from db.models.cart import CartStatus
 from db.models.order import FulfillmentStatus, OrderStatus, PaymentStatus
 from db.models.payment import AttemptKind
 from db.types import Money, OrderId, new_id
-from deps.core import Deps, UnitOfWork
+from deps.core import Actor, Deps, UnitOfWork
 from deps.gateway import GatewayTimeout, Outcome
 from deps.settings import CaptureMode
 from tools import (
@@ -270,7 +270,7 @@ async def _pay(
             if _is_as_asked(taken, total) and await deps.hot.fetchval(
                 _PLACE, *names, *who, placed_at
             ):
-                return _placed(priced, prepared, placed_at)
+                return _placed(deps.actor, priced, prepared, placed_at)
     except GatewayTimeout as error:
         await sale.end_lease(deps, prepared.order_id)
         raise await sale.unknown(deps, calling) from error
@@ -284,7 +284,7 @@ def _is_as_asked(outcome: Outcome, total: Money) -> bool:
     return outcome.approved and Money(outcome.amount, outcome.currency) == total
 
 
-def _placed(priced: CartView, prepared: _Prepared, placed_at: datetime) -> OrderView:
+def _placed(actor: Actor, priced: CartView, prepared: _Prepared, placed_at: datetime) -> OrderView:
     """Show the order without reading it again: every value is what was just written."""
     assert priced.email is not None
     assert priced.shipping_address is not None
@@ -308,7 +308,7 @@ def _placed(priced: CartView, prepared: _Prepared, placed_at: datetime) -> Order
         shipping_address=priced.shipping_address.model_dump(),
         shipping_method=priced.shipping_method,
         lines=[OrderLineView.model_validate(line, from_attributes=True) for line in priced.lines],
-        allowed_actions=list(order.BEFORE_SHIPPING),
+        allowed_actions=order.permitted(actor, order.BEFORE_SHIPPING),
     )
 
 
@@ -405,7 +405,7 @@ async def preview_cancel(uow: UnitOfWork, number: int, reason: str) -> OrderView
         IllegalTransition: It cannot be cancelled any more.
     """
     found = await order.access(uow, number)
-    if "cancel" not in order.allowed_actions(found):
+    if "cancel" not in order.next_actions(found):
         raise IllegalTransition("order", found.status, OrderStatus.CANCELLED)
     await aftersales.refuse_cancellation(uow, found, reason)
     return await order.view(uow, found)

@@ -22,13 +22,18 @@ from db.models.order import (
 from db.models.outbox import OutboxMessage
 from db.models.payment import Payment, PaymentState
 from db.types import Money, OrderId
-from deps.core import UnitOfWork
+from deps.core import Actor, UnitOfWork
 from tools.errors import IllegalTransition, NotFound
 from tools.page import Ordering, Page, aware, read_page, read_page_of_groups
 from tools.registry import Risk, operation
 
 TIMELINE_MAX = 200
 BEFORE_SHIPPING = ("cancel", "change_items", "change_address", "change_payment")
+_SCOPES = {
+    "cancel": "order:cancel",
+    **dict.fromkeys(("change_items", "change_address", "change_payment"), "order:edit"),
+    **dict.fromkeys(("return", "exchange"), "order:return"),
+}
 
 
 class OrderLineView(BaseModel):
@@ -133,7 +138,7 @@ async def view(uow: UnitOfWork, order: Order) -> OrderView:
         order.model_dump()
         | {
             "lines": [OrderLineView.model_validate(line) for line in lines],
-            "allowed_actions": allowed_actions(order),
+            "allowed_actions": permitted(uow.actor, next_actions(order)),
             "payment_action": await _payment_action(uow, order),
         }
     )
@@ -149,7 +154,13 @@ async def _payment_action(uow: UnitOfWork, order: Order) -> dict[str, Any] | Non
     return {"payment_id": str(tender.id), **(tender.action or {})} if tender else None
 
 
-def allowed_actions(order: Order) -> list[str]:
+def permitted(actor: Actor, actions: Sequence[str]) -> list[str]:
+    """Keep those that the actor may ask for at all; guests sign in first."""
+    return [action for action in actions if actor.may(_SCOPES[action])]
+
+
+def next_actions(order: Order) -> list[str]:
+    """Return what may be asked of an order as it stands, by whoever may."""
     unshipped = order.fulfillment_status is FulfillmentStatus.UNFULFILLED
     if order.status is OrderStatus.PLACED and unshipped:
         return list(BEFORE_SHIPPING)

@@ -366,6 +366,20 @@ async def test_what_ran_out_is_named_unless_more_is_missing(guest: Deps) -> None
     assert await counters(guest) == (3, 0, 0)
 
 
+async def test_nobody_is_offered_what_they_have_to_sign_in_for(
+    merchant: Deps, customer: Deps, guest: Deps
+) -> None:
+    await factories.product(merchant, "MUG", stock=9)
+    for buyer, actions in ((guest, []), (customer, list(order.BEFORE_SHIPPING))):
+        placed = await factories.placed_order(buyer, MUG=1)
+        assert placed.allowed_actions == actions
+        async with buyer.begin() as uow:
+            assert await order.get(uow, placed.number) == placed
+        async with merchant.begin() as uow:
+            shown = await order.get(uow, placed.number)
+        assert shown.allowed_actions == list(order.BEFORE_SHIPPING)
+
+
 async def test_more_credit_than_the_total_is_refused(guest: Deps) -> None:
     await factories.product(guest, "MUG", stock=3)
     filled = await factories.filled_cart(guest, MUG=1)
