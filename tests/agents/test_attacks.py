@@ -7,6 +7,9 @@ from evals.attacks import bounds, probes, rows, run, world
 from evals.attacks.channels import CHANNELS
 from evals.attacks.obedient import ObedientModel
 
+# Each is a conversation or more; CI also runs them all, more often, as `eval attacks`.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("check", [*probes.PROBES, *bounds.BOUNDS], ids=lambda check: check.name)
 async def test_probe(deps: Deps, check: probes.Check) -> None:
